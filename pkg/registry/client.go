@@ -2,12 +2,15 @@ package registry
 
 import (
 	"context"
-	"errors"
-	"io"
-	"iter"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
@@ -88,63 +91,112 @@ type Config struct {
 }
 
 // Client speaks with one registry.
-type Client struct{ cfg Config }
+type Client struct {
+	log           *slog.Logger
+	base          *url.URL
+	harbor        bool
+	chunk         int64
+	commitTimeout time.Duration
+	auth          *authenticator
+	// merging serialises changes of a fallback tag.
+	merging keyedLock
+	// ensuring serialises the making of a project.
+	ensuring keyedLock
+
+	mu sync.Mutex
+	// projects that are known to exist (Harbor).
+	projects map[string]bool
+	// noReferrers is when the registry was last seen to lack a referrers API.
+	noReferrers time.Time
+}
 
 // New checks cfg. It sends nothing; see Ping.
-func New(cfg Config) (*Client, error) { return &Client{cfg: cfg}, nil }
-
-var errTODO = errors.New("not yet implemented")
-
-// Ping proves that the registry answers and accepts the credentials.
-func (c *Client) Ping(ctx context.Context) error { return errTODO }
-
-// Repositories lists all repositories that the credentials may see.
-func (c *Client) Repositories(ctx context.Context) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) { yield("", errTODO) }
+func New(cfg Config) (*Client, error) {
+	base, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	switch cfg.Type {
+	case "", TypeOCI, TypeHarbor:
+	default:
+		return nil, fmt.Errorf("registry type %q: want %s or %s: %w", cfg.Type, TypeHarbor, TypeOCI, ErrInvalid)
+	}
+	if cfg.ChunkBytes < 0 {
+		return nil, fmt.Errorf("registry chunk of %d bytes: %w", cfg.ChunkBytes, ErrInvalid)
+	}
+	reg, err := name.NewRegistry(base.Host)
+	if err != nil {
+		return nil, fmt.Errorf("registry url %q: %v: %w", cfg.URL, err, ErrInvalid)
+	}
+	// Some names stand for another host.
+	base.Host = reg.RegistryStr()
+	inner, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		log: cfg.Logger, base: base, harbor: cfg.Type == TypeHarbor,
+		chunk: or(cfg.ChunkBytes, DefaultChunkBytes), commitTimeout: or(cfg.CommitTimeout, DefaultCommitTimeout),
+		projects: map[string]bool{},
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	agent := or(cfg.UserAgent, DefaultUserAgent)
+	if c.harbor {
+		agent = HarborUserAgent
+	}
+	c.auth = &authenticator{reg: reg, creds: newCredentials(cfg, reg), out: &outbound{
+		inner: inner, userAgent: agent, host: base.Host, scheme: base.Scheme,
+		header: or(cfg.HeaderTimeout, DefaultHeaderTimeout), stall: or(cfg.StallTimeout, DefaultStallTimeout),
+	}}
+	return c, nil
 }
 
-// Tags lists the tags of a repository. A repository that is not there is ErrNotFound.
-func (c *Client) Tags(ctx context.Context, repo string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) { yield("", errTODO) }
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
 }
 
-// Resolve says what a tag or digest stands for. The descriptor's artifact type is not filled in.
-func (c *Client) Resolve(ctx context.Context, repo, reference string) (*Descriptor, error) {
-	return nil, errTODO
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("registry url: %w: %w", err, ErrInvalid)
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return nil, fmt.Errorf("registry url %q: want http://HOST[:PORT] or https://HOST[:PORT]: %w", clean(s), ErrInvalid)
+	case u.User != nil:
+		return nil, fmt.Errorf("registry url: credentials do not belong in it; set the user name and the password file: %w", ErrInvalid)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("registry url %q: nothing may follow the host: %w", clean(s), ErrInvalid)
+	}
+	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
-// Manifest reads a manifest by tag or digest. Its digest was verified.
-func (c *Client) Manifest(ctx context.Context, repo, reference string) (Manifest, error) {
-	return Manifest{}, errTODO
+// Ping proves that the registry answers and accepts the credentials. Harbor gives a token without rights for a wrong password, and its API an
+// anonymous view; only /v2/ with the credentials themselves tells.
+func (c *Client) Ping(ctx context.Context) error {
+	in := call{op: "ping registry", method: http.MethodGet, path: "/v2/", want: []int{http.StatusOK}, api: c.harbor}
+	resp, err := c.do(ctx, in)
+	if err != nil {
+		return err
+	}
+	defer closeBody(resp)
+	if isHTML(resp.Header) {
+		return in.invalid(resp, "")
+	}
+	return nil
 }
 
-// PutManifest puts a manifest, by tag or by its digest.
-func (c *Client) PutManifest(ctx context.Context, repo, reference string, m Manifest) error {
-	return errTODO
+// CloseIdle closes idle connections, as at the end of a program or a test.
+func (c *Client) CloseIdle() {
+	if out, ok := c.auth.out.(*outbound); ok {
+		if t, ok := out.inner.(interface{ CloseIdleConnections() }); ok {
+			t.CloseIdleConnections()
+		}
+	}
 }
-
-// DeleteTag removes a tag and leaves the manifest and its other tags.
-func (c *Client) DeleteTag(ctx context.Context, repo, tag string) error { return errTODO }
-
-// StatBlob gives a blob's size; ErrNotFound when the repository lacks it.
-func (c *Client) StatBlob(ctx context.Context, repo, digest string) (int64, error) {
-	return 0, errTODO
-}
-
-// OpenBlob reads length bytes of a blob from off on; a negative length: up to its end. The digest is not verified.
-func (c *Client) OpenBlob(ctx context.Context, repo, digest string, off, length int64) (io.ReadCloser, error) {
-	return nil, errTODO
-}
-
-// PushBlob brings a blob into a repository: mounted from one of mountFrom if possible, else uploaded while it arrives.
-func (c *Client) PushBlob(ctx context.Context, repo, digest string, src BlobSource, mountFrom ...string) (mounted bool, err error) {
-	return false, errTODO
-}
-
-// Referrers lists what refers to a manifest, sorted by digest: the union of the referrers API and the fallback tag.
-func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]*Descriptor, error) {
-	return nil, errTODO
-}
-
-// EnsureRepository makes what a push into repo needs: in Harbor its project. Elsewhere it does nothing.
-func (c *Client) EnsureRepository(ctx context.Context, repo string) error { return errTODO }
