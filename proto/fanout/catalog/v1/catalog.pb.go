@@ -1751,6 +1751,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Member
 	//	*SnapshotItem_Group
 	//	*SnapshotItem_Trailer
+	//	*SnapshotItem_ResyncSeen
 	Kind          isSnapshotItem_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1838,6 +1839,15 @@ func (x *SnapshotItem) GetTrailer() *SnapshotTrailer {
 	return nil
 }
 
+func (x *SnapshotItem) GetResyncSeen() *ResyncSeen {
+	if x != nil {
+		if x, ok := x.Kind.(*SnapshotItem_ResyncSeen); ok {
+			return x.ResyncSeen
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Kind interface {
 	isSnapshotItem_Kind()
 }
@@ -1867,6 +1877,11 @@ type SnapshotItem_Trailer struct {
 	Trailer *SnapshotTrailer `protobuf:"bytes,5,opt,name=trailer,proto3,oneof"`
 }
 
+type SnapshotItem_ResyncSeen struct {
+	// resync_seen of a resync under way, in parts.
+	ResyncSeen *ResyncSeen `protobuf:"bytes,6,opt,name=resync_seen,json=resyncSeen,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Record) isSnapshotItem_Kind() {}
@@ -1876,6 +1891,8 @@ func (*SnapshotItem_Member) isSnapshotItem_Kind() {}
 func (*SnapshotItem_Group) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Trailer) isSnapshotItem_Kind() {}
+
+func (*SnapshotItem_ResyncSeen) isSnapshotItem_Kind() {}
 
 // SnapshotHeader holds the single values of the state.
 type SnapshotHeader struct {
@@ -1892,8 +1909,8 @@ type SnapshotHeader struct {
 	Settings *GroupSettings `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
 	// resync under way: its ID; empty when there is none.
 	Resync string `protobuf:"bytes,6,opt,name=resync,proto3" json:"resync,omitempty"`
-	// resync_seen are the refs that the run has named so far, as "repository:tag".
-	ResyncSeen    []string `protobuf:"bytes,7,rep,name=resync_seen,json=resyncSeen,proto3" json:"resync_seen,omitempty"`
+	// founded here: the group is headquarters; else the catalog was imported, or is empty.
+	Founded       bool `protobuf:"varint,7,opt,name=founded,proto3" json:"founded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1970,9 +1987,55 @@ func (x *SnapshotHeader) GetResync() string {
 	return ""
 }
 
-func (x *SnapshotHeader) GetResyncSeen() []string {
+func (x *SnapshotHeader) GetFounded() bool {
 	if x != nil {
-		return x.ResyncSeen
+		return x.Founded
+	}
+	return false
+}
+
+// ResyncSeen are refs that the resync under way has named so far.
+type ResyncSeen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refs as "repository:tag", in order.
+	Refs          []string `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResyncSeen) Reset() {
+	*x = ResyncSeen{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResyncSeen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResyncSeen) ProtoMessage() {}
+
+func (x *ResyncSeen) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResyncSeen.ProtoReflect.Descriptor instead.
+func (*ResyncSeen) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ResyncSeen) GetRefs() []string {
+	if x != nil {
+		return x.Refs
 	}
 	return nil
 }
@@ -1981,14 +2044,16 @@ func (x *SnapshotHeader) GetResyncSeen() []string {
 type SnapshotTrailer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// items before this one, the header included.
-	Items         uint64 `protobuf:"varint,1,opt,name=items,proto3" json:"items,omitempty"`
+	Items uint64 `protobuf:"varint,1,opt,name=items,proto3" json:"items,omitempty"`
+	// sha256 over all bytes before this item, so that an altered snapshot is noticed.
+	Sha256        []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2065,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2078,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SnapshotTrailer) GetItems() uint64 {
@@ -2021,6 +2086,13 @@ func (x *SnapshotTrailer) GetItems() uint64 {
 		return x.Items
 	}
 	return 0
+}
+
+func (x *SnapshotTrailer) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
 }
 
 var File_fanout_catalog_v1_catalog_proto protoreflect.FileDescriptor
@@ -2153,25 +2225,30 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\bSetGroup\x12.\n" +
 	"\x05group\x18\x01 \x01(\v2\x18.fanout.catalog.v1.GroupR\x05group\"!\n" +
 	"\vForgetGroup\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\xaf\x02\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\xf1\x02\n" +
 	"\fSnapshotItem\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.fanout.catalog.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.fanout.catalog.v1.RecordH\x00R\x06record\x123\n" +
 	"\x06member\x18\x03 \x01(\v2\x19.fanout.catalog.v1.MemberH\x00R\x06member\x120\n" +
 	"\x05group\x18\x04 \x01(\v2\x18.fanout.catalog.v1.GroupH\x00R\x05group\x12>\n" +
-	"\atrailer\x18\x05 \x01(\v2\".fanout.catalog.v1.SnapshotTrailerH\x00R\atrailerB\x06\n" +
-	"\x04kind\"\xc5\x02\n" +
+	"\atrailer\x18\x05 \x01(\v2\".fanout.catalog.v1.SnapshotTrailerH\x00R\atrailer\x12@\n" +
+	"\vresync_seen\x18\x06 \x01(\v2\x1d.fanout.catalog.v1.ResyncSeenH\x00R\n" +
+	"resyncSeenB\x06\n" +
+	"\x04kind\"\xbe\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
 	"\tancestors\x18\x03 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x120\n" +
 	"\x05clock\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05clock\x12<\n" +
 	"\bsettings\x18\x05 \x01(\v2 .fanout.catalog.v1.GroupSettingsR\bsettings\x12\x16\n" +
-	"\x06resync\x18\x06 \x01(\tR\x06resync\x12\x1f\n" +
-	"\vresync_seen\x18\a \x03(\tR\n" +
-	"resyncSeen\"'\n" +
+	"\x06resync\x18\x06 \x01(\tR\x06resync\x12\x18\n" +
+	"\afounded\x18\a \x01(\bR\afounded\" \n" +
+	"\n" +
+	"ResyncSeen\x12\x12\n" +
+	"\x04refs\x18\x01 \x03(\tR\x04refs\"?\n" +
 	"\x0fSnapshotTrailer\x12\x14\n" +
-	"\x05items\x18\x01 \x01(\x04R\x05itemsB?Z=github.com/fanout-io/fanout/proto/fanout/catalog/v1;catalogv1b\x06proto3"
+	"\x05items\x18\x01 \x01(\x04R\x05items\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256B?Z=github.com/fanout-io/fanout/proto/fanout/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_fanout_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -2185,7 +2262,7 @@ func file_fanout_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_fanout_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*Descriptor)(nil),            // 0: fanout.catalog.v1.Descriptor
 	(*Record)(nil),                // 1: fanout.catalog.v1.Record
@@ -2212,26 +2289,27 @@ var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*ForgetGroup)(nil),           // 22: fanout.catalog.v1.ForgetGroup
 	(*SnapshotItem)(nil),          // 23: fanout.catalog.v1.SnapshotItem
 	(*SnapshotHeader)(nil),        // 24: fanout.catalog.v1.SnapshotHeader
-	(*SnapshotTrailer)(nil),       // 25: fanout.catalog.v1.SnapshotTrailer
-	nil,                           // 26: fanout.catalog.v1.GroupSettings.LabelsEntry
-	nil,                           // 27: fanout.catalog.v1.Group.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*ResyncSeen)(nil),            // 25: fanout.catalog.v1.ResyncSeen
+	(*SnapshotTrailer)(nil),       // 26: fanout.catalog.v1.SnapshotTrailer
+	nil,                           // 27: fanout.catalog.v1.GroupSettings.LabelsEntry
+	nil,                           // 28: fanout.catalog.v1.Group.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
 }
 var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: fanout.catalog.v1.Record.target:type_name -> fanout.catalog.v1.Descriptor
 	0,  // 1: fanout.catalog.v1.Record.referrers:type_name -> fanout.catalog.v1.Descriptor
-	28, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
-	28, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
+	29, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
+	29, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
 	2,  // 4: fanout.catalog.v1.Ancestor.position:type_name -> fanout.catalog.v1.Position
 	4,  // 5: fanout.catalog.v1.Scope.any_of:type_name -> fanout.catalog.v1.Subscription
-	26, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
+	27, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
 	4,  // 7: fanout.catalog.v1.GroupSettings.subscribe:type_name -> fanout.catalog.v1.Subscription
 	8,  // 8: fanout.catalog.v1.GroupSettings.publish:type_name -> fanout.catalog.v1.PublishSettings
 	9,  // 9: fanout.catalog.v1.GroupSettings.drift:type_name -> fanout.catalog.v1.DriftSettings
-	27, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
+	28, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
 	5,  // 11: fanout.catalog.v1.Group.demand:type_name -> fanout.catalog.v1.Scope
 	11, // 12: fanout.catalog.v1.Group.sites:type_name -> fanout.catalog.v1.GroupSite
-	28, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
+	29, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
 	13, // 14: fanout.catalog.v1.Command.changes:type_name -> fanout.catalog.v1.Change
 	14, // 15: fanout.catalog.v1.Change.found:type_name -> fanout.catalog.v1.Found
 	15, // 16: fanout.catalog.v1.Change.publish:type_name -> fanout.catalog.v1.Publish
@@ -2244,7 +2322,7 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	22, // 23: fanout.catalog.v1.Change.forget_group:type_name -> fanout.catalog.v1.ForgetGroup
 	0,  // 24: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
 	0,  // 25: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
-	28, // 26: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
+	29, // 26: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
 	1,  // 27: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
 	2,  // 28: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
 	3,  // 29: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
@@ -2255,16 +2333,17 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	1,  // 34: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
 	6,  // 35: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
 	10, // 36: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
-	25, // 37: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
-	2,  // 38: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
-	3,  // 39: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	28, // 40: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
-	7,  // 41: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	26, // 37: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
+	25, // 38: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
+	2,  // 39: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
+	3,  // 40: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	29, // 41: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	7,  // 42: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }
@@ -2289,6 +2368,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 		(*SnapshotItem_Member)(nil),
 		(*SnapshotItem_Group)(nil),
 		(*SnapshotItem_Trailer)(nil),
+		(*SnapshotItem_ResyncSeen)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2296,7 +2376,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_catalog_v1_catalog_proto_rawDesc), len(file_fanout_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
