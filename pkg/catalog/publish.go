@@ -1,0 +1,222 @@
+package catalog
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+)
+
+// maxHistory is how many earlier digests a record keeps.
+const maxHistory = 10
+
+// sumSize is the length of a sum in bytes.
+const sumSize = 16
+
+func (m *Machine) found(f *catalogv1.Found) *Refusal {
+	switch {
+	case m.founded:
+		return refuse(ErrFounded, "epoch %s is in force", m.position.Epoch)
+	case m.position.Epoch != "":
+		return refuse(ErrNotHeadquarters, "this group follows epoch %s", m.position.Epoch)
+	}
+	if err := validateEpoch(f.GetEpoch()); err != nil {
+		return err
+	}
+	m.founded = true
+	m.moveTo(&catalogv1.Position{Epoch: f.Epoch, Sum: firstSum(f.Epoch)})
+	return nil
+}
+
+// atHeadquarters checks what all changes of the catalog have in common.
+func (m *Machine) atHeadquarters(ref Ref, revision, expect uint64) (*catalogv1.Record, *Refusal) {
+	switch {
+	case m.position.Epoch == "":
+		return nil, refuse(ErrNoEpoch, "nothing was founded here")
+	case !m.founded:
+		return nil, refuse(ErrNotHeadquarters, "%s can be changed at headquarters only", quote(ref.String()))
+	}
+	if err := ref.validate(); err != nil {
+		return nil, err
+	}
+	if err := validatePublishable(ref); err != nil {
+		return nil, err
+	}
+	if revision != m.position.Revision+1 {
+		return nil, refuse(ErrStale, "%s: the change is for revision %d, the last one is %d", ref, revision, m.position.Revision)
+	}
+	held, _ := m.get(ref)
+	if held.GetRevision() != expect {
+		return held, refuse(ErrConflict, "%s: the record is at revision %d, not %d", ref, held.GetRevision(), expect)
+	}
+	return held, nil
+}
+
+func (m *Machine) publish(p *catalogv1.Publish, actor string) *Refusal {
+	ref := Ref{p.GetRepository(), p.GetTag()}
+	if err := validatePublish(p, actor); err != nil {
+		return err
+	}
+	held, err := m.atHeadquarters(ref, p.Revision, p.Expect)
+	if err != nil {
+		return err
+	}
+	rec := &catalogv1.Record{
+		Repository:  ref.Repository,
+		Tag:         ref.Tag,
+		Target:      proto.CloneOf(p.Target),
+		Referrers:   unite(nil, p.Referrers),
+		Revision:    p.Revision,
+		PublishedAt: m.now(),
+		PublishedBy: actor,
+		Origin:      p.Origin,
+		PushedAt:    proto.CloneOf(p.PushedAt),
+		History:     nextHistory(held, p.Target.Digest),
+		Traceparent: p.Traceparent,
+	}
+	if held != nil && !held.Deleted && held.Target.GetDigest() == p.Target.Digest {
+		// The digest says what the content is, so what is held of it stands: two sites that describe it differently must not take turns.
+		rec.Target, rec.PushedAt = held.Target, held.PushedAt
+		rec.Referrers = unite(held.Referrers, p.Referrers)
+		if len(rec.Referrers) == len(held.Referrers) {
+			return refuse(ErrUnchanged, "%s shows %s with these referrers already", ref, p.Target.Digest)
+		}
+	}
+	if len(rec.Referrers) > maxReferrers {
+		return refuse(ErrInvalid, "%s: %d referrers, at most %d can be kept: delete some at headquarters and publish under a new tag", ref, len(rec.Referrers), maxReferrers)
+	}
+	m.commit(rec)
+	return nil
+}
+
+func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) *Refusal {
+	ref := Ref{u.GetRepository(), u.GetTag()}
+	if err := validateWords(actor, u.GetOrigin()); err != nil {
+		return err
+	}
+	held, err := m.atHeadquarters(ref, u.GetRevision(), u.GetExpect())
+	if err != nil {
+		return err
+	}
+	if held == nil || held.Deleted {
+		return refuse(ErrUnchanged, "%s is not published", ref)
+	}
+	rec := proto.CloneOf(held)
+	rec.Deleted = true
+	rec.Revision = u.Revision
+	rec.PublishedAt = m.now()
+	rec.PublishedBy = actor
+	rec.Origin = u.Origin
+	rec.Traceparent = ""
+	m.commit(rec)
+	return nil
+}
+
+// commit sums up rec, which has the next revision, and makes it the record of its ref.
+func (m *Machine) commit(rec *catalogv1.Record) {
+	rec.Sum = NextSum(m.position.Sum, rec)
+	m.put(rec)
+	m.moveTo(&catalogv1.Position{Epoch: m.position.Epoch, Revision: rec.Revision, Sum: rec.Sum, Scope: m.position.Scope})
+}
+
+// nextHistory returns the history of a record that follows held and shows digest: newest first, each digest once, without the one shown.
+func nextHistory(held *catalogv1.Record, digest string) []string {
+	if held == nil {
+		return nil
+	}
+	var out []string
+	for _, d := range append([]string{held.Target.GetDigest()}, held.History...) {
+		if d != "" && d != digest && len(out) < maxHistory && !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// unite returns the union of two lists by digest, sorted; where both have a digest the held descriptor stays.
+func unite(held, more []*catalogv1.Descriptor) []*catalogv1.Descriptor {
+	out := slices.Clone(held)
+	for _, d := range more {
+		out = append(out, proto.CloneOf(d))
+	}
+	slices.SortStableFunc(out, compareDescriptors) // stable: held ones stay before their equals
+	return slices.CompactFunc(out, func(a, b *catalogv1.Descriptor) bool { return a.Digest == b.Digest })
+}
+
+// firstSum is the sum at revision zero of an epoch.
+func firstSum(epoch string) []byte {
+	e := encoder{}
+	e.text("fanout catalog epoch")
+	e.text(epoch)
+	sum := sha256.Sum256(e.Bytes())
+	return sum[:sumSize]
+}
+
+// NextSum returns the sum after the change that made rec, given the sum before it: the first 16 bytes of the SHA-256 of
+//
+//	text(previous) number(revision) text(repository) text(tag) number(deleted: 0, 1)
+//	descriptor(target) number(count of referrers) descriptor(referrer)… number(count of history) text(digest)…
+//	time(published_at) text(published_by) text(origin) time(pushed_at) text(traceparent)
+//
+// where number is eight bytes, big endian; text is number(length in bytes) and the bytes; descriptor is text(media type) text(digest) number(size)
+// text(artifact type); and time is number(0) when absent, else number(1) number(seconds) number(nanoseconds). No two changes have one encoding.
+func NextSum(previous []byte, rec *catalogv1.Record) []byte {
+	e := encoder{}
+	e.text(string(previous))
+	e.number(rec.GetRevision())
+	e.text(rec.GetRepository())
+	e.text(rec.GetTag())
+	if rec.GetDeleted() {
+		e.number(1)
+	} else {
+		e.number(0)
+	}
+	e.descriptor(rec.GetTarget())
+	e.number(uint64(len(rec.GetReferrers())))
+	for _, d := range rec.GetReferrers() {
+		e.descriptor(d)
+	}
+	e.number(uint64(len(rec.GetHistory())))
+	for _, d := range rec.GetHistory() {
+		e.text(d)
+	}
+	e.time(rec.GetPublishedAt())
+	e.text(rec.GetPublishedBy())
+	e.text(rec.GetOrigin())
+	e.time(rec.GetPushedAt())
+	e.text(rec.GetTraceparent())
+	sum := sha256.Sum256(e.Bytes())
+	return sum[:sumSize]
+}
+
+// encoder writes values so that no two sequences of values have one encoding.
+type encoder struct{ bytes.Buffer }
+
+func (e *encoder) number(n uint64) { e.Write(binary.BigEndian.AppendUint64(nil, n)) }
+
+func (e *encoder) text(s string) {
+	e.number(uint64(len(s)))
+	e.WriteString(s)
+}
+
+func (e *encoder) descriptor(d *catalogv1.Descriptor) {
+	e.text(d.GetMediaType())
+	e.text(d.GetDigest())
+	e.number(uint64(d.GetSize()))
+	e.text(d.GetArtifactType())
+}
+
+func (e *encoder) time(t *timestamppb.Timestamp) {
+	if t == nil {
+		e.number(0)
+		return
+	}
+	e.number(1)
+	e.number(uint64(t.GetSeconds()))
+	e.number(uint64(t.GetNanos()))
+}
