@@ -1,0 +1,52 @@
+GO ?= go
+TOOL = $(GO) tool -modfile=tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS = -ldflags "-X main.version=$(VERSION)"
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build fanoutd and fanoutctl into bin/
+	@mkdir -p bin
+	$(GO) build $(LDFLAGS) -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## run a whole fabric of nine sites on this machine until Ctrl-C
+	./bin/fanoutctl demo
+
+.PHONY: test
+test: ## run all tests
+	$(GO) test ./...
+
+.PHONY: race
+race: ## run all tests under the race detector
+	$(GO) test -race ./...
+
+.PHONY: bench
+bench: ## measure; figures as ratios within one run
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: lint
+lint: ## vet, staticcheck, gofmt, buf lint
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	@test -z "$$(git ls-files '*.go' | xargs gofmt -l)" || { echo "gofmt would change:"; git ls-files '*.go' | xargs gofmt -l; exit 1; }
+	$(TOOL) buf lint
+
+.PHONY: breaking
+breaking: ## compare the protos with those on the main branch
+	$(TOOL) buf breaking --against '.git#ref=refs/heads/main'
+
+.PHONY: generate
+generate: ## make the Go code of the protos anew
+	$(TOOL) buf generate
+
+.PHONY: check-generate
+check-generate: generate ## fail when the committed generated code is not current
+	@git diff --exit-code -- proto || { echo "run 'make generate' and commit what it changes"; exit 1; }
+
+.PHONY: fmt
+fmt: ## format all Go code
+	gofmt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
