@@ -142,7 +142,7 @@ type Relation int
 const (
 	// RelationForeign: the position is not on this catalog's line. Nothing is sent.
 	RelationForeign Relation = iota
-	// RelationAhead: the position is further on; the child waits until this catalog has caught up.
+	// RelationAhead: the position is further on than what is held here, or what is held is not whole because of a resync; the child waits.
 	RelationAhead
 	// RelationResync: the position is on the line but another scope was in force: everything in scope is sent anew.
 	RelationResync

@@ -101,8 +101,8 @@ func (s *Snapshot) SumAt(revision uint64) ([]byte, bool) {
 // onLine judges a child's position, scopes aside.
 func (s *Snapshot) onLine(child *catalogv1.Position) Relation {
 	switch {
-	case s.position.Epoch == "":
-		return RelationAhead // nothing is here yet that could be foreign
+	case s.position.Epoch == "" || s.resync != "":
+		return RelationAhead // nothing whole is here yet that could be sent, or be foreign
 	case child.GetEpoch() == "":
 		return RelationFollows
 	case !Continues(s.ancestors, s.position, child):
