@@ -1,0 +1,86 @@
+package config_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/fanout-io/fanout/pkg/config"
+)
+
+const province = `site: gd-a
+group: hq/guangdong
+labels: {tier: province}
+dataDir: /var/lib/fanoutd
+raft:
+  listen: 127.0.1.1:7401
+fabric:
+  listen: 127.0.1.1:7400
+  parents: [127.0.0.1:7400]
+registry:
+  type: oci
+  url: http://127.0.0.1:5000
+limits: {download: 200Mbps, spool: 2GiB}
+`
+
+func none(string) (string, bool) { return "", false }
+
+func TestParseFillsDefaults(t *testing.T) {
+	c, err := config.Parse("f.yaml", []byte(province), none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Raft.Members["gd-a"] != "127.0.1.1:7401" || c.Fabric.Socket != "/var/lib/fanoutd/fanoutd.sock" || c.Fabric.Advertise != c.Fabric.Listen {
+		t.Errorf("derived values are wrong: %+v", c)
+	}
+	if c.Limits.Download.BytesPerSecond() != 25_000_000 || c.Limits.Spool != 2<<30 || c.Limits.Upload != 0 {
+		t.Errorf("limits are wrong: %+v", c.Limits)
+	}
+	if c.Sweep.Interval != config.DefaultSweep || c.Publish.Copies != config.DefaultCopies || c.Drift.Changed != "repair" {
+		t.Errorf("defaults are wrong: %+v", c)
+	}
+}
+
+func TestParseNamesKeyLineAndMend(t *testing.T) {
+	edit := func(old, repl string) string { return strings.Replace(province, old, repl, 1) }
+	for _, tt := range []struct{ name, in, want string }{
+		{"unknown key", edit("dataDir:", "dataDirectory:"), "f.yaml:4: unknown key dataDirectory"},
+		{"bad rate", edit("200Mbps", "fast"), "line 13: \"fast\" is not a rate"},
+		{"no parents", edit("  parents: [127.0.0.1:7400]\n", ""), "f.yaml:7: fabric.parents: is missing"},
+		{"publish below headquarters", province + "publish: {copies: 3}\n", "f.yaml:14: publish: is for headquarters only"},
+		{"registry type", edit("oci", "docker"), "f.yaml:11: registry.type: \"docker\" is none of"},
+		{"no tls", edit("127.0.1.1:7400", "10.0.0.1:7400"), "f.yaml:8: fabric.listen: \"10.0.0.1:7400\" is not a loopback address"},
+		{"variable", edit("http://127.0.0.1:5000", "${REG}"), "f.yaml:12: ${REG} is not set"},
+		{"pattern", province + "subscribe: {repositories: ['a[']}\n", "f.yaml:14: subscribe.repositories"},
+		{"username alone", edit("  type: oci", "  type: oci\n  username: x"), "f.yaml:12: registry.username: goes with"},
+		{"two documents", province + "---\nsite: x\n", "more than one document"},
+		{"not yaml", "\tsite", "f.yaml:"},
+		{"empty", "", "site"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := config.Parse("f.yaml", []byte(tt.in), none)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestParseExpandsEnvironment(t *testing.T) {
+	in := strings.Replace(province, "gd-a", "${SITE}", 1) + "# ${NOT_LOOKED_AT}\n"
+	c, err := config.Parse("f.yaml", []byte(in), func(k string) (string, bool) { return "gd-b", k == "SITE" })
+	if err != nil || c.Site != "gd-b" {
+		t.Fatalf("site %v, error %v", c, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(province))
+	f.Add([]byte("site: {a: [b"))
+	f.Add([]byte("raft: {members: {a: b}}\nlimits: {spool: 1e9TiB}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse("f", data, none)
+		if (c == nil) == (err == nil) {
+			t.Fatal("either a configuration or an error")
+		}
+	})
+}

@@ -1,0 +1,322 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"go.yaml.in/yaml/v3"
+)
+
+// MaxBytes bounds the size of a configuration file.
+const MaxBytes = 1 << 20
+
+var (
+	siteName  = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+	groupPath = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?){0,15}$`)
+	variable  = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+)
+
+// Parse reads a configuration. name is how the file is called in errors; lookup supplies ${NAME}. The error joins all that is wrong, a line each, as "name:line: key: what; mend".
+func Parse(name string, data []byte, lookup func(string) (string, bool)) (*Config, error) {
+	if len(data) > MaxBytes {
+		return nil, fmt.Errorf("%s: larger than %d bytes; is this the right file?", name, MaxBytes)
+	}
+	data, err := expand(name, data, lookup)
+	if err != nil {
+		return nil, err
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	c := defaults()
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, decodeError(name, err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: more than one document; keep the first and remove what follows '---'", name)
+	}
+	c.fill()
+	v := &validator{name: name, doc: &doc}
+	c.validate(v)
+	if len(v.errs) > 0 {
+		return nil, errors.Join(v.errs...)
+	}
+	return &c, nil
+}
+
+// expand replaces ${NAME} line by line, so that an error can name the line. Comments are left alone.
+func expand(name string, data []byte, lookup func(string) (string, bool)) ([]byte, error) {
+	var errs []error
+	lines := strings.Split(string(data), "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			continue
+		}
+		lines[i] = variable.ReplaceAllStringFunc(line, func(m string) string {
+			key := m[2 : len(m)-1]
+			value, ok := lookup(key)
+			if !ok {
+				errs = append(errs, fmt.Errorf("%s:%d: ${%s} is not set in the environment; set it, or write the value", name, i+1, key))
+			}
+			if strings.ContainsAny(value, "\n\r") {
+				errs = append(errs, fmt.Errorf("%s:%d: ${%s} has a line break in it; use a value of one line", name, i+1, key))
+			}
+			return value
+		})
+	}
+	return []byte(strings.Join(lines, "\n")), errors.Join(errs...)
+}
+
+func decodeError(name string, err error) error {
+	var te *yaml.TypeError
+	if !errors.As(err, &te) {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	errs := make([]error, 0, len(te.Errors))
+	for _, msg := range te.Errors {
+		msg = strings.Replace(msg, "line ", "", 1)
+		if i := strings.Index(msg, " not found in type "); i >= 0 {
+			msg = strings.Replace(msg[:i], "field ", "unknown key ", 1) + "; remove it, or look for a slip of the pen"
+		}
+		errs = append(errs, fmt.Errorf("%s:%s", name, msg))
+	}
+	return errors.Join(errs...)
+}
+
+// fill derives what the file left out from what it says.
+func (c *Config) fill() {
+	if c.Raft.Advertise == "" {
+		c.Raft.Advertise = c.Raft.Listen
+	}
+	if len(c.Raft.Members) == 0 && c.Site != "" && c.Raft.Advertise != "" {
+		c.Raft.Members = map[string]string{c.Site: c.Raft.Advertise}
+	}
+	if c.Fabric.Advertise == "" {
+		c.Fabric.Advertise = c.Fabric.Listen
+	}
+	if c.Fabric.Socket == "" && c.DataDir != "" {
+		c.Fabric.Socket = c.DataDir + "/fanoutd.sock"
+	}
+}
+
+type validator struct {
+	name string
+	doc  *yaml.Node
+	errs []error
+}
+
+// fail notes what is wrong with the key at a dotted path.
+func (v *validator) fail(path, format string, args ...any) {
+	where := v.name
+	if line := lineOf(v.doc, strings.Split(path, ".")); line > 0 {
+		where = fmt.Sprintf("%s:%d", v.name, line)
+	}
+	v.errs = append(v.errs, fmt.Errorf("%s: %s: %s", where, path, fmt.Sprintf(format, args...)))
+}
+
+// lineOf finds the line of a key, or of the nearest key above it that the file has.
+func lineOf(n *yaml.Node, path []string) int {
+	line := 0
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	for _, key := range path {
+		found := false
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				line, n, found = n.Content[i].Line, n.Content[i+1], true
+				break
+			}
+		}
+		if !found {
+			break
+		}
+	}
+	return line
+}
+
+func (c *Config) validate(v *validator) {
+	if !siteName.MatchString(c.Site) {
+		v.fail("site", "%q is no site name; use lower-case letters, digits, '.', '_' and '-', at most 63", c.Site)
+	}
+	if !groupPath.MatchString(c.Group) {
+		v.fail("group", "%q is no group path; write names joined by '/', such as hq/guangdong", c.Group)
+	}
+	if c.DataDir == "" {
+		v.fail("dataDir", "is missing; name a folder that the agent may write to, such as /var/lib/fanoutd")
+	}
+	c.validateAddresses(v)
+	c.validateTree(v)
+	c.validateRegistry(v)
+	c.validatePolicy(v)
+	c.validateTLS(v)
+}
+
+func (c *Config) validateAddresses(v *validator) {
+	check := func(path, addr string, required bool) {
+		if addr == "" {
+			if required {
+				v.fail(path, "is missing; write HOST:PORT")
+			}
+			return
+		}
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil || port == "" || (strings.HasSuffix(path, "advertise") && (host == "" || port == "0")) {
+			v.fail(path, "%q is no address; write HOST:PORT", addr)
+		}
+	}
+	check("raft.listen", c.Raft.Listen, true)
+	check("raft.advertise", c.Raft.Advertise, false)
+	check("fabric.listen", c.Fabric.Listen, true)
+	check("fabric.advertise", c.Fabric.Advertise, false)
+	check("http.listen", c.HTTP.Listen, true)
+	for _, a := range c.Fabric.Parents {
+		check("fabric.parents", a, true)
+	}
+	for _, a := range c.Fabric.FallbackParents {
+		check("fabric.fallbackParents", a, true)
+	}
+	for site, a := range c.Raft.Members {
+		check("raft.members."+site, a, true)
+		if !siteName.MatchString(site) {
+			v.fail("raft.members."+site, "is no site name")
+		}
+	}
+}
+
+func (c *Config) validateTree(v *validator) {
+	if len(c.Raft.Members) > 0 {
+		switch addr, ok := c.Raft.Members[c.Site]; {
+		case !ok:
+			v.fail("raft.members", "does not list this site %q; every member lists all, itself too", c.Site)
+		case addr != c.Raft.Advertise:
+			v.fail("raft.members."+c.Site, "is %q but raft.advertise is %q; make them equal", addr, c.Raft.Advertise)
+		}
+	}
+	if len(c.Raft.Members) > 7 {
+		v.fail("raft.members", "has %d members; a group has at most seven", len(c.Raft.Members))
+	}
+	deep := strings.Contains(c.Group, "/")
+	if deep && c.Headquarters() {
+		v.fail("fabric.parents", "is missing; the group %q lies below %q, so name the fabric addresses of that group's agents", c.Group, c.Group[:strings.LastIndex(c.Group, "/")])
+	}
+	if !deep && !c.Headquarters() {
+		v.fail("fabric.parents", "is set, but the group %q is the top of the tree; remove it, or write the whole path as in hq/guangdong", c.Group)
+	}
+	if c.Headquarters() && len(c.Fabric.FallbackParents) > 0 {
+		v.fail("fabric.fallbackParents", "is set, but headquarters has no parent; remove it")
+	}
+}
+
+func (c *Config) validateRegistry(v *validator) {
+	r := c.Registry
+	switch r.Type {
+	case "harbor", "oci":
+		u, err := url.Parse(r.URL)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
+			v.fail("registry.url", "%q is no registry address; write https://HOST[:PORT], the user by registry.username", r.URL)
+		}
+		if r.Listen != "" {
+			v.fail("registry.listen", "is for type embedded only; remove it")
+		}
+	case "embedded":
+		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
+			v.fail("registry.listen", "%q is no address; write HOST:PORT, such as 127.0.0.1:5000", r.Listen)
+		}
+		if r.URL != "" {
+			v.fail("registry.url", "is not for type embedded; remove it")
+		}
+	case "none":
+		if r.URL != "" || r.Listen != "" {
+			v.fail("registry.type", "none is a witness, which has no registry; remove url and listen, or choose another type")
+		}
+	default:
+		v.fail("registry.type", "%q is none of harbor, oci, embedded, none", r.Type)
+	}
+	if (r.Username == "") != (r.PasswordFile == "") {
+		v.fail("registry.username", "goes with registry.passwordFile; set both, or neither to use ~/.docker/config.json")
+	}
+}
+
+func (c *Config) validatePolicy(v *validator) {
+	oneOf := func(path, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			v.fail(path, "%q is none of %s", value, strings.Join(allowed, ", "))
+		}
+	}
+	oneOf("publish.existing", c.Publish.Existing, "ignore", "publish")
+	oneOf("publish.deletes", c.Publish.Deletes, "ignore", "propagate")
+	oneOf("drift.changed", c.Drift.Changed, "repair", "report", "accept")
+	oneOf("drift.deleted", c.Drift.Deleted, "repair", "report", "accept")
+	patterns := func(path string, list []string) {
+		for _, p := range list {
+			if p == "" || !doublestar.ValidatePattern(p) {
+				v.fail(path, "%q is no pattern; write a repository, with * for one part and ** for any", p)
+			}
+		}
+	}
+	patterns("publish.repositories", c.Publish.Repositories)
+	patterns("publish.exclude", c.Publish.Exclude)
+	patterns("subscribe.repositories", c.Subscribe.Repositories)
+	patterns("subscribe.exclude", c.Subscribe.Exclude)
+	if !c.Headquarters() && lineOf(v.doc, []string{"publish"}) > 0 {
+		v.fail("publish", "is for headquarters only; remove it")
+	}
+	if c.Publish.Copies < 1 {
+		v.fail("publish.copies", "is %d; at least one registry holds what is published", c.Publish.Copies)
+	}
+	if c.Subscribe.Keep < 0 {
+		v.fail("subscribe.keep", "is %d; write how many tags to keep, 0 for all", c.Subscribe.Keep)
+	}
+	if c.Sweep.Interval <= 0 {
+		v.fail("sweep.interval", "is %s; write a duration such as 5m", c.Sweep.Interval)
+	}
+	if c.Scrub.Interval <= 0 {
+		v.fail("scrub.interval", "is %s; write a duration such as 168h", c.Scrub.Interval)
+	}
+}
+
+func (c *Config) validateTLS(v *validator) {
+	t := c.TLS
+	if t.Enabled() {
+		for key, value := range map[string]string{"tls.cert": t.Cert, "tls.key": t.Key, "tls.ca": t.CA, "tls.trustDomain": t.TrustDomain} {
+			if value == "" {
+				v.fail(key, "is missing; tls needs cert, key, ca and trustDomain")
+			}
+		}
+	} else {
+		for path, addr := range map[string]string{"raft.listen": c.Raft.Listen, "fabric.listen": c.Fabric.Listen} {
+			if !loopback(addr) {
+				v.fail(path, "%q is not a loopback address, and without tls the agent binds no other; set tls, or listen on 127.0.0.1", addr)
+			}
+		}
+		for _, a := range slices.Concat(c.Fabric.Parents, c.Fabric.FallbackParents) {
+			if !loopback(a) {
+				v.fail("fabric.parents", "%q is not a loopback address, and without tls the agent speaks to no other; set tls", a)
+			}
+		}
+	}
+	if (c.HTTP.TLS.Cert == "") != (c.HTTP.TLS.Key == "") {
+		v.fail("http.tls", "needs cert and key")
+	}
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return true // an error of its own
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
