@@ -105,6 +105,13 @@ func (a *authenticator) forget() {
 	a.challenge, a.sessions = nil, nil
 }
 
+// forgetTokens drops tokens, after the rights in them changed.
+func (a *authenticator) forgetTokens() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sessions = nil
+}
+
 // basic is a transport that sends the credentials themselves, which Harbor's API wants.
 func (a *authenticator) basic() (http.RoundTripper, error) {
 	return transport.FromToken(a.reg, a.creds, a.out, &transport.Challenge{Scheme: "basic"}, nil)

@@ -170,6 +170,7 @@ func (e *Embedded) newApp(ctx context.Context) (app *handlers.App, err error) {
 	conf.HTTP.Secret = e.secret
 	conf.HTTP.Addr = e.ln.Addr().String()
 	conf.Log.AccessLog.Disabled = true
+	conf.Catalog.MaxEntries, conf.Tags.MaxTags = 1000, 1000
 	// What it finds wrong with its configuration it says by a panic.
 	defer func() {
 		if r := recover(); r != nil {

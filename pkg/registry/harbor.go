@@ -47,8 +47,7 @@ func (c *Client) EnsureRepository(ctx context.Context, repo string) error {
 		if err := c.makeProject(ctx, repo, project); err != nil {
 			return err
 		}
-		// Tokens that were given before have no rights in the new project.
-		c.auth.forget()
+		c.auth.forgetTokens()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,18 +104,24 @@ func (c *Client) makeProject(ctx context.Context, repo, project string) error {
 // errNoProject marks a refusal whose reason is that the project is not there.
 var errNoProject = fmt.Errorf("missing project: %w", ErrNotFound)
 
-// harborRefusal finds out whether a 401 of Harbor means that the project is not there: Harbor says so with 401 and no challenge.
-func (c *Client) harborRefusal(ctx context.Context, in call, e *Error) *Error {
+// harborRefusal finds out whether a 401 of Harbor means that the project is not there: Harbor says so with 401 and no challenge. A project that
+// is there by now was made meanwhile, and the request may go well if it is sent again.
+func (c *Client) harborRefusal(ctx context.Context, in call, e *Error) (again bool) {
 	if !c.harbor || in.api || in.repo == "" || e.Status != http.StatusUnauthorized || e.challenged {
-		return e
+		return false
 	}
 	project, _, err := harborProject(in.repo)
 	if err != nil {
-		return e
+		return false
 	}
 	exists, err := c.projectExists(ctx, in.repo, project)
-	if err != nil || exists {
-		return e
+	if err != nil {
+		return false
+	}
+	// Tokens that were given before the project was made have no rights in it.
+	c.auth.forgetTokens()
+	if exists {
+		return true
 	}
 	c.mu.Lock()
 	delete(c.projects, project)
@@ -126,7 +131,7 @@ func (c *Client) harborRefusal(ctx context.Context, in call, e *Error) *Error {
 	if e.Message == "" {
 		e.Message = "project " + project + " is not there"
 	}
-	return e
+	return false
 }
 
 // pushing runs f, and once more after making the project if that was missing.

@@ -66,6 +66,11 @@ func (c *Client) pages(ctx context.Context, in call, valid func(string) bool, na
 			in.path = path + "?" + query.Encode()
 			seen[query.Encode()] = true
 			resp, err := c.do(ctx, in)
+			if e := (*Error)(nil); errors.As(err, &e) && e.Code == "PAGINATION_NUMBER_INVALID" && query.Has("n") {
+				// It gives no pages as large as that; the size is left to it.
+				query.Del("n")
+				continue
+			}
 			if err != nil {
 				yield("", err)
 				return

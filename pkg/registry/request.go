@@ -90,7 +90,10 @@ func (c *Client) attempt(ctx context.Context, in call) (*http.Response, error) {
 			return resp, err
 		}
 	}
-	return nil, c.harborRefusal(ctx, in, e)
+	if again := c.harborRefusal(ctx, in, e); again {
+		return c.send(ctx, in)
+	}
+	return nil, e
 }
 
 func (c *Client) send(ctx context.Context, in call) (*http.Response, error) {
