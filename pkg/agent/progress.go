@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+)
+
+// progress is what this site has still to do, as it is reported upward. Safe for concurrent use; entries handed out are never changed again.
+type progress struct {
+	site string
+
+	mu       sync.Mutex
+	pending  map[string]*treev1.PendingRef
+	revision uint64
+	dirty    chan struct{}
+}
+
+func newProgress(site string) *progress {
+	return &progress{site: site, pending: map[string]*treev1.PendingRef{}, dirty: make(chan struct{}, 1)}
+}
+
+func (p *progress) touch() {
+	select {
+	case p.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// want notes that a ref has to reach a revision. What is known of an earlier failure stays until the next attempt.
+func (p *progress) want(ref catalog.Ref, revision uint64) {
+	p.update(ref, func(r *treev1.PendingRef) {
+		r.Revision = revision
+	}, true)
+}
+
+// update changes a ref's entry by a copy; create says whether one is made where none is.
+func (p *progress) update(ref catalog.Ref, change func(*treev1.PendingRef), create bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id := ref.String()
+	old := p.pending[id]
+	if old == nil && !create {
+		return
+	}
+	entry := &treev1.PendingRef{Site: p.site, Repository: ref.Repository, Tag: ref.Tag, State: "waiting", Since: timestamppb.New(time.Now())}
+	if old != nil {
+		entry.Revision, entry.State, entry.Digest, entry.Reason = old.Revision, old.State, old.Digest, old.Reason
+		entry.Since, entry.BytesLeft, entry.NextAttempt, entry.Attempts = old.Since, old.BytesLeft, old.NextAttempt, old.Attempts
+	}
+	change(entry)
+	p.pending[id] = entry
+	p.touch()
+}
+
+// settle removes a ref's entry when it wants no more than the revision that was reached.
+func (p *progress) settle(ref catalog.Ref, revision uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.pending[ref.String()]; e != nil && e.GetRevision() <= revision {
+		delete(p.pending, ref.String())
+		p.touch()
+	}
+}
+
+// seen notes that every record up to the revision is either delivered or pending.
+func (p *progress) seen(revision uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if revision != p.revision {
+		p.revision = revision
+		p.touch()
+	}
+}
+
+// snapshot of all entries and the revision.
+func (p *progress) snapshot() (map[string]*treev1.PendingRef, uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.pending), p.revision
+}

@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	backoffBase = 500 * time.Millisecond
+	backoffMax  = 5 * time.Minute
+)
+
+// key names a piece of work: a ref, or (with digest set and no tag) a manifest in a repository that may be a new referrer.
+type key struct {
+	repository, tag, digest string
+}
+
+// queue holds each key at most once, hands a key to one worker at a time, and brings failed keys back after a growing time. A key added while it is worked on is handed out again afterwards.
+type queue struct {
+	mu      sync.Mutex
+	ready   []key
+	queued  map[key]bool
+	active  map[key]bool
+	again   map[key]bool
+	timers  map[key]*time.Timer
+	failed  map[key]int
+	wake    chan struct{}
+	stopped bool
+}
+
+func newQueue() *queue {
+	return &queue{
+		queued: map[key]bool{}, active: map[key]bool{}, again: map[key]bool{},
+		timers: map[key]*time.Timer{}, failed: map[key]int{}, wake: make(chan struct{}, 1),
+	}
+}
+
+// add asks for work on k soon, ending any wait after a failure.
+func (q *queue) add(k key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.addLocked(k)
+}
+
+func (q *queue) addLocked(k key) {
+	if q.stopped {
+		return
+	}
+	if t := q.timers[k]; t != nil {
+		t.Stop()
+		delete(q.timers, k)
+	}
+	switch {
+	case q.active[k]:
+		q.again[k] = true
+	case !q.queued[k]:
+		q.queued[k] = true
+		q.ready = append(q.ready, k)
+		q.signal()
+	}
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next waits for a key and marks it as worked on; done must follow.
+func (q *queue) next(ctx context.Context) (key, bool) {
+	for {
+		q.mu.Lock()
+		if len(q.ready) > 0 {
+			k := q.ready[0]
+			q.ready = q.ready[1:]
+			delete(q.queued, k)
+			q.active[k] = true
+			if len(q.ready) > 0 {
+				q.signal()
+			}
+			q.mu.Unlock()
+			return k, true
+		}
+		q.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return key{}, false
+		case <-q.wake:
+		}
+	}
+}
+
+// failures of k in a row.
+func (q *queue) failures(k key) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.failed[k]
+}
+
+// delay is how long to wait after the given number of failures: doubled each time, with jitter, and never less than what the other side asked for.
+func delay(failures int, atLeast time.Duration) time.Duration {
+	d := backoffMax
+	if failures < 10 {
+		d = min(backoffBase<<failures, backoffMax)
+	}
+	d = d/2 + rand.N(d/2+1)
+	return max(d, atLeast)
+}
+
+// done ends work on k. With a wait above zero the work failed and is tried again after it.
+func (q *queue) done(k key, wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.active, k)
+	again := q.again[k]
+	delete(q.again, k)
+	if wait > 0 {
+		q.failed[k]++
+	} else {
+		delete(q.failed, k)
+	}
+	switch {
+	case q.stopped:
+	case again:
+		q.addLocked(k)
+	case wait > 0:
+		q.timers[k] = time.AfterFunc(wait, func() { q.add(k) })
+	}
+}
+
+// stop ends all waits; keys that are added later are dropped.
+func (q *queue) stop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.stopped = true
+	for k, t := range q.timers {
+		t.Stop()
+		delete(q.timers, k)
+	}
+}
