@@ -85,7 +85,7 @@ type Project struct {
 
 // Fault is an answer given instead of the real one.
 type Fault struct {
-	// Match chooses requests; nil: all.
+	// Match chooses requests; nil: all. It may call the Harbor's methods.
 	Match func(*http.Request) bool
 	// Times it strikes; 0: until removed.
 	Times int
@@ -304,6 +304,26 @@ func (h *Harbor) Content(repo, digest string) ([]byte, bool) {
 	return b, ok
 }
 
+// SetTag moves a tag behind the client's back.
+func (h *Harbor) SetTag(repo, tag, digest string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.repo(repo).tags[tag] = digest
+}
+
+// RemoveManifest loses a manifest and its tags.
+func (h *Harbor) RemoveManifest(repo, digest string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.repo(repo)
+	delete(r.manifests, digest)
+	for tag, d := range r.tags {
+		if d == digest {
+			delete(r.tags, tag)
+		}
+	}
+}
+
 // RemoveBlob loses a blob, as a collection gone wrong does.
 func (h *Harbor) RemoveBlob(repo, digest string) {
 	h.mu.Lock()
@@ -366,14 +386,25 @@ func (h *Harbor) note(r *http.Request) *fault {
 		Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, UserAgent: r.UserAgent(), Authorization: r.Header.Get("Authorization"),
 		Length: r.ContentLength, Header: r.Header.Clone(),
 	})
-	for i, f := range h.faults {
-		if f.Match != nil && !f.Match(r) {
-			continue
+	return h.strike(r)
+}
+
+// strike finds the fault for a request. Match is called without the lock, so that it may turn knobs.
+func (h *Harbor) strike(r *http.Request) *fault {
+	for _, f := range append([]*fault(nil), h.faults...) {
+		if f.Match != nil {
+			h.mu.Unlock()
+			matches := f.Match(r)
+			h.mu.Lock()
+			if !matches {
+				continue
+			}
 		}
 		if f.Times > 0 {
-			if f.left--; f.left == 0 {
-				h.faults = append(h.faults[:i:i], h.faults[i+1:]...)
+			if f.left == 0 {
+				continue
 			}
+			f.left--
 		}
 		return f
 	}
