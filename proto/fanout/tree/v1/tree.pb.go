@@ -913,7 +913,9 @@ type GroupHealth struct {
 	// carrier site.
 	Carrier string `protobuf:"bytes,10,opt,name=carrier,proto3" json:"carrier,omitempty"`
 	// demand is what it and the groups below it subscribe to.
-	Demand        *v1.Scope `protobuf:"bytes,11,opt,name=demand,proto3" json:"demand,omitempty"`
+	Demand *v1.Scope `protobuf:"bytes,11,opt,name=demand,proto3" json:"demand,omitempty"`
+	// sites of the group, sorted: all its members, those that are down included.
+	Sites         []*v1.GroupSite `protobuf:"bytes,12,rep,name=sites,proto3" json:"sites,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1023,13 @@ func (x *GroupHealth) GetCarrier() string {
 func (x *GroupHealth) GetDemand() *v1.Scope {
 	if x != nil {
 		return x.Demand
+	}
+	return nil
+}
+
+func (x *GroupHealth) GetSites() []*v1.GroupSite {
+	if x != nil {
+		return x.Sites
 	}
 	return nil
 }
@@ -1823,9 +1832,15 @@ type IdentifyResponse struct {
 	// root of its group as it knows it; a fabric address.
 	Root string `protobuf:"bytes,5,opt,name=root,proto3" json:"root,omitempty"`
 	// founding members as its configuration lists them: site to raft address.
-	Founding      map[string]string `protobuf:"bytes,6,rep,name=founding,proto3" json:"founding,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Founding map[string]string `protobuf:"bytes,6,rep,name=founding,proto3" json:"founding,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// fabric_address of this agent as HOST:PORT.
+	FabricAddress string `protobuf:"bytes,7,opt,name=fabric_address,json=fabricAddress,proto3" json:"fabric_address,omitempty"`
+	// last_index of its raft log.
+	LastIndex uint64 `protobuf:"varint,8,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// root_raft_address of its group's root as it knows it; empty when there is none.
+	RootRaftAddress string `protobuf:"bytes,9,opt,name=root_raft_address,json=rootRaftAddress,proto3" json:"root_raft_address,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IdentifyResponse) Reset() {
@@ -1900,6 +1915,361 @@ func (x *IdentifyResponse) GetFounding() map[string]string {
 	return nil
 }
 
+func (x *IdentifyResponse) GetFabricAddress() string {
+	if x != nil {
+		return x.FabricAddress
+	}
+	return ""
+}
+
+func (x *IdentifyResponse) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *IdentifyResponse) GetRootRaftAddress() string {
+	if x != nil {
+		return x.RootRaftAddress
+	}
+	return ""
+}
+
+// RaftHello opens every connection to a raft listener, after one byte 0xFA, as a message preceded by its length in four bytes, big endian. A channel for raft
+// is not answered: the receiver closes it when it is not the server that is meant. The others are answered with one RaftReply, in the same form.
+type RaftHello struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group of the caller.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// site of the caller.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// incarnation of the caller.
+	Incarnation string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// purpose of the connection.
+	//
+	// Types that are valid to be assigned to Purpose:
+	//
+	//	*RaftHello_Channel
+	//	*RaftHello_Identify
+	//	*RaftHello_Join
+	Purpose       isRaftHello_Purpose `protobuf_oneof:"purpose"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaftHello) Reset() {
+	*x = RaftHello{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaftHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaftHello) ProtoMessage() {}
+
+func (x *RaftHello) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaftHello.ProtoReflect.Descriptor instead.
+func (*RaftHello) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RaftHello) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RaftHello) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *RaftHello) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *RaftHello) GetPurpose() isRaftHello_Purpose {
+	if x != nil {
+		return x.Purpose
+	}
+	return nil
+}
+
+func (x *RaftHello) GetChannel() *RaftChannel {
+	if x != nil {
+		if x, ok := x.Purpose.(*RaftHello_Channel); ok {
+			return x.Channel
+		}
+	}
+	return nil
+}
+
+func (x *RaftHello) GetIdentify() *IdentifyRequest {
+	if x != nil {
+		if x, ok := x.Purpose.(*RaftHello_Identify); ok {
+			return x.Identify
+		}
+	}
+	return nil
+}
+
+func (x *RaftHello) GetJoin() *JoinRequest {
+	if x != nil {
+		if x, ok := x.Purpose.(*RaftHello_Join); ok {
+			return x.Join
+		}
+	}
+	return nil
+}
+
+type isRaftHello_Purpose interface {
+	isRaftHello_Purpose()
+}
+
+type RaftHello_Channel struct {
+	// channel for raft's own messages.
+	Channel *RaftChannel `protobuf:"bytes,4,opt,name=channel,proto3,oneof"`
+}
+
+type RaftHello_Identify struct {
+	// identify asks who the receiver is.
+	Identify *IdentifyRequest `protobuf:"bytes,5,opt,name=identify,proto3,oneof"`
+}
+
+type RaftHello_Join struct {
+	// join asks to be a member.
+	Join *JoinRequest `protobuf:"bytes,6,opt,name=join,proto3,oneof"`
+}
+
+func (*RaftHello_Channel) isRaftHello_Purpose() {}
+
+func (*RaftHello_Identify) isRaftHello_Purpose() {}
+
+func (*RaftHello_Join) isRaftHello_Purpose() {}
+
+// RaftChannel names the raft server that is meant. An agent that lost its disk is another server at the same address; it must not answer for the one it was.
+type RaftChannel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// to is the server ID, "<site>/<incarnation>".
+	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaftChannel) Reset() {
+	*x = RaftChannel{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaftChannel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaftChannel) ProtoMessage() {}
+
+func (x *RaftChannel) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaftChannel.ProtoReflect.Descriptor instead.
+func (*RaftChannel) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RaftChannel) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// JoinRequest asks the root to make the caller a member.
+type JoinRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// member that wants to join.
+	Member        *v1.Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *JoinRequest) GetMember() *v1.Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+// JoinResponse says what becomes of it.
+type JoinResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// accepted: the root will see to it.
+	Accepted      bool `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinResponse) Reset() {
+	*x = JoinResponse{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinResponse) ProtoMessage() {}
+
+func (x *JoinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
+func (*JoinResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *JoinResponse) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
+// RaftReply answers a RaftHello.
+type RaftReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refusal in words; empty when there is an answer.
+	Refusal string `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// identify is the answer to identify.
+	Identify *IdentifyResponse `protobuf:"bytes,2,opt,name=identify,proto3" json:"identify,omitempty"`
+	// join is the answer to join.
+	Join          *JoinResponse `protobuf:"bytes,3,opt,name=join,proto3" json:"join,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaftReply) Reset() {
+	*x = RaftReply{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaftReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaftReply) ProtoMessage() {}
+
+func (x *RaftReply) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaftReply.ProtoReflect.Descriptor instead.
+func (*RaftReply) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RaftReply) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+func (x *RaftReply) GetIdentify() *IdentifyResponse {
+	if x != nil {
+		return x.Identify
+	}
+	return nil
+}
+
+func (x *RaftReply) GetJoin() *JoinResponse {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
 var File_fanout_tree_v1_tree_proto protoreflect.FileDescriptor
 
 const file_fanout_tree_v1_tree_proto_rawDesc = "" +
@@ -1960,7 +2330,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05sites\x18\x03 \x03(\v2\x1a.fanout.tree.v1.SiteHealthR\x05sites\x124\n" +
 	"\apending\x18\x04 \x03(\v2\x1a.fanout.tree.v1.PendingRefR\apending\x124\n" +
 	"\asettled\x18\x05 \x03(\v2\x1a.fanout.tree.v1.SettledRefR\asettled\x12#\n" +
-	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\xd1\x03\n" +
+	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\x85\x04\n" +
 	"\vGroupHealth\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -1973,7 +2343,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\flast_contact\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12\x18\n" +
 	"\acarrier\x18\n" +
 	" \x01(\tR\acarrier\x120\n" +
-	"\x06demand\x18\v \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x1a9\n" +
+	"\x06demand\x18\v \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x122\n" +
+	"\x05sites\x18\f \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x03\n" +
@@ -2044,17 +2415,39 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x121\n" +
 	"\x06record\x18\x04 \x01(\v2\x19.fanout.catalog.v1.RecordR\x06record\"\x11\n" +
-	"\x0fIdentifyRequest\"\x91\x02\n" +
+	"\x0fIdentifyRequest\"\x83\x03\n" +
 	"\x10IdentifyResponse\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x14\n" +
 	"\x05empty\x18\x04 \x01(\bR\x05empty\x12\x12\n" +
 	"\x04root\x18\x05 \x01(\tR\x04root\x12J\n" +
-	"\bfounding\x18\x06 \x03(\v2..fanout.tree.v1.IdentifyResponse.FoundingEntryR\bfounding\x1a;\n" +
+	"\bfounding\x18\x06 \x03(\v2..fanout.tree.v1.IdentifyResponse.FoundingEntryR\bfounding\x12%\n" +
+	"\x0efabric_address\x18\a \x01(\tR\rfabricAddress\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\b \x01(\x04R\tlastIndex\x12*\n" +
+	"\x11root_raft_address\x18\t \x01(\tR\x0frootRaftAddress\x1a;\n" +
 	"\rFoundingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc2\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x02\n" +
+	"\tRaftHello\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x127\n" +
+	"\achannel\x18\x04 \x01(\v2\x1b.fanout.tree.v1.RaftChannelH\x00R\achannel\x12=\n" +
+	"\bidentify\x18\x05 \x01(\v2\x1f.fanout.tree.v1.IdentifyRequestH\x00R\bidentify\x121\n" +
+	"\x04join\x18\x06 \x01(\v2\x1b.fanout.tree.v1.JoinRequestH\x00R\x04joinB\t\n" +
+	"\apurpose\"\x1d\n" +
+	"\vRaftChannel\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\"@\n" +
+	"\vJoinRequest\x121\n" +
+	"\x06member\x18\x01 \x01(\v2\x19.fanout.catalog.v1.MemberR\x06member\"*\n" +
+	"\fJoinResponse\x12\x1a\n" +
+	"\baccepted\x18\x01 \x01(\bR\baccepted\"\x95\x01\n" +
+	"\tRaftReply\x12\x18\n" +
+	"\arefusal\x18\x01 \x01(\tR\arefusal\x12<\n" +
+	"\bidentify\x18\x02 \x01(\v2 .fanout.tree.v1.IdentifyResponseR\bidentify\x120\n" +
+	"\x04join\x18\x03 \x01(\v2\x1c.fanout.tree.v1.JoinResponseR\x04join2\xc2\x02\n" +
 	"\vTreeService\x12K\n" +
 	"\x06Attach\x12\x1d.fanout.tree.v1.AttachRequest\x1a\x1e.fanout.tree.v1.AttachResponse(\x010\x01\x12K\n" +
 	"\x06Follow\x12\x1d.fanout.tree.v1.FollowRequest\x1a\x1e.fanout.tree.v1.FollowResponse(\x010\x01\x12J\n" +
@@ -2073,7 +2466,7 @@ func file_fanout_tree_v1_tree_proto_rawDescGZIP() []byte {
 	return file_fanout_tree_v1_tree_proto_rawDescData
 }
 
-var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*AttachRequest)(nil),         // 0: fanout.tree.v1.AttachRequest
 	(*Hello)(nil),                 // 1: fanout.tree.v1.Hello
@@ -2098,73 +2491,86 @@ var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*ChangeResult)(nil),          // 20: fanout.tree.v1.ChangeResult
 	(*IdentifyRequest)(nil),       // 21: fanout.tree.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),      // 22: fanout.tree.v1.IdentifyResponse
-	nil,                           // 23: fanout.tree.v1.Hello.LabelsEntry
-	nil,                           // 24: fanout.tree.v1.GroupHealth.LabelsEntry
-	nil,                           // 25: fanout.tree.v1.IdentifyResponse.FoundingEntry
-	(*v1.Position)(nil),           // 26: fanout.catalog.v1.Position
-	(*v1.Scope)(nil),              // 27: fanout.catalog.v1.Scope
-	(*v1.Ancestor)(nil),           // 28: fanout.catalog.v1.Ancestor
-	(*v1.Record)(nil),             // 29: fanout.catalog.v1.Record
-	(*v11.Manifest)(nil),          // 30: fanout.transfer.v1.Manifest
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*v1.Member)(nil),             // 32: fanout.catalog.v1.Member
-	(*v1.Change)(nil),             // 33: fanout.catalog.v1.Change
+	(*RaftHello)(nil),             // 23: fanout.tree.v1.RaftHello
+	(*RaftChannel)(nil),           // 24: fanout.tree.v1.RaftChannel
+	(*JoinRequest)(nil),           // 25: fanout.tree.v1.JoinRequest
+	(*JoinResponse)(nil),          // 26: fanout.tree.v1.JoinResponse
+	(*RaftReply)(nil),             // 27: fanout.tree.v1.RaftReply
+	nil,                           // 28: fanout.tree.v1.Hello.LabelsEntry
+	nil,                           // 29: fanout.tree.v1.GroupHealth.LabelsEntry
+	nil,                           // 30: fanout.tree.v1.IdentifyResponse.FoundingEntry
+	(*v1.Position)(nil),           // 31: fanout.catalog.v1.Position
+	(*v1.Scope)(nil),              // 32: fanout.catalog.v1.Scope
+	(*v1.Ancestor)(nil),           // 33: fanout.catalog.v1.Ancestor
+	(*v1.Record)(nil),             // 34: fanout.catalog.v1.Record
+	(*v11.Manifest)(nil),          // 35: fanout.transfer.v1.Manifest
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*v1.GroupSite)(nil),          // 37: fanout.catalog.v1.GroupSite
+	(*v1.Member)(nil),             // 38: fanout.catalog.v1.Member
+	(*v1.Change)(nil),             // 39: fanout.catalog.v1.Change
 }
 var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
 	1,  // 0: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
 	2,  // 1: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
 	10, // 2: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	26, // 3: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
-	27, // 4: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
-	23, // 5: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
-	26, // 6: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
+	31, // 3: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
+	32, // 4: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
+	28, // 5: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
+	31, // 6: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
 	4,  // 7: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
 	5,  // 8: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
 	8,  // 9: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
 	9,  // 10: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
 	6,  // 11: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
-	26, // 12: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
-	28, // 13: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	31, // 12: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
+	33, // 13: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
 	6,  // 14: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
 	7,  // 15: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
-	29, // 16: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
-	30, // 17: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
-	26, // 18: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
-	26, // 19: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
-	31, // 20: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
+	34, // 16: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
+	35, // 17: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
+	31, // 18: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
+	31, // 19: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
+	36, // 20: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
 	11, // 21: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
 	12, // 22: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
 	13, // 23: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
 	14, // 24: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
-	26, // 25: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
-	24, // 26: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
-	31, // 27: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
-	27, // 28: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
-	31, // 29: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
-	31, // 30: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
-	31, // 31: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
-	32, // 32: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	10, // 33: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	17, // 34: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	7,  // 35: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	7,  // 36: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	33, // 37: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	20, // 38: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	29, // 39: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	25, // 40: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	0,  // 41: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	15, // 42: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	18, // 43: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	21, // 44: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	3,  // 45: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	16, // 46: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	19, // 47: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	22, // 48: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	45, // [45:49] is the sub-list for method output_type
-	41, // [41:45] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	31, // 25: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
+	29, // 26: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
+	36, // 27: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
+	32, // 28: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
+	37, // 29: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
+	36, // 30: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
+	36, // 31: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
+	36, // 32: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
+	38, // 33: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	10, // 34: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	17, // 35: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	7,  // 36: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	7,  // 37: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	39, // 38: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	20, // 39: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	34, // 40: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	30, // 41: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	24, // 42: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	21, // 43: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	25, // 44: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	38, // 45: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	22, // 46: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	26, // 47: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	0,  // 48: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	15, // 49: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	18, // 50: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	21, // 51: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	3,  // 52: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	16, // 53: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	19, // 54: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	22, // 55: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	52, // [52:56] is the sub-list for method output_type
+	48, // [48:52] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_fanout_tree_v1_tree_proto_init() }
@@ -2184,13 +2590,18 @@ func file_fanout_tree_v1_tree_proto_init() {
 		(*AttachResponse_Heartbeat)(nil),
 		(*AttachResponse_Parents)(nil),
 	}
+	file_fanout_tree_v1_tree_proto_msgTypes[23].OneofWrappers = []any{
+		(*RaftHello_Channel)(nil),
+		(*RaftHello_Identify)(nil),
+		(*RaftHello_Join)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_tree_v1_tree_proto_rawDesc), len(file_fanout_tree_v1_tree_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
