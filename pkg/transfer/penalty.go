@@ -1,0 +1,86 @@
+package transfer
+
+import (
+	"sync"
+	"time"
+)
+
+// How long a source that sent corrupt content is not asked for that digest: it doubles with each time.
+const (
+	penaltyFirst  = 10 * time.Second
+	penaltyMax    = 10 * time.Minute
+	penaltyForget = time.Hour // after this long without another, it is forgotten
+	penaltySize   = 1024
+)
+
+// penalties remembers which source sent corrupt content for which digest.
+type penalties struct {
+	mu sync.Mutex
+	m  map[penaltyKey]*penalty
+}
+
+type penaltyKey struct{ site, addr, digest string }
+
+type penalty struct {
+	strikes int
+	last    time.Time
+	until   time.Time
+}
+
+// mark punishes a source.
+func (b *penalties) mark(s Source, digest string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if b.m == nil {
+		b.m = make(map[penaltyKey]*penalty)
+	}
+	k := penaltyKey{s.Site, s.Addr, digest}
+	p := b.m[k]
+	if p == nil {
+		b.makeRoom(now)
+		p = new(penalty)
+		b.m[k] = p
+	}
+	d := min(penaltyFirst<<min(p.strikes, 10), penaltyMax)
+	p.strikes++
+	p.last, p.until = now, now.Add(d)
+}
+
+// makeRoom drops what is forgotten and, if that is not enough, the oldest.
+func (b *penalties) makeRoom(now time.Time) {
+	if len(b.m) < penaltySize {
+		return
+	}
+	var oldest penaltyKey
+	var at time.Time
+	for k, p := range b.m {
+		if now.Sub(p.last) > penaltyForget {
+			delete(b.m, k)
+		} else if at.IsZero() || p.last.Before(at) {
+			oldest, at = k, p.last
+		}
+	}
+	if len(b.m) >= penaltySize {
+		delete(b.m, oldest)
+	}
+}
+
+// until says when a source may be asked for a digest again; zero if it may now.
+func (b *penalties) until(s Source, digest string) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := penaltyKey{s.Site, s.Addr, digest}
+	p := b.m[k]
+	if p == nil || !p.until.After(time.Now()) {
+		return time.Time{}
+	}
+	return p.until
+}
+
+// clear forgets a source's penalties for a digest: it sent the whole of it, and it was right.
+func (b *penalties) clear(s Source, digest string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.m, penaltyKey{s.Site, s.Addr, digest})
+}
