@@ -157,8 +157,8 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  all differ, HQ, else                               conflict
 //	record is a tombstone, O there; "shown" means that O is its target or in its history
 //	  B = O                                              remove
-//	  B −, below, O shown                                by drift.changed: repair: remove; report: report; accept: none
-//	  B −, HQ                                            as a push, see below
+//	  B − by this tombstone, below, O shown              by drift.changed: repair: remove; report: report; accept: none
+//	  B − by this tombstone, HQ                          as a push, see below
 //	  HQ, O shown, pushed surely after the tombstone     as a push
 //	  O shown                                            remove
 //	  HQ, else                                           as a push
@@ -254,16 +254,18 @@ func pushed(in Input, reason string) Verdict {
 func mergeTombstone(in Input) Verdict {
 	t, ours := in.Theirs, in.Ours.Digest
 	shown := ours == t.GetTarget().GetDigest() || slices.Contains(t.GetHistory(), ours)
+	// A site that saw the tag gone under this very tombstone knows that what is there now came later. One that saw it gone before does not.
+	obeyed := in.Base.Known && in.Base.Digest == "" && in.BaseRevision == t.GetRevision()
 	switch {
 	case in.Base.Known && in.Base.Digest == ours:
 		return say(Remove, "deleted at headquarters")
 	case in.Place == Below && !shown:
 		return say(Foreign, "deleted at headquarters; what is here never was in the catalog")
-	case in.Place == Below && in.Base.Known && in.Base.Digest == "":
+	case in.Place == Below && obeyed:
 		return drift(in.Drift.Changed, Remove, "set here after its deletion at headquarters")
 	case in.Place == Below:
 		return say(Remove, "deleted at headquarters")
-	case in.Base.Known && in.Base.Digest == "":
+	case obeyed:
 		return pushed(in, "pushed here after its deletion")
 	case shown && !in.surelyAfter(t.GetPublishedAt().AsTime()):
 		return say(Remove, "deleted at headquarters")
