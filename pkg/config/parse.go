@@ -15,6 +15,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// maxSocket is the length of a unix socket's path that every system allows, in bytes.
+const maxSocket = 103
+
 // MaxBytes bounds the size of a configuration file.
 const MaxBytes = 1 << 20
 
@@ -186,6 +189,9 @@ func (c *Config) validateAddresses(v *validator) {
 	}
 	for _, a := range c.Fabric.FallbackParents {
 		check("fabric.fallbackParents", a, true)
+	}
+	if len(c.Fabric.Socket) > maxSocket {
+		v.fail("fabric.socket", "%q has more than %d bytes, which the system does not allow; name a shorter path", c.Fabric.Socket, maxSocket)
 	}
 	for site, a := range c.Raft.Members {
 		check("raft.members."+site, a, true)
