@@ -40,9 +40,10 @@ type Input struct {
 	Place Place
 	// Ours is what the registry shows now.
 	Ours Side
-	// Base is what this site last delivered, published or found equal. Not known: the memory was lost, or never was.
+	// Base is what this site last delivered, published or found equal; absent, and known, after it obeyed a tombstone. Not known: the memory was lost, or
+	// never was.
 	Base Side
-	// BaseRevision is the revision of the record that Base came from, 0 if none. It counts within one epoch only: for a base from an epoch that the
+	// BaseRevision is the revision of the record that Base came from, 0 if it came from none. It counts within one epoch only: for a base from an epoch that the
 	// catalog does not descend from it is 0.
 	BaseRevision uint64
 	// Intent is the digest that was noted down before the tag was put, if it is not known whether that put happened; else empty. It counts as
@@ -135,6 +136,8 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  HQ, publishable, not existing, not distrusted      publish
 //	  else                                               foreign
 //	record is live, O ≠ T
+//	  B = O there, HQ, existing, from no record, not in the
+//	    record's history, not distrusted                 conflict
 //	  B = O                                              deliver
 //	  distrusted                                         deliver
 //	  B ?, below                                         deliver
@@ -156,7 +159,7 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  all differ, HQ, O in the record's history          deliver    stale
 //	  all differ, HQ, else                               conflict
 //	record is a tombstone, O there; "shown" means that O is its target or in its history
-//	  B = O                                              remove
+//	  B = O, from a record                               remove
 //	  B − by this tombstone, below, O shown              by drift.changed: repair: remove; report: report; accept: none
 //	  B − by this tombstone, HQ                          as a push, see below
 //	  HQ, O shown, pushed surely after the tombstone     as a push
@@ -191,6 +194,9 @@ func Merge(in Input) Verdict {
 		return mergeTombstone(in)
 	}
 	if in.Base.Known && in.Base.Digest == in.Ours.Digest {
+		if in.Place == Headquarters && in.Existing && in.BaseRevision == 0 && in.Ours.Digest != "" && !in.Distrusted && !slices.Contains(t.GetHistory(), in.Ours.Digest) {
+			return say(Conflict, "set here before fanout came")
+		}
 		return say(Deliver, "the catalog has moved on")
 	}
 	if in.Distrusted {
@@ -257,7 +263,7 @@ func mergeTombstone(in Input) Verdict {
 	// A site that saw the tag gone under this very tombstone knows that what is there now came later. One that saw it gone before does not.
 	obeyed := in.Base.Known && in.Base.Digest == "" && in.BaseRevision == t.GetRevision()
 	switch {
-	case in.Base.Known && in.Base.Digest == ours:
+	case in.Base.Known && in.Base.Digest == ours && in.BaseRevision > 0:
 		return say(Remove, "deleted at headquarters")
 	case in.Place == Below && !shown:
 		return say(Foreign, "deleted at headquarters; what is here never was in the catalog")

@@ -114,7 +114,7 @@ func brokenLaw(in reconcile.Input, v reconcile.Verdict) string {
 		return "what was there before fanout was published"
 	case is(reconcile.Remove) && (!tombstone || in.Ours.Digest == ""):
 		return "removed without a tombstone"
-	case is(reconcile.Remove) && base != in.Ours && !slices.Contains([]string{"T", "H"}, in.Ours.Digest):
+	case is(reconcile.Remove) && (base != in.Ours || baseRevision == 0) && !slices.Contains([]string{"T", "H"}, in.Ours.Digest):
 		return "removed what the catalog never had"
 	case is(reconcile.Deliver, reconcile.Conflict) && (!live || in.Ours.Digest == "T"):
 		return "delivered without a need"
@@ -128,7 +128,7 @@ func brokenLaw(in reconcile.Input, v reconcile.Verdict) string {
 		return "equal sides, and the base is not adopted"
 	case v.Referrers != (is(reconcile.Adopt) && live && len(in.Theirs.Referrers) > 0):
 		return "referrers"
-	case live && !behind && !equal && base == in.Ours && !is(reconcile.Deliver):
+	case live && !behind && !equal && base == in.Ours && !is(reconcile.Deliver) && !(is(reconcile.Conflict) && in.Existing && baseRevision == 0):
 		return "the catalog moved on and was not followed"
 	case is(reconcile.Conflict) && (!hq || in.Ours.Digest == "" || in.Distrusted):
 		return "a conflict where none can be"
@@ -282,6 +282,9 @@ func TestMerge_Rows(t *testing.T) {
 		{"deleted, and a new push since", reconcile.Input{Ours: known(""), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true}, reconcile.Deliver},
 		{"changed, not publishable", reconcile.Input{Ours: known("X"), Base: known("T"), BaseRevision: 5, Theirs: record(false)}, reconcile.Report},
 		{"base lost, existing", reconcile.Input{Ours: known("X"), Theirs: record(false), PublishMatch: true, Existing: true}, reconcile.Conflict},
+		{"existing, remembered", reconcile.Input{Ours: known("X"), Base: known("X"), Theirs: record(false), PublishMatch: true, Existing: true}, reconcile.Conflict},
+		{"existing, remembered, and a tombstone", reconcile.Input{Ours: known("X"), Base: known("X"), Theirs: record(true), PublishMatch: true, Existing: true}, reconcile.Foreign},
+		{"gone before, back from an own publish, deleted since", reconcile.Input{Ours: known("T"), Base: known(""), BaseRevision: 3, Theirs: record(true), PublishMatch: true}, reconcile.Remove},
 		{"all differ, within the bound", reconcile.Input{Ours: known("X"), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true, PushedAt: at(bound), ClockBound: bound}, reconcile.Conflict},
 		{"all differ, beyond the bound", reconcile.Input{Ours: known("X"), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true, PushedAt: at(bound + 1), ClockBound: bound}, reconcile.Publish},
 		{"all differ, before the bound", reconcile.Input{Ours: known("X"), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true, PushedAt: at(-bound - 1), ClockBound: bound}, reconcile.Deliver},
