@@ -27,24 +27,39 @@ type Flight struct {
 func (h *Flight) Digest() string { return h.fl.digest }
 
 // Reader opens a reader of the blob, which is whole or still arriving; the caller closes it. It keeps waiting when the
-// flight fails, because another may bring the rest: use Stream where that is not wanted. After the content turned out
-// corrupt, old readers fail, and a new one follows the next attempt.
-func (h *Flight) Reader() (*store.Reader, error) {
-	fl := h.fl
+// flight fails, because another may bring the rest: use Stream, or Done, where that is not wanted. After the content turned
+// out corrupt, old readers fail, and a new one follows the next attempt. It is nil only for a flight that came from Lookup
+// and has not begun.
+func (h *Flight) Reader() *store.Reader {
+	r, err := h.fl.reader()
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
+func (fl *flight) reader() (*store.Reader, error) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	if fl.in != nil {
-		return fl.in.NewReader(), nil
+	if fl.latest != nil {
+		return fl.latest.NewReader(), nil // also after its end; it fails then with the reason
 	}
-	if err := fl.failure(); err != nil {
-		return nil, err
+	if fl.pin == nil {
+		if err := fl.failure(); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: fetch of %s has not begun", ErrUnavailable, fl.digest)
 	}
-	return fl.f.cfg.Spool.Open(fl.digest)
+	r, err := fl.f.cfg.Spool.Open(fl.digest)
+	if err != nil {
+		return fl.pin, nil // the content was removed in spite of the pin, and the pin says why; it may be closed twice
+	}
+	return r, nil
 }
 
 // Stream reads the blob from off to its end, following while it grows, and fails when the flight does.
 func (h *Flight) Stream(ctx context.Context, off int64) (io.ReadCloser, error) {
-	r, err := h.Reader()
+	r, err := h.fl.reader()
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +132,8 @@ type flight struct {
 	counts map[Request]int
 
 	mu      sync.Mutex
-	in      *store.Ingest
+	in      *store.Ingest // nil when it has ended
+	latest  *store.Ingest // ended or not
 	pin     *store.Reader // keeps the content from eviction while somebody holds the flight
 	gave    map[Source]int64
 	source  Source
@@ -312,7 +328,7 @@ func (fl *flight) openWhole() (bool, error) {
 func (fl *flight) setContent(in *store.Ingest, pin *store.Reader) {
 	fl.mu.Lock()
 	old := fl.pin
-	fl.in, fl.pin = in, pin
+	fl.in, fl.latest, fl.pin = in, in, pin
 	clear(fl.gave)
 	fl.mu.Unlock()
 	if old != nil {

@@ -176,7 +176,7 @@ func (f *follower) wait(ctx context.Context, off int64) (int64, error) {
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}
-		r, err := f.fl.Reader()
+		r, err := f.fl.fl.reader()
 		if err != nil {
 			return 0, err
 		}

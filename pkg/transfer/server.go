@@ -27,10 +27,12 @@ type Local interface {
 	StatBlob(ctx context.Context, repository, digest string) (size int64, err error)
 }
 
-// ServerConfig configures a Server. Self, Spool and Authorize are required.
+// ServerConfig configures a Server. Spool and Authorize are required.
 type ServerConfig struct {
-	Self  *transferv1.Caller
 	Spool *store.Spool
+	// Self is this site. With it, only groups below this one are served what is still arriving, and others (parents,
+	// siblings) whole content alone, so that no two sites wait for each other. Without it everybody counts as below.
+	Self *transferv1.Caller
 	// Local is the own registry; nil for a witness.
 	Local Local
 	// Flights finds the flight of a digest: Fetcher.Lookup. Nil: nothing is served while it arrives.
@@ -75,8 +77,11 @@ var _ transferv1.TransferServiceServer = (*Server)(nil)
 
 // NewServer checks cfg. The server must be registered with a grpc.Server made with ServerOptions.
 func NewServer(cfg ServerConfig) (*Server, error) {
-	if cfg.Spool == nil || cfg.Authorize == nil || cfg.Self.GetGroup() == "" || cfg.Self.GetSite() == "" {
-		return nil, errors.New("transfer: a server needs Self with group and site, Spool and Authorize")
+	if cfg.Spool == nil || cfg.Authorize == nil {
+		return nil, errors.New("transfer: a server needs Spool and Authorize")
+	}
+	if cfg.Fellow == nil && cfg.Self.GetGroup() == "" {
+		return nil, errors.New("transfer: a server needs Fellow or Self")
 	}
 	if cfg.Fellow == nil {
 		group := cfg.Self.GetGroup()
@@ -244,7 +249,8 @@ func (s *Server) mayFollow(c *transferv1.Caller, fl *Flight) bool {
 
 // isBelow says whether the caller is of a group under this one.
 func (s *Server) isBelow(c *transferv1.Caller) bool {
-	return strings.HasPrefix(c.GetGroup(), s.cfg.Self.GetGroup()+"/")
+	own := s.cfg.Self.GetGroup()
+	return own == "" || strings.HasPrefix(c.GetGroup(), own+"/")
 }
 
 func (s *Server) isArriving(c *transferv1.Caller, digest string) bool {
