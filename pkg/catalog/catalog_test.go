@@ -417,3 +417,53 @@ func BenchmarkSnapshot100k(b *testing.B) {
 		}
 	})
 }
+
+// TestView_HidesWhatIsBeyondThePosition: after a resync from a parent that was behind, a record may be newer than the position. It comes into view
+// when the position reaches it, so that what a child receives is never beyond the position that comes with it.
+func TestView_HidesWhatIsBeyondThePosition(t *testing.T) {
+	s := &stage{machines: map[string]*catalog.Machine{}, cursor: map[string]uint64{}, words: map[string]string{}}
+	s.run(t, "gd import e1/9 app:v1=A@3 app:v2=B@9")
+	s.run(t, "gd import e1/5 resync=r1 app:v1=A@3 app:v2=B@4")
+	s.run(t, "gd import e1/5 resync=r1 end")
+	for _, step := range []struct {
+		line string
+		want int
+	}{{"gd import e1/8", 1}, {"gd import e1/9", 2}} {
+		s.run(t, step.line)
+		snap := s.machine("gd").Snapshot()
+		view := snap.View(scopeOf("**"))
+		matched := 0
+		for rec := range snap.Records() {
+			if view.Match(rec) {
+				matched++
+			}
+		}
+		records, _ := view.Batch(0, 10)
+		if snap.Len() != 2 || matched != step.want || len(records) != step.want {
+			t.Errorf("%s: holds %d, matches %d, sends %d, want %d", step.line, snap.Len(), matched, len(records), step.want)
+		}
+	}
+}
+
+// TestPublish_KeepsWhatIsKnownOfTheTarget: a signature that comes later does not change when the target was pushed, and two sites that describe
+// one digest differently do not take turns.
+func TestPublish_KeepsWhatIsKnownOfTheTarget(t *testing.T) {
+	m := catalog.New()
+	m.Apply(foundCommand())
+	publish := func(revision uint64, mediaType string, pushed int64, referrers ...*catalogv1.Descriptor) catalog.Result {
+		target := descriptor("A")
+		target.MediaType = mediaType
+		return m.Apply(&catalogv1.Command{Changes: []*catalogv1.Change{{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
+			Revision: revision, Expect: revision - 1, Repository: "app", Tag: "v1", Target: target, Referrers: referrers,
+			PushedAt: timestamppb.New(time.Unix(pushed, 0)),
+		}}}}})[0]
+	}
+	publish(1, "one", 100)
+	if r := publish(2, "two", 200); !errors.Is(r.Err, catalog.ErrUnchanged) {
+		t.Errorf("%v", r.Err)
+	}
+	r := publish(2, "two", 200, descriptor("S"))
+	if r.Err != nil || r.Record.PushedAt.Seconds != 100 || r.Record.Target.MediaType != "one" {
+		t.Errorf("%+v", r)
+	}
+}
