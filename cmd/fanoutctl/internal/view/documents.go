@@ -1,0 +1,296 @@
+// Package view turns the agent's answers into what fanoutctl shows: documents with fixed keys for -o json and yaml, tables for people.
+//
+// All of it is pure: answers in, text out; no clock (ages are counted from the moment at which a picture was taken), no terminal.
+// The keys of the documents are relied upon by scripts: add to them, never rename.
+package view
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+// SchemaVersion of all documents. It is raised when a key changes its meaning or goes; new keys don't raise it.
+const SchemaVersion = 1
+
+// Tree is the document of `tree`.
+type Tree struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	AsOf          *time.Time `json:"asOf,omitempty"`
+	Groups        []Group    `json:"groups"`
+}
+
+// Group is one group of a Tree.
+type Group struct {
+	Group       string            `json:"group"`
+	Parent      string            `json:"parent"`
+	Tier        uint32            `json:"tier"`
+	Root        string            `json:"root"`
+	Term        uint64            `json:"term"`
+	State       string            `json:"state"`
+	Revision    uint64            `json:"revision"`
+	Lag         uint64            `json:"lag"`
+	LagSeconds  float64           `json:"lagSeconds"`
+	Reason      string            `json:"reason"`
+	Carrier     string            `json:"carrier"`
+	Labels      map[string]string `json:"labels"`
+	LastContact *time.Time        `json:"lastContact,omitempty"`
+	Members     []Member          `json:"members"`
+}
+
+// Member is one site of a Group.
+type Member struct {
+	Site         string     `json:"site"`
+	State        string     `json:"state"`
+	Registry     string     `json:"registry"`
+	RegistryType string     `json:"registryType"`
+	Revision     uint64     `json:"revision"`
+	BytesLeft    int64      `json:"bytesLeft"`
+	Rate         int64      `json:"rate"`
+	Pending      uint64     `json:"pending"`
+	Reason       string     `json:"reason"`
+	Version      string     `json:"version"`
+	LastContact  *time.Time `json:"lastContact,omitempty"`
+}
+
+// Where is the document of `where`.
+type Where struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	Ref           string     `json:"ref"`
+	Revision      uint64     `json:"revision"`
+	Digest        string     `json:"digest"`
+	AsOf          *time.Time `json:"asOf,omitempty"`
+	Sites         []Site     `json:"sites"`
+}
+
+// Site is one ref at one site.
+type Site struct {
+	Site        string     `json:"site"`
+	Group       string     `json:"group"`
+	State       string     `json:"state"`
+	Digest      string     `json:"digest"`
+	Want        string     `json:"want"`
+	Reason      string     `json:"reason"`
+	Since       *time.Time `json:"since,omitempty"`
+	BytesLeft   int64      `json:"bytesLeft"`
+	NextAttempt *time.Time `json:"nextAttempt,omitempty"`
+	Attempts    uint32     `json:"attempts"`
+}
+
+// Publish is the line of `publish`.
+type Publish struct {
+	SchemaVersion int     `json:"schemaVersion"`
+	Ref           string  `json:"ref"`
+	Digest        string  `json:"digest"`
+	Revision      uint64  `json:"revision"`
+	Copies        uint32  `json:"copies"`
+	Message       string  `json:"message,omitempty"`
+	Sites         *[]Site `json:"sites,omitempty"` // with --wait
+}
+
+// Images is the document of `images`.
+type Images struct {
+	SchemaVersion int     `json:"schemaVersion"`
+	Images        []Image `json:"images"`
+}
+
+// Image is one record of the catalog.
+type Image struct {
+	Ref         string     `json:"ref"`
+	Digest      string     `json:"digest"`
+	MediaType   string     `json:"mediaType"`
+	Size        int64      `json:"size"`
+	Revision    uint64     `json:"revision"`
+	PublishedAt *time.Time `json:"publishedAt,omitempty"`
+	PublishedBy string     `json:"publishedBy"`
+	Origin      string     `json:"origin"`
+	Referrers   uint32     `json:"referrers"`
+	Deleted     bool       `json:"deleted"`
+}
+
+// Event is the line of `events`.
+type Event struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	Time          *time.Time `json:"time,omitempty"`
+	Type          string     `json:"type"`
+	Reason        string     `json:"reason"`
+	Site          string     `json:"site"`
+	Ref           string     `json:"ref"`
+	Message       string     `json:"message"`
+	Count         uint32     `json:"count"`
+	First         *time.Time `json:"first,omitempty"`
+}
+
+// Members is the document of `member list`.
+type Members struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	Group         string       `json:"group"`
+	Members       []MemberInfo `json:"members"`
+}
+
+// MemberInfo is one raft member of a group.
+type MemberInfo struct {
+	Site          string `json:"site"`
+	ID            string `json:"id"`
+	Role          string `json:"role"`
+	Voter         bool   `json:"voter"`
+	RaftAddress   string `json:"raftAddress"`
+	FabricAddress string `json:"fabricAddress"`
+	State         string `json:"state"`
+	RegistryType  string `json:"registryType"`
+}
+
+// Version is the document of `version`.
+type Version struct {
+	SchemaVersion int            `json:"schemaVersion"`
+	Client        ClientVersion  `json:"client"`
+	Server        *ServerVersion `json:"server,omitempty"`
+	ServerError   string         `json:"serverError,omitempty"`
+}
+
+// ClientVersion is fanoutctl's own.
+type ClientVersion struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+// ServerVersion is the agent's.
+type ServerVersion struct {
+	Version string `json:"version"`
+	Site    string `json:"site"`
+	Group   string `json:"group"`
+}
+
+// Certificate is the document of `ca init` and `ca issue`.
+type Certificate struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	ID            string     `json:"id"`
+	Cert          string     `json:"cert"`
+	Key           string     `json:"key"`
+	CA            string     `json:"ca"`
+	NotAfter      *time.Time `json:"notAfter,omitempty"`
+}
+
+// Contexts is the document of `config contexts`.
+type Contexts struct {
+	SchemaVersion int       `json:"schemaVersion"`
+	Contexts      []Context `json:"contexts"`
+}
+
+// Context is one context of the user's configuration.
+type Context struct {
+	Name        string `json:"name"`
+	Current     bool   `json:"current"`
+	Server      string `json:"server"`
+	Cert        string `json:"cert"`
+	Key         string `json:"key"`
+	CA          string `json:"ca"`
+	TrustDomain string `json:"trustDomain"`
+}
+
+// TreeOf makes the document of an answer.
+func TreeOf(r *adminv1.TreeResponse) Tree {
+	t := Tree{SchemaVersion: SchemaVersion, AsOf: moment(r.GetAsOf()), Groups: []Group{}}
+	for _, g := range r.GetGroups() {
+		doc := Group{
+			Group: g.GetGroup(), Parent: g.GetParent(), Tier: g.GetTier(), Root: g.GetRoot(), Term: g.GetTerm(), State: g.GetState(),
+			Revision: g.GetRevision(), Lag: g.GetLag(), LagSeconds: finite(g.GetLagSeconds()), Reason: g.GetReason(), Carrier: g.GetCarrier(),
+			Labels: g.GetLabels(), LastContact: moment(g.GetLastContact()), Members: []Member{},
+		}
+		if doc.Labels == nil {
+			doc.Labels = map[string]string{}
+		}
+		for _, m := range g.GetMembers() {
+			doc.Members = append(doc.Members, Member{
+				Site: m.GetSite(), State: m.GetState(), Registry: m.GetRegistry(), RegistryType: m.GetRegistryType(), Revision: m.GetRevision(),
+				BytesLeft: m.GetBytesLeft(), Rate: m.GetRate(), Pending: m.GetPending(), Reason: m.GetReason(), Version: m.GetVersion(),
+				LastContact: moment(m.GetLastContact()),
+			})
+		}
+		t.Groups = append(t.Groups, doc)
+	}
+	return t
+}
+
+// WhereOf makes the document of an answer.
+func WhereOf(r *adminv1.WhereResponse) Where {
+	return Where{
+		SchemaVersion: SchemaVersion, Ref: r.GetRef(), Revision: r.GetRevision(), Digest: r.GetDigest(), AsOf: moment(r.GetAsOf()),
+		Sites: SitesOf(r.GetSites()),
+	}
+}
+
+// SitesOf makes the part of a document that says where a ref is.
+func SitesOf(refs []*adminv1.SiteRef) []Site {
+	sites := []Site{}
+	for _, s := range refs {
+		sites = append(sites, Site{
+			Site: s.GetSite(), Group: s.GetGroup(), State: s.GetState(), Digest: s.GetDigest(), Want: s.GetWant(), Reason: s.GetReason(),
+			Since: moment(s.GetSince()), BytesLeft: s.GetBytesLeft(), NextAttempt: moment(s.GetNextAttempt()), Attempts: s.GetAttempts(),
+		})
+	}
+	return sites
+}
+
+// PublishOf makes the line of a publish; sites may be nil.
+func PublishOf(r *adminv1.PublishResponse, sites *[]Site) Publish {
+	return Publish{
+		SchemaVersion: SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), Copies: r.GetCopies(),
+		Message: r.GetMessage(), Sites: sites,
+	}
+}
+
+// ImageOf makes one image of the document.
+func ImageOf(r *adminv1.ImagesResponse) Image {
+	return Image{
+		Ref: r.GetRef(), Digest: r.GetDigest(), MediaType: r.GetMediaType(), Size: r.GetSize(), Revision: r.GetRevision(),
+		PublishedAt: moment(r.GetPublishedAt()), PublishedBy: r.GetPublishedBy(), Origin: r.GetOrigin(), Referrers: r.GetReferrers(),
+		Deleted: r.GetDeleted(),
+	}
+}
+
+// EventOf makes the line of an event.
+func EventOf(r *adminv1.EventsResponse) Event {
+	return Event{
+		SchemaVersion: SchemaVersion, Time: moment(r.GetTime()), Type: r.GetType(), Reason: r.GetReason(), Site: r.GetSite(), Ref: r.GetRef(),
+		Message: r.GetMessage(), Count: r.GetCount(), First: moment(r.GetFirst()),
+	}
+}
+
+// MembersOf makes the document of an answer.
+func MembersOf(r *adminv1.MembersResponse) Members {
+	doc := Members{SchemaVersion: SchemaVersion, Group: r.GetGroup(), Members: []MemberInfo{}}
+	for _, m := range r.GetMembers() {
+		doc.Members = append(doc.Members, MemberInfo{
+			Site: m.GetSite(), ID: m.GetId(), Role: m.GetRole(), Voter: m.GetVoter(), RaftAddress: m.GetRaftAddress(),
+			FabricAddress: m.GetFabricAddress(), State: m.GetState(), RegistryType: m.GetRegistryType(),
+		})
+	}
+	slices.SortStableFunc(doc.Members, func(a, b MemberInfo) int { return strings.Compare(a.Site, b.Site) })
+	return doc
+}
+
+// moment gives nil for a time that is absent, zero or outside what RFC 3339 can say.
+func moment(ts *timestamppb.Timestamp) *time.Time {
+	if ts == nil || !ts.IsValid() || ts.GetSeconds() == 0 && ts.GetNanos() == 0 {
+		return nil
+	}
+	t := ts.AsTime()
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func finite(f float64) float64 {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return 0
+	}
+	return f
+}

@@ -1,0 +1,382 @@
+package view
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
+)
+
+// Text of a tree: groups under the group that they are attached to, their sites under them.
+func (t Tree) Text(s Style) string {
+	var rows [][]cell
+	for _, at := range t.arrange() {
+		g := at.group
+		indent := strings.Repeat("  ", at.depth)
+		lag := count(g.Lag)
+		if g.Lag > 0 && g.LagSeconds > 0 {
+			lag += " (" + span(time.Duration(min(g.LagSeconds, math.MaxInt64/2e9)*float64(time.Second))) + ")"
+		}
+		name := g.Group
+		if up := parentPath(g.Group); g.Parent != "" && g.Parent != up {
+			name += " (attached to " + g.Parent + ")"
+		}
+		rows = append(rows, []cell{
+			{text: indent + name, color: bold}, state(g.State), number(count(g.Revision)), number(lag),
+			plain(""), plain(""), plain(""), plain(ago(t.AsOf, g.LastContact)), plain(g.Reason),
+		})
+		for _, m := range g.Members {
+			name := m.Site
+			if m.Site == g.Root {
+				name += " (root)"
+			}
+			if m.Site == g.Carrier && g.Carrier != g.Root {
+				name += " (carrier)"
+			}
+			rows = append(rows, []cell{
+				plain(indent + "  " + name), state(m.State), number(count(m.Revision)), number(""), number(nonzero(m.Pending)),
+				number(bytesText(m.BytesLeft)), number(rate(m.Rate)), plain(ago(t.AsOf, m.LastContact)), plain(m.Reason),
+			})
+		}
+	}
+	head := []string{"GROUP / SITE", "STATE", "REVISION", "LAG", "REFS LEFT", "BYTES LEFT", "RATE", "CONTACT", "REASON"}
+	return table(s, head, rows) + "\n" + t.Summary() + "\n"
+}
+
+// Summary counts the sites by state.
+func (t Tree) Summary() string {
+	var order []string
+	counts := map[string]int{}
+	sites := 0
+	for _, g := range t.Groups {
+		for _, m := range g.Members {
+			sites++
+			if counts[m.State] == 0 {
+				order = append(order, m.State)
+			}
+			counts[m.State]++
+		}
+	}
+	parts := make([]string, 0, len(order))
+	for _, st := range order {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[st], screen.Clean(st)))
+	}
+	text := plural(len(t.Groups), "group") + ", " + plural(sites, "site")
+	if len(parts) > 0 {
+		text += ": " + strings.Join(parts, ", ")
+	}
+	return text + asOf(t.AsOf)
+}
+
+type placed struct {
+	group Group
+	depth int
+}
+
+// arrange puts each group under its parent, whatever order they come in. A group whose parent is not in the picture stands at the left; so
+// do groups that name each other as parents, which a picture taken during a change may show.
+func (t Tree) arrange() []placed {
+	known := map[string]bool{}
+	for _, g := range t.Groups {
+		known[g.Group] = true
+	}
+	children := map[string][]Group{}
+	var tops []Group
+	for _, g := range t.Groups {
+		if g.Parent == "" || !known[g.Parent] || g.Parent == g.Group {
+			tops = append(tops, g)
+			continue
+		}
+		children[g.Parent] = append(children[g.Parent], g)
+	}
+	var out []placed
+	seen := map[string]bool{}
+	var walk func(g Group, depth int)
+	walk = func(g Group, depth int) {
+		if seen[g.Group] {
+			return
+		}
+		seen[g.Group] = true
+		out = append(out, placed{g, depth})
+		for _, child := range children[g.Group] {
+			walk(child, depth+1)
+		}
+	}
+	for _, g := range tops {
+		walk(g, 0)
+	}
+	for _, g := range t.Groups {
+		walk(g, 0)
+	}
+	return out
+}
+
+func parentPath(group string) string {
+	i := strings.LastIndexByte(group, '/')
+	return group[:max(i, 0)]
+}
+
+// Text of one ref at every site.
+func (w Where) Text(s Style) string {
+	target := w.Digest
+	if target == "" {
+		target = "deleted"
+	}
+	head := fmt.Sprintf("%s  %s  revision %s\n\n", s.paint(bold, screen.Clean(w.Ref)), screen.Clean(target), count(w.Revision))
+	return head + SitesText(s, w.Sites, w.AsOf) + "\n" + SitesSummary(w.Sites) + asOf(w.AsOf) + "\n"
+}
+
+// SitesText is a table of a ref's sites; ages count from now, which may be nil.
+func SitesText(s Style, sites []Site, now *time.Time) string {
+	rows := make([][]cell, 0, len(sites))
+	for _, x := range sites {
+		digest := shortDigest(x.Digest)
+		if x.Want != "" && x.Want != x.Digest {
+			digest = fallback(digest, "none") + " → " + shortDigest(x.Want)
+		}
+		rows = append(rows, []cell{
+			plain(x.Site), plain(x.Group), state(x.State), plain(digest), number(bytesText(x.BytesLeft)), plain(ago(now, x.Since)),
+			plain(x.why(now)),
+		})
+	}
+	return table(s, []string{"SITE", "GROUP", "STATE", "DIGEST", "BYTES LEFT", "SINCE", "REASON"}, rows)
+}
+
+func (x Site) why(now *time.Time) string {
+	var more []string
+	if x.Attempts > 0 {
+		more = append(more, "failed "+times(x.Attempts))
+	}
+	if x.NextAttempt != nil && now != nil {
+		if d := x.NextAttempt.Sub(*now); d > 0 {
+			more = append(more, "next attempt in "+span(d))
+		} else {
+			more = append(more, "next attempt now")
+		}
+	}
+	switch {
+	case len(more) == 0:
+		return x.Reason
+	case x.Reason == "":
+		return strings.Join(more, ", ")
+	}
+	return x.Reason + " (" + strings.Join(more, ", ") + ")"
+}
+
+// SitesSummary counts the sites that show what they should. Sites that do not want the ref are not counted.
+func SitesSummary(sites []Site) string {
+	delivered, total := 0, 0
+	for _, x := range sites {
+		if x.State == "unsubscribed" {
+			continue
+		}
+		total++
+		if x.State == "delivered" {
+			delivered++
+		}
+	}
+	return fmt.Sprintf("%d of %s delivered", delivered, plural(total, "site"))
+}
+
+// Text of the catalog.
+func (d Images) Text(s Style) string {
+	rows := make([][]cell, 0, len(d.Images))
+	for _, x := range d.Images {
+		digest, size, color := shortDigest(x.Digest), "", ""
+		if x.Size > 0 {
+			size = humanize.IBytes(uint64(x.Size))
+		}
+		if x.Deleted {
+			digest, color = "deleted", dim
+		}
+		rows = append(rows, []cell{
+			{text: x.Ref, color: color}, {text: digest, color: color}, number(size), number(count(x.Revision)), number(nonzero(uint64(x.Referrers))),
+			plain(stamp(x.PublishedAt)), plain(x.PublishedBy), plain(x.Origin),
+		})
+	}
+	return table(s, []string{"REF", "DIGEST", "SIZE", "REVISION", "REFERRERS", "PUBLISHED", "BY", "ORIGIN"}, rows)
+}
+
+// Text of an event is a line.
+func (e Event) Text(s Style) string {
+	color := ""
+	if e.Type == "Warning" {
+		color = yellow
+	}
+	line := fmt.Sprintf("%-20s  %s  %s  %s", stamp(e.Time), s.paint(color, pad(e.Type, 7)), pad(e.Reason, 18), pad(e.Site, 10))
+	if e.Ref != "" {
+		line += "  " + screen.Clean(e.Ref)
+	}
+	if e.Message != "" {
+		line += "  " + screen.Clean(e.Message)
+	}
+	if e.Count > 1 {
+		line += fmt.Sprintf("  (%s since %s)", times(e.Count), fallback(stamp(e.First), "an unknown time"))
+	}
+	return strings.TrimRight(line, " ") + "\n"
+}
+
+// Text of a group's members.
+func (d Members) Text(s Style) string {
+	rows := make([][]cell, 0, len(d.Members))
+	for _, m := range d.Members {
+		vote := "no"
+		if m.Voter {
+			vote = "yes"
+		}
+		rows = append(rows, []cell{
+			plain(m.Site), plain(fallback(m.Role, "unknown")), plain(vote), state(m.State), plain(m.RegistryType), plain(m.RaftAddress),
+			plain(m.FabricAddress), plain(m.ID),
+		})
+	}
+	return fmt.Sprintf("group %s\n\n", s.paint(bold, screen.Clean(d.Group))) +
+		table(s, []string{"SITE", "ROLE", "VOTE", "STATE", "REGISTRY", "RAFT", "FABRIC", "ID"}, rows)
+}
+
+// Text of the versions.
+func (v Version) Text(Style) string {
+	text := fmt.Sprintf("fanoutctl %s (%s, %s)\n", v.Client.Version, v.Client.Go, v.Client.Platform)
+	if v.Server != nil {
+		return text + fmt.Sprintf("fanoutd   %s (site %s of %s)\n", screen.Clean(v.Server.Version), screen.Clean(v.Server.Site), screen.Clean(v.Server.Group))
+	}
+	return text + "fanoutd   not reached: " + screen.Clean(v.ServerError) + "\n"
+}
+
+// Text of what was issued.
+func (c Certificate) Text(Style) string {
+	return fmt.Sprintf("%s\n  certificate  %s\n  key          %s\n  CA           %s\n  valid until  %s\n", c.ID, c.Cert, c.Key, c.CA, stamp(c.NotAfter))
+}
+
+// Text of the contexts.
+func (d Contexts) Text(s Style) string {
+	rows := make([][]cell, 0, len(d.Contexts))
+	for _, c := range d.Contexts {
+		mark := ""
+		if c.Current {
+			mark = "*"
+		}
+		rows = append(rows, []cell{plain(mark), plain(c.Name), plain(c.Server), plain(c.TrustDomain), plain(c.Cert)})
+	}
+	return table(s, []string{"", "NAME", "SERVER", "TRUST DOMAIN", "CERTIFICATE"}, rows)
+}
+
+// Text of a publish that is done.
+func (p Publish) Text(s Style) string {
+	line := fmt.Sprintf("%s  %s  revision %s  %s", s.paint(bold, screen.Clean(p.Ref)), screen.Clean(fallback(p.Digest, "unknown digest")),
+		count(p.Revision), pluralOf(int(p.Copies), "copy", "copies"))
+	if p.Sites != nil {
+		line += "  " + SitesSummary(*p.Sites)
+	}
+	if p.Message != "" {
+		line += "  (" + screen.Clean(p.Message) + ")"
+	}
+	return line + "\n"
+}
+
+func count(n uint64) string { return strconv.FormatUint(n, 10) }
+
+func nonzero(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return count(n)
+}
+
+func bytesText(n int64) string {
+	if n <= 0 {
+		return ""
+	}
+	return humanize.IBytes(uint64(n))
+}
+
+// Bytes in words, such as "1.5 GiB".
+func Bytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+func rate(n int64) string {
+	if n <= 0 {
+		return ""
+	}
+	return humanize.IBytes(uint64(n)) + "/s"
+}
+
+func shortDigest(d string) string {
+	algorithm, hex, ok := strings.Cut(d, ":")
+	if !ok || len(hex) <= 12 {
+		return d
+	}
+	return algorithm + ":" + hex[:12]
+}
+
+func plural(n int, word string) string { return pluralOf(n, word, word+"s") }
+
+func pluralOf(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
+
+func times(n uint32) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+func stamp(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+func asOf(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return ", as of " + stamp(t)
+}
+
+// ago is how long before now something was; without now, when it was.
+func ago(now, then *time.Time) string {
+	switch {
+	case then == nil:
+		return ""
+	case now == nil:
+		return stamp(then)
+	}
+	d := now.Sub(*then)
+	if d < time.Second {
+		return "now"
+	}
+	return span(d) + " ago"
+}
+
+// span is a duration in its two largest units at most.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "1s"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+func pad(s string, width int) string { return fmt.Sprintf("%-*s", width, screen.Clean(s)) }
+
+func fallback(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

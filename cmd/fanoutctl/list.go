@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+func (a *app) imagesCommand() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "images [REPOSITORY]",
+		Short: "Show the catalog: what every site in scope should have",
+		Long: `Shows the records of the catalog in the order of their refs. REPOSITORY narrows that to one repository or to a
+pattern (** stands for any number of parts). Signature tags and deleted refs are shown with --all only.`,
+		Example: `  fanoutctl images
+  fanoutctl images 'team/**' --all
+  fanoutctl images -o json | jq -r '.images[] | .ref + " " + .digest'`,
+		Args:              args(0, 1, "one repository at most"),
+		ValidArgsFunction: a.completeRepositories,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &adminv1.ImagesRequest{All: all}
+			if len(args) > 0 {
+				req.Repository = args[0]
+			}
+			doc := view.Images{SchemaVersion: view.SchemaVersion, Images: []view.Image{}}
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				err := each(ctx, silence, func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.ImagesResponse], error) {
+					return c.Images(ctx, req)
+				}, func(r *adminv1.ImagesResponse) error {
+					doc.Images = append(doc.Images, view.ImageOf(r))
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(doc)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "signature tags and deleted refs too")
+	return cmd
+}
+
+func (a *app) eventsCommand() *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Show what happened lately and, with --follow, what happens",
+		Long: `Shows the latest events that the agent remembers, oldest first, a line each (with -o json a JSON document a line).
+Equal events in a row are counted instead of repeated. With --follow the command goes on when the agent is
+restarted; it ends with Ctrl-C or, as done, with --timeout.`,
+		Example: `  fanoutctl events
+  fanoutctl events --follow
+  fanoutctl events -o json | jq 'select(.type == "Warning")'`,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			err := a.events(cmd.Context(), follow)
+			if follow && errors.Is(err, errTimeout) {
+				return nil
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+	return cmd
+}
+
+func (a *app) events(ctx context.Context, follow bool) error {
+	return a.talk(ctx, func(ctx context.Context, c *client.Client) error {
+		came := false
+		var last time.Time // what is not newer was shown before the agent was lost
+		p := a.newPicture()
+		p.frame = nil
+		return a.persist(ctx, c, &came, p.note, func(ctx context.Context) error {
+			again := !last.IsZero()
+			return each(ctx, limit(follow), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.EventsResponse], error) {
+				return c.Events(ctx, &adminv1.EventsRequest{Follow: follow})
+			}, func(r *adminv1.EventsResponse) error {
+				came = true
+				at := r.GetTime().AsTime()
+				if again && !at.After(last) {
+					return nil
+				}
+				if at.After(last) {
+					last = at
+				}
+				return a.printLine(view.EventOf(r))
+			})
+		})
+	})
+}
+
+func (a *app) memberCommand() *cobra.Command {
+	return parent(&cobra.Command{
+		Use:   "member",
+		Short: "The members of the agent's group",
+		Long:  `Commands about the raft members of the group that the agent belongs to.`,
+		Example: `  fanoutctl member list
+  fanoutctl --server unix:/run/fanoutd/fanoutd.sock member list -o yaml`,
+	}, &cobra.Command{
+		Use:               "list",
+		Aliases:           []string{"ls"},
+		Short:             "List the members: role, vote, state, addresses",
+		Long:              `Lists the raft members of the agent's group: who is root, who has a vote, and where they listen.`,
+		Example:           `  fanoutctl member list`,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				r, err := unary(ctx, func(ctx context.Context) (*adminv1.MembersResponse, error) {
+					return c.Members(ctx, &adminv1.MembersRequest{})
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(view.MembersOf(r))
+			})
+		},
+	})
+}
+
+// unary makes a call that is answered at once.
+func unary[T any](ctx context.Context, call func(context.Context) (*T, error)) (*T, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, silence, errSilence)
+	defer cancel()
+	r, err := call(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errSilence) {
+		return nil, errSilence
+	}
+	return r, err
+}

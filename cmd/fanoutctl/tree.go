@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+func (a *app) treeCommand() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "tree [GROUP]",
+		Short: "Show groups and sites: root, state, lag, bytes left, rate, last contact",
+		Long: `Shows every group that the agent knows, with its sites under it, or only GROUP and what is below it.
+
+States: synced, syncing, behind, degraded, conflict, unreachable, witness, unknown. LAG is in revisions of the
+catalog and in time. With --watch the picture is drawn again on a terminal; elsewhere a document is printed
+for each change. A watch goes on when the agent is restarted; it ends with Ctrl-C or, as done, with --timeout.`,
+		Example: `  fanoutctl tree
+  fanoutctl tree hq/guangdong --watch
+  fanoutctl tree -o json | jq '.groups[].members[] | select(.state != "synced")'`,
+		Args:              args(0, 1, "one group at most"),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &adminv1.TreeRequest{Watch: watch}
+			if len(args) > 0 {
+				req.Group = args[0]
+			}
+			return a.pictures(cmd.Context(), watch, func(ctx context.Context, c *client.Client, show func(texter) error) error {
+				return each(ctx, limit(watch), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.TreeResponse], error) {
+					return c.Tree(ctx, req)
+				}, func(r *adminv1.TreeResponse) error { return show(view.TreeOf(r)) })
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show changes as they happen")
+	return cmd
+}
+
+func (a *app) whereCommand() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "where REF",
+		Short: "Show one ref at every site: digest, state, why not, bytes left",
+		Long: `Shows where REF (REPOSITORY:TAG, without a registry's host) is: at each site its state, the digest that the site
+shows and the one that it should show, what is left to fetch, and the reason where it is not there.
+
+States: delivered, delivering, waiting, failed (and tried again), held (by a wave), unsubscribed.`,
+		Example: `  fanoutctl where team/app:1.4
+  fanoutctl where team/app:1.4 --watch
+  fanoutctl where team/app:1.4 -o json | jq '.sites[] | select(.state == "failed") | {site, reason}'`,
+		Args:              args(1, 1, "one REF"),
+		ValidArgsFunction: a.completeRefs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
+			}
+			req := &adminv1.WhereRequest{Ref: ref, Watch: watch}
+			return a.pictures(cmd.Context(), watch, func(ctx context.Context, c *client.Client, show func(texter) error) error {
+				return each(ctx, limit(watch), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.WhereResponse], error) {
+					return c.Where(ctx, req)
+				}, func(r *adminv1.WhereResponse) error { return show(view.WhereOf(r)) })
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show changes as they happen")
+	return cmd
+}
+
+// pictures shows what one call streams: one document, or with watch one after the other for as long as the user likes.
+func (a *app) pictures(ctx context.Context, watch bool, call func(context.Context, *client.Client, func(texter) error) error) error {
+	if !watch {
+		return a.talk(ctx, func(ctx context.Context, c *client.Client) error { return call(ctx, c, a.print) })
+	}
+	came, ever := false, false
+	err := a.talk(ctx, func(ctx context.Context, c *client.Client) error {
+		p := a.newPicture()
+		return a.persist(ctx, c, &came, p.note, func(ctx context.Context) error {
+			return call(ctx, c, func(doc texter) error {
+				came, ever = true, true
+				return p.show(doc)
+			})
+		})
+	})
+	if ever && errors.Is(err, errTimeout) {
+		return nil // that is how a bounded watch ends
+	}
+	return err
+}
+
+// limit is for silence: none in a watch, where it means that nothing changes.
+func limit(watch bool) time.Duration {
+	if watch {
+		return 0
+	}
+	return silence
+}
+
+// most is for commands that take any number of arguments.
+const most = math.MaxInt
