@@ -462,7 +462,7 @@ func (fl *flight) round(req Request) error {
 		all.add(Source{}, fmt.Errorf("choosing sources: %w", err))
 		return all
 	}
-	for _, src := range sources {
+	for _, src := range fl.f.bad.last(sources, fl.digest) {
 		if t := fl.f.bad.until(src, fl.digest); !t.IsZero() {
 			all.add(src, fmt.Errorf("%w: not asked again before %s", ErrBadSource, t.UTC().Format(time.RFC3339)))
 			continue
@@ -518,7 +518,7 @@ func (fl *flight) commit() (again bool, err error) {
 	var bytes int64
 	fl.mu.Lock()
 	for s, n := range fl.gave {
-		fl.f.bad.mark(s, fl.digest)
+		fl.f.bad.mark(s, fl.digest, penaltyFirst)
 		names = append(names, s.Site)
 		bytes += n
 	}
@@ -534,7 +534,7 @@ func (fl *flight) commit() (again bool, err error) {
 
 // sourceIsBad acts on a source's own word that what it sent is corrupt.
 func (fl *flight) sourceIsBad(src Source, cause error) error {
-	fl.f.bad.mark(src, fl.digest)
+	fl.f.bad.mark(src, fl.digest, penaltyOwnWord)
 	fl.mu.Lock()
 	mine := fl.gave[src]
 	var bytes int64

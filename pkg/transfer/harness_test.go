@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
@@ -397,8 +396,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 func sizes() []int {
 	return []int{0, 1, piece - 1, piece, piece + 1, 4<<20 - 1, 4 << 20, 4<<20 + 1, 9<<20 + 12345, 20 << 20}
 }
-
-var _ = fmt.Sprint
 
 // tampered is a server stream whose messages go through a function.
 type tampered struct {

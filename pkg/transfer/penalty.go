@@ -1,16 +1,19 @@
 package transfer
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// How long a source that sent corrupt content is not asked for that digest: it doubles with each time.
+// How long a source that sent corrupt content is not asked for that digest: it doubles with each time. One that says so
+// itself is mending it already.
 const (
-	penaltyFirst  = 10 * time.Second
-	penaltyMax    = 10 * time.Minute
-	penaltyForget = time.Hour // after this long without another, it is forgotten
-	penaltySize   = 1024
+	penaltyOwnWord = 2 * time.Second
+	penaltyFirst   = 10 * time.Second
+	penaltyMax     = 10 * time.Minute
+	penaltyForget  = time.Hour // after this long without another, it is forgotten
+	penaltySize    = 1024
 )
 
 // penalties remembers which source sent corrupt content for which digest.
@@ -27,8 +30,8 @@ type penalty struct {
 	until   time.Time
 }
 
-// mark punishes a source.
-func (b *penalties) mark(s Source, digest string) {
+// mark punishes a source, the first time for as long as base.
+func (b *penalties) mark(s Source, digest string, base time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
@@ -42,7 +45,7 @@ func (b *penalties) mark(s Source, digest string) {
 		p = new(penalty)
 		b.m[k] = p
 	}
-	d := min(penaltyFirst<<min(p.strikes, 10), penaltyMax)
+	d := min(base<<min(p.strikes, 10), penaltyMax)
 	p.strikes++
 	p.last, p.until = now, now.Add(d)
 }
@@ -64,6 +67,25 @@ func (b *penalties) makeRoom(now time.Time) {
 	if len(b.m) >= penaltySize {
 		delete(b.m, oldest)
 	}
+}
+
+// last reorders sources so that those with a penalty, over or not, come after those without: a source must not be first
+// again just when its time is over, at every site of a chain in step.
+func (b *penalties) last(sources []Source, digest string) []Source {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.m) == 0 {
+		return sources
+	}
+	strikes := func(s Source) int {
+		if p := b.m[penaltyKey{s.Site, s.Addr, digest}]; p != nil && time.Since(p.last) < penaltyForget {
+			return p.strikes
+		}
+		return 0
+	}
+	sources = slices.Clone(sources)
+	slices.SortStableFunc(sources, func(x, y Source) int { return strikes(x) - strikes(y) })
+	return sources
 }
 
 // until says when a source may be asked for a digest again; zero if it may now.

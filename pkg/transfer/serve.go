@@ -131,6 +131,9 @@ func (s *Server) fromFlight(fl *Flight, req *transferv1.FetchRequest) (*origin, 
 	return &origin{name: "flight", read: f.read, close: f.close}, nil
 }
 
+// linger is how long a flight is kept going after its last follower left.
+const linger = 10 * time.Second
+
 // follower reads behind a flight.
 type follower struct {
 	fl     *Flight
@@ -142,7 +145,13 @@ func (f *follower) close() {
 	if f.r != nil {
 		f.r.Close()
 	}
-	f.fl.Release()
+	select {
+	case <-f.fl.Done():
+		f.fl.Release()
+	default:
+		// An asker takes a blob range by range, and between two of them nobody else may want it here.
+		time.AfterFunc(linger, f.fl.Release)
+	}
 }
 
 func (f *follower) read(ctx context.Context, p []byte, off int64) (int, error) {
