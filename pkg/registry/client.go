@@ -180,6 +180,8 @@ func parseURL(s string) (*url.URL, error) {
 // Ping proves that the registry answers and accepts the credentials. Harbor gives a token without rights for a wrong password, and its API an
 // anonymous view; only /v2/ with the credentials themselves tells.
 func (c *Client) Ping(ctx context.Context) error {
+	// A token from before proves nothing about the credentials of now.
+	c.auth.forgetTokens()
 	in := call{op: "ping registry", method: http.MethodGet, path: "/v2/", want: []int{http.StatusOK}, api: c.harbor}
 	resp, err := c.do(ctx, in)
 	if err != nil {

@@ -149,7 +149,6 @@ const (
 	codeBlobUploadUnknown   = "BLOB_UPLOAD_UNKNOWN"
 	codeDigestInvalid       = "DIGEST_INVALID"
 	codeManifestBlobUnknown = "MANIFEST_BLOB_UNKNOWN"
-	codeNameUnknown         = "NAME_UNKNOWN"
 	codeUnsupported         = "UNSUPPORTED"
 )
 

@@ -213,6 +213,23 @@ func TestRedirectedBlob(t *testing.T) {
 	}
 }
 
+// A challenge of the object storage is not taken up.
+func TestRedirectedBlob_Challenge(t *testing.T) {
+	requests := 0
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer storage.Close()
+	_, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{RedirectBlobs: storage.URL + "/bucket/"}})
+	_, err := c.OpenBlob(t.Context(), repo, pushBlob(t, c, repo, []byte("x")), 0, -1)
+	wantIs(t, err, registry.ErrUnauthorized)
+	if requests != 1 {
+		t.Fatalf("%d requests to the object storage", requests)
+	}
+}
+
 // A token service on an inner address, named by the registry, gets no credentials.
 func TestTokenServiceElsewhere(t *testing.T) {
 	asked := false

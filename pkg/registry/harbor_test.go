@@ -305,3 +305,24 @@ func TestFallbackTag_LostUpdate(t *testing.T) {
 		t.Fatalf("struck %v, referrers %v", struck, list)
 	}
 }
+
+// Something else under a fallback tag holds up nothing, and is not overwritten.
+func TestFallbackTag_ShowsSomethingElse(t *testing.T) {
+	h, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{NoReferrers: true}})
+	img, ref := registrytest.NewImage(1), registrytest.NewImage(2)
+	registrytest.Push(t, c, repo, "v1", img)
+	tag := registry.FallbackTag(img.Manifest.Digest)
+	registrytest.Push(t, c, repo, tag, ref)
+	list, err := c.Referrers(t.Context(), repo, img.Manifest.Digest)
+	if err != nil || len(list) != 0 {
+		t.Fatalf("referrers %v, %v", list, err)
+	}
+	wantIs(t, c.PutManifest(t.Context(), repo, registrytest.NewArtifact("k", "n", &img.Manifest).Manifest.Digest,
+		registrytest.NewArtifact("k", "n", &img.Manifest).Manifest), registry.ErrBlobUnknown)
+	sig := registrytest.NewArtifact("k", "n", &img.Manifest)
+	pushBlob(t, c, repo, sig.Blobs[0])
+	wantIs(t, c.PutManifest(t.Context(), repo, sig.Manifest.Digest, sig.Manifest), registry.ErrInvalid)
+	if h.Tag(repo, tag) != ref.Manifest.Digest {
+		t.Fatal("it was overwritten")
+	}
+}

@@ -29,6 +29,11 @@ func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]*Descrip
 		return nil, err
 	}
 	index, err := c.fallbackIndex(ctx, repo, digest, pull(repo))
+	if errors.Is(err, errNoIndex) {
+		// Someone put something else there, which refers to nothing. It must not hold up the image.
+		c.log.Warn("fallback tag passed over", "repository", repo, "digest", digest, "error", err)
+		index, err = &referrerIndex{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -102,16 +107,18 @@ func (c *Client) noReferrersAPI(err error) ([]*Descriptor, bool, error) {
 	if !errors.As(err, &e) || errors.Is(err, errNoProject) {
 		return nil, false, err
 	}
-	switch {
-	case e.Code == codeNameUnknown || e.Code == "MANIFEST_UNKNOWN":
-		return nil, false, nil
-	case e.Status == http.StatusNotFound, e.Status == http.StatusMethodNotAllowed, e.Status == http.StatusBadRequest, e.Status == http.StatusNotAcceptable:
-		c.mu.Lock()
-		c.noReferrers = time.Now()
-		c.mu.Unlock()
-		return nil, false, nil
+	switch e.Status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest, http.StatusNotAcceptable:
+	default:
+		return nil, false, err
 	}
-	return nil, false, err
+	// A registry that has the API may answer so for a repository that is not there, with a code of its own; Harbor always has it.
+	if !c.harbor && (e.Code == "" || e.Code == codeUnsupported) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.noReferrers = time.Now()
+	}
+	return nil, false, nil
 }
 
 // referrerIndex is the content of a fallback tag. Entries and fields that others wrote are kept as they are.
@@ -120,6 +127,9 @@ type referrerIndex struct {
 	fields  map[string]json.RawMessage
 	entries []referrerEntry
 }
+
+// errNoIndex says that a fallback tag shows something that is no list of referrers.
+var errNoIndex = fmt.Errorf("no list of referrers: %w", ErrInvalid)
 
 type referrerEntry struct {
 	desc *Descriptor
@@ -136,7 +146,7 @@ func (c *Client) fallbackIndex(ctx context.Context, repo, subject string, scopes
 		return nil, err
 	}
 	fail := func(why string) error {
-		return fmt.Errorf("fallback tag %s:%s: %s: %w", repo, FallbackTag(subject), why, ErrInvalid)
+		return fmt.Errorf("fallback tag %s:%s: %s: %w", repo, FallbackTag(subject), why, errNoIndex)
 	}
 	if m.MediaType != MediaTypeOCIIndex {
 		return nil, fail("it shows " + clean(m.MediaType) + ", not an index")

@@ -15,14 +15,18 @@ type Source struct {
 	arrived int64
 	err     error
 	change  chan struct{}
+	waiting chan int64
 }
+
+// Waiting gives the offsets at which a reader had to wait, as it begins to.
+func (s *Source) Waiting() <-chan int64 { return s.waiting }
 
 // Whole gives a blob that is all there.
 func Whole(content []byte) *Source { return Arriving(content, int64(len(content))) }
 
 // Arriving gives a blob of which the first arrived bytes are there.
 func Arriving(content []byte, arrived int64) *Source {
-	return &Source{content: content, arrived: arrived, change: make(chan struct{})}
+	return &Source{content: content, arrived: arrived, change: make(chan struct{}), waiting: make(chan int64, 1000)}
 }
 
 // Arrive lets n more bytes arrive.
@@ -57,6 +61,10 @@ func (s *Source) Wait(ctx context.Context, off int64) (int64, error) {
 		}
 		if err != nil {
 			return 0, err
+		}
+		select {
+		case s.waiting <- off:
+		default:
 		}
 		select {
 		case <-change:
