@@ -109,6 +109,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done at some sites only, 4 not eq
 	a.completeFlag(root, "output", fixedCompletion("table", "json", "yaml"))
 	a.completeFlag(root, "context", a.completeContexts)
 	root.AddCommand(a.commands()...)
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Short = "Write a completion script: bash, zsh, fish or powershell"
+			cmd.Example = "  source <(fanoutctl completion bash)"
+			parent(cmd)
+		}
+	}
 	a.noteStart(root)
 	return root
 }

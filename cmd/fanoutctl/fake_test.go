@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/fanout-io/fanout/pkg/identity"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is an agent whose answers are functions; a nil one is not implemented.
+type fake struct {
+	adminv1.UnimplementedAdminServiceServer
+	publish func(*adminv1.PublishRequest, grpc.ServerStreamingServer[adminv1.PublishResponse]) error
+	tree    func(*adminv1.TreeRequest, grpc.ServerStreamingServer[adminv1.TreeResponse]) error
+	where   func(*adminv1.WhereRequest, grpc.ServerStreamingServer[adminv1.WhereResponse]) error
+	images  func(*adminv1.ImagesRequest, grpc.ServerStreamingServer[adminv1.ImagesResponse]) error
+	events  func(*adminv1.EventsRequest, grpc.ServerStreamingServer[adminv1.EventsResponse]) error
+	members func(context.Context) (*adminv1.MembersResponse, error)
+	version func(context.Context) (*adminv1.VersionResponse, error)
+}
+
+func unimplemented() error { return status.Error(codes.Unimplemented, "unknown method") }
+
+func (f *fake) Publish(r *adminv1.PublishRequest, s grpc.ServerStreamingServer[adminv1.PublishResponse]) error {
+	if f.publish == nil {
+		return unimplemented()
+	}
+	return f.publish(r, s)
+}
+
+func (f *fake) Tree(r *adminv1.TreeRequest, s grpc.ServerStreamingServer[adminv1.TreeResponse]) error {
+	if f.tree == nil {
+		return unimplemented()
+	}
+	return f.tree(r, s)
+}
+
+func (f *fake) Where(r *adminv1.WhereRequest, s grpc.ServerStreamingServer[adminv1.WhereResponse]) error {
+	if f.where == nil {
+		return unimplemented()
+	}
+	return f.where(r, s)
+}
+
+func (f *fake) Images(r *adminv1.ImagesRequest, s grpc.ServerStreamingServer[adminv1.ImagesResponse]) error {
+	if f.images == nil {
+		return unimplemented()
+	}
+	return f.images(r, s)
+}
+
+func (f *fake) Events(r *adminv1.EventsRequest, s grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
+	if f.events == nil {
+		return unimplemented()
+	}
+	return f.events(r, s)
+}
+
+func (f *fake) Members(ctx context.Context, _ *adminv1.MembersRequest) (*adminv1.MembersResponse, error) {
+	if f.members == nil {
+		return nil, unimplemented()
+	}
+	return f.members(ctx)
+}
+
+func (f *fake) Version(ctx context.Context, _ *adminv1.VersionRequest) (*adminv1.VersionResponse, error) {
+	if f.version == nil {
+		return nil, unimplemented()
+	}
+	return f.version(ctx)
+}
+
+// serve runs a fake until the test ends, or stop is called.
+func serve(t *testing.T, f adminv1.AdminServiceServer, l net.Listener, id *identity.Source) (stop func()) {
+	t.Helper()
+	var opts []grpc.ServerOption
+	if id != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(id.ServerTLS())))
+	}
+	s := grpc.NewServer(opts...)
+	adminv1.RegisterAdminServiceServer(s, f)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(l); err != nil {
+			t.Errorf("serving: %v", err)
+		}
+	}()
+	stop = sync.OnceFunc(func() { s.Stop(); <-done })
+	t.Cleanup(stop)
+	return stop
+}
+
+func listenUnix(t *testing.T) net.Listener {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fctl") // t.TempDir may be longer than a socket's path may be
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func listenTCP(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// onSocket serves a fake on a unix socket and gives its address.
+func onSocket(t *testing.T, f *fake) string {
+	t.Helper()
+	l := listenUnix(t)
+	serve(t, f, l, nil)
+	return "unix:" + l.Addr().String()
+}
+
+// locked is a buffer that may be read while it is written.
+type locked struct {
+	mu  sync.Mutex
+	b   bytes.Buffer
+	see chan struct{}
+}
+
+func newLocked() *locked { return &locked{see: make(chan struct{}, 1)} }
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case l.see <- struct{}{}:
+	default:
+	}
+	return l.b.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// await waits until text was written.
+func (l *locked) await(t *testing.T, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for !strings.Contains(l.String(), text) {
+		select {
+		case <-l.see:
+		case <-ctx.Done():
+			t.Fatalf("no %q in %q", text, l.String())
+		}
+	}
+}
+
+// result of a run.
+type result struct {
+	code     int
+	out, err string
+}
+
+func runWith(ctx context.Context, env map[string]string, args ...string) result {
+	out, errs := newLocked(), newLocked()
+	code := run(ctx, args, strings.NewReader(""), out, errs, func(k string) string { return env[k] })
+	return result{code, out.String(), errs.String()}
+}
+
+func runCtl(t *testing.T, args ...string) result {
+	t.Helper()
+	return runWith(t.Context(), map[string]string{"HOME": t.TempDir()}, args...)
+}
