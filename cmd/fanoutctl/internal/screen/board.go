@@ -87,7 +87,7 @@ func (b *Board) draw() {
 	}
 	var lines strings.Builder
 	for _, bar := range b.bars {
-		lines.WriteString(bar.SetWidth(min(width, 120)).String() + "\n")
+		lines.WriteString(bar.SetWidth(min(width-1, 120)).String() + "\n")
 	}
 	b.err = b.frame.Draw(lines.String())
 }
