@@ -1,0 +1,443 @@
+package tree
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+)
+
+// Bounds of what a parent may send.
+const (
+	maxRedirects   = 3
+	maxRecvRecords = 4 * maxSendRecords
+	maxManifests   = 4096
+	maxManifest    = 4 << 20
+	maxParents     = 64
+)
+
+type attachClientStream = grpc.BidiStreamingClient[treev1.AttachRequest, treev1.AttachResponse]
+
+// attachClient holds the group's stream to its parent's root. Its only memory is the catalog: it may be cut off at any moment, and the next one goes on from the
+// position that the group has committed.
+type attachClient struct {
+	o    *office
+	head atomic.Uint64
+	// acked makes the stream tell the parent how far the group is.
+	acked notifier
+
+	mu      sync.Mutex
+	group   string // attached to; "" when to none
+	members []*treev1.ParentMember
+	state   string // of the link, for health
+	reason  string
+}
+
+func newAttachClient(o *office) *attachClient {
+	a := &attachClient{o: o}
+	if !o.n.cfg.headquarters() {
+		a.state, a.reason = "behind", "attaching to the parent"
+	}
+	return a
+}
+
+func (a *attachClient) parent() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.group
+}
+
+// parents are those from whom blobs may be fetched; while the group is attached to none, those it knew last, for they may still answer.
+func (a *attachClient) parents() []*treev1.ParentMember {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.members
+}
+
+// trouble is what is wrong with the link to the parent.
+func (a *attachClient) trouble() (state, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state, a.reason
+}
+
+func (a *attachClient) set(change func()) {
+	a.mu.Lock()
+	change()
+	attached := a.group != ""
+	a.mu.Unlock()
+	if attached {
+		a.o.n.metrics.attached.Set(1)
+	} else {
+		a.o.n.metrics.attached.Set(0)
+	}
+	a.o.wake.notify()
+}
+
+// run attaches, for ever.
+func (a *attachClient) run() {
+	cfg := &a.o.n.cfg
+	ctx := a.o.ctx
+	defer a.set(func() { a.group = "" })
+	pauses := backoff{limit: cfg.Timeouts.Backoff}
+	var lost time.Time // since when no parent was reached
+	for first := 0; ctx.Err() == nil; first++ {
+		attached, err := a.try(ctx, cfg.Parents, first, false)
+		if attached {
+			lost, first = time.Time{}, first-1
+		} else if lost.IsZero() {
+			lost = time.Now()
+		}
+		if !attached && len(cfg.FallbackParents) > 0 && time.Since(lost) >= cfg.Timeouts.Fallback && ctx.Err() == nil {
+			attached, err = a.try(ctx, cfg.FallbackParents, first, true)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if attached && (errors.Is(err, errAgain) || !errors.Is(err, ErrRefused) && !errors.Is(err, ErrRubbish)) {
+			pauses.reset()
+		}
+		a.set(func() {
+			if a.group = ""; !errors.Is(err, errAgain) {
+				a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
+			}
+		})
+		a.o.n.log.Info("not attached to a parent", "group", cfg.Group, "error", err)
+		if !pause(ctx, pauses.step()) {
+			return
+		}
+	}
+}
+
+// try attaches to the first of these addresses that leads to a root, and returns when that ends; attached: it led to one. The error says how it ended, or why it
+// came to nothing.
+func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallback bool) (attached bool, err error) {
+	var errs []error
+	for i := range addrs {
+		addr := addrs[(first+i)%len(addrs)]
+		for range maxRedirects {
+			attached, next, err := a.session(ctx, addr, fallback)
+			if attached || ctx.Err() != nil {
+				return attached, err
+			}
+			if next == "" || next == addr {
+				errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+				break
+			}
+			addr = next
+		}
+	}
+	if len(errs) == 0 {
+		errs = append(errs, errors.New("the parents redirect in a circle"))
+	}
+	return false, errors.Join(errs...)
+}
+
+// session attaches to one address and serves the stream until it ends.
+func (a *attachClient) session(ctx context.Context, addr string, fallback bool) (attached bool, redirect string, err error) {
+	n := a.o.n
+	h := hold(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer h.cancel(nil)
+	answer := time.AfterFunc(n.cfg.Timeouts.Call, func() { h.cancel(fmt.Errorf("%w: no answer", errSilent)) })
+	defer answer.Stop()
+	why := func(err error) error {
+		if cause := context.Cause(h.ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	conn, err := n.cfg.Dial(h.ctx, addr)
+	if err != nil {
+		return false, "", why(err)
+	}
+	stream, err := treev1.NewTreeServiceClient(conn).Attach(h.ctx)
+	if err != nil {
+		return false, "", why(err)
+	}
+	hello := a.hello()
+	// Should the stream have ended already, Recv says why, or where to go.
+	if err := stream.Send(&treev1.AttachRequest{Kind: &treev1.AttachRequest_Hello{Hello: hello}}); err != nil && !errors.Is(err, io.EOF) {
+		return false, "", why(err)
+	}
+	resp, err := stream.Recv()
+	if err != nil {
+		return false, "", why(err)
+	}
+	if r := resp.GetRedirect(); r != nil {
+		return false, r.GetFabricAddress(), fmt.Errorf("group %q has no root now", shorten(r.GetGroup()))
+	}
+	welcome := resp.GetWelcome()
+	if err := a.checkWelcome(stream, welcome); err != nil {
+		return false, "", err
+	}
+	answer.Stop()
+	h.touch()
+	a.welcomed(welcome, addr, fallback)
+	wg.Go(func() { h.watch(n.cfg.Timeouts.Silence) })
+	wg.Go(func() { a.watchDemand(h, hello.GetDemand()) })
+	wg.Go(func() {
+		if err := a.tell(h.ctx, stream); !errors.Is(err, io.EOF) { // else Recv says why
+			h.cancel(err)
+		}
+	})
+	if fallback {
+		wg.Go(func() { a.probe(h) })
+	}
+	return true, "", why(a.receive(h, stream, welcome))
+}
+
+func (a *attachClient) hello() *treev1.Hello {
+	n := a.o.n
+	snap := n.Catalog()
+	return &treev1.Hello{
+		Group: n.cfg.Group, Site: n.cfg.Site, Position: snap.Position(), Demand: n.demand(), Labels: snap.Settings().GetLabels(), Version: n.cfg.Version,
+	}
+}
+
+func (a *attachClient) checkWelcome(stream attachClientStream, w *treev1.Welcome) error {
+	switch {
+	case w == nil:
+		return rubbish("the first answer is neither a welcome nor a redirect")
+	case !below(a.o.n.cfg.Group, w.GetGroup()):
+		return refused("group %.80q is not above %s: correct fabric.parents", w.GetGroup(), a.o.n.cfg.Group)
+	case !word(w.GetGroup(), w.GetSite()):
+		return rubbish("malformed welcome")
+	}
+	if err := a.o.n.cfg.AuthorizePeer(stream.Context(), w.GetGroup(), w.GetSite()); err != nil {
+		return refused("parent: %v", err)
+	}
+	return checkParents(w.GetParents())
+}
+
+func checkParents(p *treev1.Parents) error {
+	if len(p.GetMembers()) > maxParents {
+		return rubbish("%d parents", len(p.GetMembers()))
+	}
+	for _, m := range p.GetMembers() {
+		if !word(m.GetSite(), m.GetFabricAddress()) {
+			return rubbish("malformed parents")
+		}
+	}
+	return nil
+}
+
+func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
+	a.o.n.log.Info("attached to a parent", "group", w.GetGroup(), "site", w.GetSite(), "address", addr, "fallback", fallback)
+	a.seen(w.GetPosition().GetRevision())
+	a.set(func() {
+		a.group, a.members, a.state, a.reason = w.GetGroup(), w.GetParents().GetMembers(), "", ""
+		switch {
+		case w.GetForeignEpoch():
+			held := a.o.n.Catalog().Position()
+			a.state = "degraded"
+			a.reason = fmt.Sprintf("foreign epoch: %s has epoch %s, held is epoch %s up to revision %d, which it does not continue; an operator must accept it",
+				w.GetGroup(), w.GetPosition().GetEpoch(), held.GetEpoch(), held.GetRevision())
+		case fallback:
+			a.state, a.reason = "degraded", "attached to the fallback parent "+w.GetGroup()+": no parent answers"
+		}
+	})
+}
+
+// seen notes a revision of headquarters'.
+func (a *attachClient) seen(revision uint64) {
+	for {
+		old := a.head.Load()
+		if revision <= old {
+			return
+		}
+		if a.head.CompareAndSwap(old, revision) {
+			a.o.wake.notify()
+			return
+		}
+	}
+}
+
+// receive takes in what the parent sends, each message committed before the next is read: so what is under way is bounded, by the stream's own flow control.
+func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Welcome) error {
+	ancestors := w.GetAncestors()
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		h.touch()
+		switch k := resp.GetKind().(type) {
+		case *treev1.AttachResponse_Records:
+			if w.GetForeignEpoch() {
+				return rubbish("records of a foreign epoch")
+			}
+			if err := a.take(h.ctx, k.Records, ancestors); err != nil {
+				return err
+			}
+			ancestors = nil
+			h.touch()
+			a.acked.notify()
+		case *treev1.AttachResponse_Heartbeat:
+			a.seen(k.Heartbeat.GetHead())
+			a.compare(w, k.Heartbeat.GetPosition())
+		case *treev1.AttachResponse_Parents:
+			if err := checkParents(k.Parents); err != nil {
+				return err
+			}
+			a.set(func() { a.members = k.Parents.GetMembers() })
+		case *treev1.AttachResponse_Redirect:
+			return errAgain
+		default:
+			return rubbish("%T after the welcome", k)
+		}
+	}
+}
+
+// compare says so when the parent is behind this group.
+func (a *attachClient) compare(w *treev1.Welcome, parent *catalogv1.Position) {
+	const behind = "the parent is behind this group: "
+	held := a.o.n.Catalog().Position()
+	is := parent.GetEpoch() == held.GetEpoch() && parent.GetRevision() < held.GetRevision()
+	state, reason := a.trouble()
+	was := len(reason) >= len(behind) && reason[:len(behind)] == behind
+	switch {
+	case is && state == "":
+		a.set(func() {
+			a.state, a.reason = "behind", fmt.Sprintf("%s%s is at revision %d", behind, w.GetGroup(), parent.GetRevision())
+		})
+	case was && !is:
+		a.set(func() { a.state, a.reason = "", "" })
+	}
+}
+
+// take commits one message of records. Manifests go before them, so that whoever sees a record finds what came with it.
+func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []*catalogv1.Ancestor) error {
+	n := a.o.n
+	if len(r.GetRecords()) > maxRecvRecords || len(r.GetManifests()) > maxManifests {
+		return rubbish("%d records and %d manifests in one message", len(r.GetRecords()), len(r.GetManifests()))
+	}
+	if err := checkManifests(r.GetManifests()); err != nil {
+		return err
+	}
+	if len(r.GetManifests()) > 0 && n.cfg.Manifests != nil {
+		if err := n.cfg.Manifests.Put(r.GetManifests()); err != nil {
+			n.log.Warn("keeping manifests that came with records", "error", err) // they are fetched when they are wanted
+		}
+	}
+	im := &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd()}
+	results, err := a.o.propose(ctx, actor, []*catalogv1.Change{{Kind: &catalogv1.Change_Import{Import: im}}})
+	if err != nil {
+		return fmt.Errorf("importing records: %w", err)
+	}
+	switch err := results[0].Err; {
+	case err == nil:
+	case errors.Is(err, catalog.ErrResync):
+		return fmt.Errorf("%w: %w", errAgain, err)
+	default:
+		return fmt.Errorf("%w: what the parent sent is refused: %w", ErrRefused, err)
+	}
+	n.metrics.received.Add(float64(len(r.GetRecords())))
+	a.seen(r.GetPosition().GetRevision())
+	return nil
+}
+
+func checkManifests(list []*transferv1.Manifest) error {
+	for _, m := range list {
+		sum := sha256.Sum256(m.GetContent())
+		if len(m.GetContent()) > maxManifest || m.GetDigest() != "sha256:"+hex.EncodeToString(sum[:]) {
+			return rubbish("a manifest that is not %.80q", m.GetDigest())
+		}
+	}
+	return nil
+}
+
+// tell sends acknowledgements and health up, now and then at the least.
+func (a *attachClient) tell(ctx context.Context, stream attachClientStream) error {
+	t := a.o.n.cfg.Timeouts
+	acked, stopAcked := a.acked.watch()
+	defer stopAcked()
+	changed, stopChanged := a.o.table.changed.watch()
+	defer stopChanged()
+	tick := time.NewTicker(t.Stream)
+	defer tick.Stop()
+	var c cursor
+	for {
+		ack := &treev1.Ack{Position: a.o.n.Catalog().Position()}
+		if err := stream.Send(&treev1.AttachRequest{Kind: &treev1.AttachRequest_Ack{Ack: ack}}); err != nil {
+			return err
+		}
+		for more := true; more; {
+			var u *treev1.HealthUpdate
+			if u, more = a.o.table.diff(&c); u != nil {
+				if err := stream.Send(&treev1.AttachRequest{Kind: &treev1.AttachRequest_Health{Health: u}}); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		case <-acked:
+		case <-changed:
+		}
+		if !pause(ctx, t.Settle) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// watchDemand ends the stream when what the group and those below it subscribe to has changed for good: the next one asks for that.
+func (a *attachClient) watchDemand(h *held, asked *catalogv1.Scope) {
+	n := a.o.n
+	changed, stop := n.fsm.changed.watch()
+	defer stop()
+	for {
+		if now := n.demand(); !proto.Equal(now, asked) {
+			if !pause(h.ctx, n.cfg.Timeouts.Demand) {
+				return
+			}
+			if proto.Equal(now, n.demand()) {
+				h.cancel(fmt.Errorf("%w: the group's demand changed", errAgain))
+				return
+			}
+			continue
+		}
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// probe ends a stream to a fallback parent when a parent has a root again.
+func (a *attachClient) probe(h *held) {
+	n := a.o.n
+	for pause(h.ctx, n.cfg.Timeouts.Probe) {
+		for _, addr := range n.cfg.Parents {
+			ctx, cancel := context.WithTimeout(h.ctx, n.cfg.Timeouts.Call)
+			conn, err := n.cfg.Dial(ctx, addr)
+			if err == nil {
+				var id *treev1.IdentifyResponse
+				id, err = treev1.NewTreeServiceClient(conn).Identify(ctx, &treev1.IdentifyRequest{})
+				if err == nil && id.GetRoot() != "" && below(n.cfg.Group, id.GetGroup()) {
+					cancel()
+					h.cancel(fmt.Errorf("%w: a parent is back", errAgain))
+					return
+				}
+			}
+			cancel()
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package tree
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+)
+
+// fsm feeds the catalog's machine from the raft log.
+//
+// Invariant: a committed entry is applied or the fsm is broken for good. When it is broken it applies nothing more and gives no snapshot, so that
+// what was not applied is never taken for applied; the node's Run ends with the error.
+type fsm struct {
+	changed notifier
+	// full is ready when so much log was applied that a snapshot is due.
+	full   chan struct{}
+	broken chan struct{} // closed when err is set
+
+	mu       sync.Mutex
+	machine  *catalog.Machine
+	err      error
+	bytes    int64 // applied since the last snapshot
+	lastSize int64 // of the last snapshot
+	limit    int64
+}
+
+func newFSM(limit int64) *fsm {
+	return &fsm{machine: catalog.New(), limit: limit, full: make(chan struct{}, 1), broken: make(chan struct{})}
+}
+
+// snapshot returns the state as it is now. Snapshots are made when asked for, so that replaying a long log copies nothing.
+func (f *fsm) snapshot() *catalog.Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.machine.Snapshot()
+}
+
+func (f *fsm) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// Apply implements raft.FSM. The response is []catalog.Result, or an error.
+func (f *fsm) Apply(log *raft.Log) any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	cmd, err := catalog.DecodeCommand(log.Data)
+	if err != nil {
+		f.err = fmt.Errorf("%w: raft index %d: %w", ErrBroken, log.Index, err)
+		close(f.broken)
+		return f.err
+	}
+	results := f.machine.Apply(cmd)
+	f.bytes += int64(len(log.Data))
+	if f.bytes > max(f.limit, f.lastSize) {
+		select {
+		case f.full <- struct{}{}:
+		default:
+		}
+	}
+	f.changed.notify()
+	return results
+}
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return nil, f.err
+	}
+	f.bytes = 0
+	return &fsmSnapshot{fsm: f, snap: f.machine.Snapshot()}, nil
+}
+
+// Restore implements raft.FSM: it builds a new machine and swaps it.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	m, err := catalog.Restore(r)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.machine, f.bytes = m, 0
+	f.changed.notify()
+	return nil
+}
+
+type fsmSnapshot struct {
+	fsm  *fsm
+	snap *catalog.Snapshot
+}
+
+// Persist implements raft.FSMSnapshot. It runs beside Apply; the snapshot is immutable.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	n, err := s.snap.WriteTo(sink)
+	if err != nil {
+		_ = sink.Cancel() // the error that led here is the one to tell
+		return err
+	}
+	if err := sink.Close(); err != nil {
+		return fmt.Errorf("closing the snapshot: %w", err)
+	}
+	s.fsm.mu.Lock()
+	s.fsm.lastSize = n
+	s.fsm.mu.Unlock()
+	return nil
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *fsmSnapshot) Release() {}
+
+func encodeCommand(cmd *catalogv1.Command) ([]byte, error) {
+	data, err := proto.Marshal(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a command: %w", err)
+	}
+	return data, nil
+}

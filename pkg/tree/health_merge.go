@@ -1,0 +1,255 @@
+package tree
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+)
+
+func splitRef(ref string) (repository, tag string) {
+	i := strings.LastIndexByte(ref, ':')
+	if i < 0 {
+		return ref, ""
+	}
+	return ref[:i], ref[i+1:]
+}
+
+// mayGroup says whether a source's word on a group counts: it lies in the source's subtree, and no live source that is closer to it speaks of it. (A city that
+// is attached here over the head of its province speaks for itself.)
+func (t *table) mayGroup(s *source, group string) bool {
+	if s.site != "" || !within(group, s.group) {
+		return false
+	}
+	e := t.groups[group]
+	return e == nil || !closer(e.via, s)
+}
+
+// maySite likewise. A name that a live source uses for a site elsewhere can't be taken over: names are unique in the fabric.
+func (t *table) maySite(s *source, site, group string) bool {
+	if s.site != "" && (site != s.site || group != s.group) || !within(group, s.group) {
+		return false
+	}
+	return t.maySpeak(s, site)
+}
+
+func (t *table) maySpeak(s *source, site string) bool {
+	if s.site != "" {
+		return site == s.site
+	}
+	if t.member(site) {
+		return false
+	}
+	e := t.sites[site]
+	if e == nil || e.gone || e.via == s || e.via == nil || !e.via.live {
+		return true
+	}
+	return within(e.msg.(*treev1.SiteHealth).Group, s.group) && !closer(e.via, s)
+}
+
+// closer says whether a is alive and closer to the leaves than b.
+func closer(a, b *source) bool {
+	return a != nil && a != b && a.live && (len(a.group) > len(b.group) || a.site != "" && b.site == "")
+}
+
+// merge takes in an update from a source. Entries that it may not speak of are left out and counted; an update that breaks a bound is an error, and the source
+// is to be dropped.
+func (t *table) merge(s *source, u *treev1.HealthUpdate) (ignored int, err error) {
+	if err := checkUpdate(u); err != nil {
+		return 0, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.seq
+	if u.GetFull() {
+		t.dropUnnamed(s, u)
+	}
+	for _, site := range u.GetRemovedSites() {
+		if e := t.sites[site]; e != nil && !e.gone && t.maySpeak(s, site) && within(e.msg.(*treev1.SiteHealth).Group, s.group) {
+			t.remove(e)
+		}
+	}
+	touched := map[string]bool{}
+	for _, x := range u.GetSettled() {
+		if e := t.pending[x.GetSite()][x.GetRepository()+":"+x.GetTag()]; e != nil && t.maySpeak(s, x.GetSite()) {
+			t.remove(e)
+			touched[x.GetSite()] = true
+		}
+	}
+	for _, p := range u.GetPending() {
+		if !t.maySpeak(s, p.GetSite()) {
+			ignored++
+			continue
+		}
+		if t.set(t.pendingAt(p.GetSite(), p.GetRepository()+":"+p.GetTag()), p, s) {
+			touched[p.GetSite()] = true
+		}
+	}
+	for _, h := range u.GetSites() {
+		if !t.maySite(s, h.GetSite(), h.GetGroup()) {
+			ignored++
+			continue
+		}
+		if t.set(t.siteAt(h.GetSite()), h, s) {
+			delete(touched, h.GetSite())
+		}
+	}
+	for site := range touched { // the invariant: after its pending refs
+		if e := t.sites[site]; e != nil && !e.gone {
+			t.bump(e)
+		}
+	}
+	for _, g := range u.GetGroups() {
+		if !t.mayGroup(s, g.GetGroup()) {
+			ignored++
+			continue
+		}
+		t.set(t.groupAt(g.GetGroup()), g, s)
+	}
+	t.prune()
+	if t.seq != before {
+		t.changed.notify()
+	}
+	if s.pending > maxSourcePending || s.sites > maxSourceSites || s.groups > maxSourceGroups {
+		return ignored, rubbish("%s reports %d groups, %d sites and %d pending refs, at most %d, %d and %d are kept", s.group, s.groups, s.sites, s.pending,
+			maxSourceGroups, maxSourceSites, maxSourcePending)
+	}
+	return ignored, nil
+}
+
+// dropUnnamed removes what a source's subtree was known to have and a full update does not name. Sites go before their pending refs.
+func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
+	groups, sites, pending := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, g := range u.GetGroups() {
+		groups[g.GetGroup()] = true
+	}
+	for _, h := range u.GetSites() {
+		sites[h.GetSite()] = true
+	}
+	for _, p := range u.GetPending() {
+		pending[p.GetSite()+" "+p.GetRepository()+":"+p.GetTag()] = true
+	}
+	var mine []string
+	for name, e := range t.sites {
+		if e.gone {
+			continue
+		}
+		h := e.msg.(*treev1.SiteHealth)
+		if t.maySite(s, name, h.Group) {
+			mine = append(mine, name)
+			if !sites[name] {
+				t.remove(e)
+			}
+		}
+	}
+	for _, site := range mine {
+		for ref, e := range t.pending[site] {
+			if !e.gone && !pending[site+" "+ref] {
+				t.remove(e)
+			}
+		}
+	}
+	for path, e := range t.groups {
+		if !e.gone && !groups[path] && t.mayGroup(s, path) {
+			t.remove(e)
+		}
+	}
+}
+
+// checkUpdate checks the form of an update from outside, and shortens its texts.
+func checkUpdate(u *treev1.HealthUpdate) error {
+	for _, g := range u.GetGroups() {
+		if g == nil || !word(g.GetGroup(), g.GetParent(), g.GetRoot(), g.GetState(), g.GetCarrier()) || !within(g.GetGroup(), strings.SplitN(g.GetGroup(), "/", 2)[0]) {
+			return rubbish("health of group %.80q", g.GetGroup())
+		}
+		if err := catalog.ValidateScope(g.GetDemand()); err != nil {
+			return rubbish("demand of group %s: %v", g.GetGroup(), err)
+		}
+		if len(g.GetReason()) > maxReason { // what is shared already is short, and must not be written to
+			g.Reason = shorten(g.GetReason())
+		}
+	}
+	for _, h := range u.GetSites() {
+		if h == nil || h.GetSite() == "" || !word(h.GetSite(), h.GetGroup(), h.GetState(), h.GetRegistryType(), h.GetFabricAddress(), h.GetVersion(), h.GetIncarnation(), h.GetRegistry()) {
+			return rubbish("health of site %.80q", h.GetSite())
+		}
+		if len(h.GetReason()) > maxReason { // what is shared already is short, and must not be written to
+			h.Reason = shorten(h.GetReason())
+		}
+	}
+	for _, p := range u.GetPending() {
+		if p == nil || p.GetSite() == "" || !word(p.GetSite(), p.GetRepository(), p.GetTag(), p.GetState(), p.GetDigest()) {
+			return rubbish("pending ref of site %.80q", p.GetSite())
+		}
+		if len(p.GetReason()) > maxReason { // what is shared already is short, and must not be written to
+			p.Reason = shorten(p.GetReason())
+		}
+	}
+	return nil
+}
+
+func word(words ...string) bool {
+	for _, w := range words {
+		if len(w) > 512 || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return false
+		}
+	}
+	return true
+}
+
+func shorten(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxReason-8], "") + "…"
+}
+
+// report takes in what this site says of itself: all that is pending, of which those of the lowest revisions are kept.
+func (t *table) report(s *source, h *treev1.SiteHealth, pending map[string]*treev1.PendingRef) {
+	h = proto.CloneOf(h)
+	h.Reason = shorten(strings.ToValidUTF8(h.Reason, "?"))
+	h.PendingTotal, h.PendingFrom = uint64(len(pending)), 0
+	limit := ^uint64(0)
+	if len(pending) > maxPending {
+		limit = lowestRevisions(pending, maxPending)
+		h.PendingFrom = limit
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.seq
+	for ref, e := range t.pending[s.site] {
+		if p := pending[ref]; !e.gone && (p == nil || p.GetRevision() >= limit) {
+			t.remove(e)
+		}
+	}
+	for ref, p := range pending {
+		if p.GetRevision() >= limit {
+			continue
+		}
+		p = proto.CloneOf(p)
+		p.Site = s.site
+		p.Repository, p.Tag = splitRef(ref)
+		p.Reason = shorten(strings.ToValidUTF8(p.Reason, "?"))
+		t.set(t.pendingAt(s.site, ref), p, s)
+	}
+	e := t.siteAt(s.site)
+	t.set(e, h, s)
+	if t.seq != before {
+		t.bump(e)
+		t.changed.notify()
+	}
+	t.prune()
+}
+
+// lowestRevisions returns a revision below which at most limit pending refs lie, and as many as can be.
+func lowestRevisions(pending map[string]*treev1.PendingRef, limit int) uint64 {
+	revisions := make([]uint64, 0, len(pending))
+	for _, p := range pending {
+		revisions = append(revisions, p.GetRevision())
+	}
+	slices.Sort(revisions)
+	return revisions[limit]
+}

@@ -1,0 +1,335 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+)
+
+// catchUp is how many entries of the log a server may lack and still be given a vote.
+const catchUp = 256
+
+// founder is the member that founds the group: the first by name.
+func (n *Node) founder() string { return slices.Min(slices.Collect(maps.Keys(n.cfg.Members))) }
+
+// belong makes this agent part of its group, and keeps it so: it founds the group, or waits to be taken in by its founder, or joins.
+//
+// Invariant: a group is founded only while no member's log holds anything. Whatever was acknowledged is in the logs of a majority; as long as one of these
+// is asked and answers, nothing is founded over it, and a member that does not answer stops the founding.
+func (n *Node) belong(ctx context.Context, r *raft.Raft) {
+	pauses := backoff{limit: 3 * n.cfg.Timeouts.Heartbeat}
+	for {
+		if site, _ := leader(r); site != "" {
+			n.setWaiting("")
+			pauses.reset()
+			if !pause(ctx, 4*n.cfg.Timeouts.Heartbeat) {
+				return
+			}
+			continue
+		}
+		if err := n.foundOrJoin(ctx, r); err != nil && ctx.Err() == nil {
+			n.setWaiting(err.Error())
+		}
+		if !pause(ctx, n.cfg.Timeouts.Heartbeat/4+pauses.step()) {
+			return
+		}
+	}
+}
+
+// Waiting says in words why the group has no root as far as this member knows; "" when it has.
+func (n *Node) Waiting() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.waiting
+}
+
+func (n *Node) setWaiting(why string) {
+	n.mu.Lock()
+	changed := n.waiting != why
+	n.waiting = why
+	n.mu.Unlock()
+	if changed && why != "" {
+		n.log.Warn("the group has no root yet", "group", n.cfg.Group, "reason", why)
+	}
+}
+
+func (n *Node) foundOrJoin(ctx context.Context, r *raft.Raft) error {
+	answers, err := n.askMembers(ctx)
+	if r.LastIndex() == 0 {
+		occupied := false
+		for _, id := range answers {
+			occupied = occupied || !id.GetEmpty()
+		}
+		if !occupied {
+			if err != nil {
+				return fmt.Errorf("a group is founded when all its founding members answer: %w", err)
+			}
+			return n.found(ctx, r, answers)
+		}
+	}
+	// The group has state. Whoever names a root is told that we want to be a member; the root decides what there is to do.
+	var errs []error
+	for _, site := range slices.Sorted(maps.Keys(answers)) {
+		root := answers[site].GetRootRaftAddress()
+		if root == "" {
+			continue
+		}
+		hello := n.hello()
+		hello.Purpose = &treev1.RaftHello_Join{Join: &treev1.JoinRequest{Member: n.member()}}
+		_, err := n.ask(ctx, root, "", hello)
+		if err == nil {
+			return errors.New("asked the root to be taken in")
+		}
+		errs = append(errs, fmt.Errorf("asking the root at %s to be taken in: %w", root, err))
+	}
+	if len(errs) == 0 {
+		errs = append(errs, errors.New("no member that answers knows a root: a majority must be up"), err)
+	}
+	return errors.Join(errs...)
+}
+
+// askMembers asks all other founding members who they are. The error names those that did not answer.
+func (n *Node) askMembers(ctx context.Context) (map[string]*treev1.IdentifyResponse, error) {
+	type answer struct {
+		site string
+		id   *treev1.IdentifyResponse
+		err  error
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Call)
+	defer cancel()
+	ch := make(chan answer)
+	for site, addr := range n.cfg.Members {
+		if site == n.cfg.Site {
+			continue
+		}
+		go func() { // ends with ctx at the latest, and is waited for below
+			id, err := n.identifyAt(ctx, addr, site)
+			ch <- answer{site, id, err}
+		}()
+	}
+	answers := map[string]*treev1.IdentifyResponse{}
+	var errs []error
+	for range len(n.cfg.Members) - 1 {
+		a := <-ch
+		if a.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a.site, a.err))
+			continue
+		}
+		answers[a.site] = a.id
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return answers, errors.Join(errs...)
+}
+
+// found bootstraps raft when all agree and this is the founder.
+func (n *Node) found(ctx context.Context, r *raft.Raft, answers map[string]*treev1.IdentifyResponse) error {
+	conf := raft.Configuration{}
+	for _, site := range slices.Sorted(maps.Keys(n.cfg.Members)) {
+		incarnation := n.cfg.Incarnation
+		if site != n.cfg.Site {
+			id := answers[site]
+			if !maps.Equal(id.GetFounding(), n.cfg.Members) {
+				return fmt.Errorf("raft.members differs: %s lists %s, %s lists %s: write the same list at all members", site, listed(id.GetFounding()), n.cfg.Site, listed(n.cfg.Members))
+			}
+			incarnation = id.GetIncarnation()
+			if incarnation == "" || strings.ContainsAny(incarnation, "/ |") {
+				return fmt.Errorf("%s has incarnation %q", site, incarnation)
+			}
+		}
+		conf.Servers = append(conf.Servers, raft.Server{ID: serverID(site, incarnation), Address: raft.ServerAddress(n.cfg.Members[site])})
+	}
+	if n.founder() != n.cfg.Site {
+		return fmt.Errorf("waiting for %s to found the group", n.founder())
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := r.BootstrapCluster(conf).Error(); err != nil {
+		return fmt.Errorf("founding the group: %w", err)
+	}
+	n.log.Info("founded the group", "group", n.cfg.Group, "members", listed(n.cfg.Members))
+	return nil
+}
+
+func listed(members map[string]string) string {
+	var out []string
+	for _, site := range slices.Sorted(maps.Keys(members)) {
+		out = append(out, site+"="+members[site])
+	}
+	return strings.Join(out, " ")
+}
+
+// acceptJoin notes that a member wants to join. It asks again until it has a root, so nothing is kept for long.
+func (n *Node) acceptJoin(m *catalogv1.Member) error {
+	o := n.office.Load()
+	if o == nil {
+		return ErrNotRoot
+	}
+	if m.GetIncarnation() == "" || m.GetRaftAddress() == "" || strings.ContainsAny(m.GetSite()+m.GetIncarnation(), "/ |") || !word(m.GetSite(), m.GetIncarnation(), m.GetRaftAddress()) {
+		return rubbish("a member without an incarnation or a raft address")
+	}
+	o.mu.Lock()
+	o.joins[m.GetSite()] = m // a known site: there are no more of them than members
+	o.mu.Unlock()
+	o.joined.notify()
+	return nil
+}
+
+// membership changes raft's configuration, one change at a time: it takes in who asked, gives a vote to who has caught up, and, at a witness, hands leadership on.
+func (o *office) membership() {
+	joined, stop := o.joined.watch()
+	defer stop()
+	tick := time.NewTicker(2 * o.n.cfg.Timeouts.Stream)
+	defer tick.Stop()
+	var handedOver time.Time
+	for {
+		o.mu.Lock()
+		joins := o.joins
+		o.joins = map[string]*catalogv1.Member{}
+		o.mu.Unlock()
+		for _, site := range slices.Sorted(maps.Keys(joins)) {
+			if err := o.takeIn(joins[site]); err != nil && o.ctx.Err() == nil {
+				o.n.log.Warn("taking in a member", "site", site, "error", err)
+			}
+		}
+		if err := o.promote(); err != nil && o.ctx.Err() == nil {
+			o.n.log.Warn("giving a vote to a member", "error", err)
+		}
+		if o.n.cfg.RegistryType == witness && time.Since(handedOver) > min(handOverPause, 10*o.n.cfg.Timeouts.Stream) {
+			if o.handOver() {
+				handedOver = time.Now()
+			}
+		}
+		select {
+		case <-o.ctx.Done():
+			return
+		case <-joined:
+		case <-tick.C:
+		}
+	}
+}
+
+// takeIn makes a server part of raft's configuration, in place of the one that its site was before.
+func (o *office) takeIn(m *catalogv1.Member) error {
+	future := o.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return err
+	}
+	id, addr := serverID(m.Site, m.Incarnation), raft.ServerAddress(m.RaftAddress)
+	for _, s := range future.Configuration().Servers {
+		site, incarnation := splitID(s.ID)
+		switch {
+		case s.ID == id && s.Address == addr:
+			return nil // it is a member, and will hear from us
+		case s.ID == id && s.Suffrage == raft.Voter:
+			return o.raft.AddVoter(id, addr, future.Index(), o.n.cfg.Timeouts.Call).Error() // it moved
+		case s.ID == id:
+			return o.raft.AddNonvoter(id, addr, future.Index(), o.n.cfg.Timeouts.Call).Error()
+		case site == m.Site:
+			// Only a server that is gone for good may be replaced: two agents that call themselves by one name must not take turns.
+			was, err := o.n.identifyAt(o.ctx, string(s.Address), site)
+			if err == nil && was.GetIncarnation() == incarnation {
+				return fmt.Errorf("site %s is up at %s with another data directory (incarnation %s): two agents have this name", site, s.Address, incarnation)
+			}
+			o.n.log.Info("replacing a member that lost its data", "site", site, "incarnation", m.Incarnation)
+			if err := o.raft.RemoveServer(s.ID, future.Index(), o.n.cfg.Timeouts.Call).Error(); err != nil {
+				return fmt.Errorf("removing server %s: %w", s.ID, err)
+			}
+			return o.takeIn(m)
+		case s.Address == addr:
+			return fmt.Errorf("raft address %s is that of site %s", addr, site)
+		}
+	}
+	if err := o.raft.AddNonvoter(id, addr, future.Index(), o.n.cfg.Timeouts.Call).Error(); err != nil {
+		return fmt.Errorf("adding server %s: %w", id, err)
+	}
+	return nil
+}
+
+// promote gives a vote to a server that has caught up. A vote given too early would only slow the group down; it could lose nothing.
+func (o *office) promote() error {
+	future := o.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return err
+	}
+	for _, s := range future.Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			continue
+		}
+		site, incarnation := splitID(s.ID)
+		id, err := o.n.identifyAt(o.ctx, string(s.Address), site)
+		if err != nil || id.GetIncarnation() != incarnation || id.GetLastIndex()+catchUp < o.raft.LastIndex() {
+			continue // not now
+		}
+		if err := o.raft.AddVoter(s.ID, s.Address, future.Index(), o.n.cfg.Timeouts.Call).Error(); err != nil {
+			return fmt.Errorf("server %s: %w", s.ID, err)
+		}
+		return nil // one change at a time
+	}
+	return nil
+}
+
+// handOver hands leadership to a member with a registry that works, if one is connected.
+func (o *office) handOver() bool {
+	future := o.raft.GetConfiguration()
+	if future.Error() != nil {
+		return false
+	}
+	for _, s := range future.Configuration().Servers {
+		site, _ := splitID(s.ID)
+		h, live := o.table.site(site)
+		if site == o.n.cfg.Site || s.Suffrage != raft.Voter || !live || h.GetRegistryType() == witness || !h.GetRegistryOk() {
+			continue
+		}
+		o.n.log.Info("a witness hands leadership on", "to", site)
+		if err := o.raft.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
+			o.n.log.Warn("handing leadership on", "to", site, "error", err)
+			continue
+		}
+		return true
+	}
+	return false
+}
+
+// Server is one member of the raft group.
+type Server struct {
+	ID, Site, Addr string
+	Voter, Leader  bool
+}
+
+// Servers returns the raft group as this member knows it.
+func (n *Node) Servers() []Server {
+	r := n.raft.Load()
+	if r == nil {
+		return nil
+	}
+	future := r.GetConfiguration()
+	if future.Error() != nil {
+		return nil
+	}
+	_, lead := r.LeaderWithID()
+	var out []Server
+	for _, s := range future.Configuration().Servers {
+		site, _ := splitID(s.ID)
+		out = append(out, Server{ID: string(s.ID), Site: site, Addr: string(s.Address), Voter: s.Suffrage == raft.Voter, Leader: s.ID == lead})
+	}
+	slices.SortFunc(out, func(a, b Server) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Term returns the current term of the raft group.
+func (n *Node) Term() uint64 {
+	if r := n.raft.Load(); r != nil {
+		return r.CurrentTerm()
+	}
+	return 0
+}

@@ -1,0 +1,188 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+const (
+	logCacheEntries  = 64
+	snapshotsKept    = 2
+	trailingLogs     = 512
+	snapshotEntries  = 1 << 16 // a bound for the replay of many small entries
+	raftPool         = 3
+	keyCurrentTerm   = "CurrentTerm" // as hashicorp/raft names it in its stable store
+	snapshotInterval = 10 * time.Minute
+)
+
+// serverID is the raft server ID of a site's data directory. An agent that lost its disk is another server.
+func serverID(site, incarnation string) raft.ServerID {
+	return raft.ServerID(site + "/" + incarnation)
+}
+
+// splitID is the reverse of serverID.
+func splitID(id raft.ServerID) (site, incarnation string) {
+	site, incarnation, _ = strings.Cut(string(id), "/")
+	return site, incarnation
+}
+
+// raftStores are what raft keeps on disk.
+type raftStores struct {
+	bolt  *raftboltdb.BoltStore
+	snaps *raft.FileSnapshotStore
+}
+
+func (n *Node) openStores() (*raftStores, error) {
+	dir := filepath.Join(n.cfg.DataDir, "raft")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making %s: %w", dir, err)
+	}
+	path := filepath.Join(dir, "raft.db")
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path:        path,
+		BoltOptions: &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the raft log %s (does another agent use it?): %w", path, err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, newRaftLogger(n.log))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the raft snapshots in %s: %w", dir, err), bolt.Close())
+	}
+	return &raftStores{bolt: bolt, snaps: snaps}, nil
+}
+
+// mendHalfFounding lets a founder go on that died between raft's two writes of a bootstrap. Its term is then set, and its log empty, and raft would
+// refuse to bootstrap for ever. Only the founder is treated so: with an empty log it was never a candidate, and nobody's configuration
+// names it as a voter, so there is no vote of its own to forget.
+func (n *Node) mendHalfFounding(s *raftStores) error {
+	if n.founder() != n.cfg.Site {
+		return nil
+	}
+	last, err := s.bolt.LastIndex()
+	if err != nil {
+		return fmt.Errorf("reading the raft log: %w", err)
+	}
+	snaps, err := s.snaps.List()
+	if err != nil {
+		return fmt.Errorf("listing raft snapshots: %w", err)
+	}
+	if last > 0 || len(snaps) > 0 {
+		return nil
+	}
+	term, err := s.bolt.GetUint64([]byte(keyCurrentTerm))
+	if err != nil || term == 0 {
+		return nil // not found: as it should be
+	}
+	if err := s.bolt.SetUint64([]byte(keyCurrentTerm), 0); err != nil {
+		return fmt.Errorf("resetting the raft term: %w", err)
+	}
+	return nil
+}
+
+// startRaft starts raft on the stores. The returned function stops it.
+func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, error) {
+	logger := newRaftLogger(n.log)
+	conf := raft.DefaultConfig()
+	conf.LocalID = n.id
+	conf.HeartbeatTimeout = n.cfg.Timeouts.Heartbeat
+	conf.ElectionTimeout = max(n.cfg.Timeouts.Election, n.cfg.Timeouts.Heartbeat)
+	conf.LeaderLeaseTimeout = n.cfg.Timeouts.Lease
+	conf.CommitTimeout = min(conf.CommitTimeout, n.cfg.Timeouts.Heartbeat/2)
+	conf.Logger = logger
+	conf.ShutdownOnRemove = false // a member that was removed by mistake joins again
+	conf.SnapshotThreshold = snapshotEntries
+	conf.SnapshotInterval = snapshotInterval
+	conf.TrailingLogs = trailingLogs
+	conf.NoLegacyTelemetry = true
+	cache, err := raft.NewLogCache(logCacheEntries, s.bolt)
+	if err != nil {
+		return nil, fmt.Errorf("making the log cache: %w", err)
+	}
+	trans := &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: layer, MaxPool: raftPool, Timeout: n.cfg.Timeouts.Call, Logger: logger, MsgpackUseNewTimeFormat: true,
+	})}
+	r, err := raft.NewRaft(conf, n.fsm, cache, s.bolt, s.snaps, trans)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), trans.Close())
+	}
+	return r, nil
+}
+
+// snapshots takes a snapshot whenever enough log was applied: raft itself counts entries only, and ours differ in size by four orders of magnitude.
+func (n *Node) snapshots(ctx context.Context, r *raft.Raft) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.fsm.full:
+		}
+		if err := r.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+			n.log.Warn("taking a raft snapshot", "error", err)
+			if !pause(ctx, n.cfg.Timeouts.Backoff) {
+				return
+			}
+		}
+	}
+}
+
+// transport makes raft's connections name the server that they mean: see hello.go.
+type transport struct {
+	*raft.NetworkTransport
+}
+
+func meant(id raft.ServerID, target raft.ServerAddress) raft.ServerAddress {
+	return target + "|" + raft.ServerAddress(id)
+}
+
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	return t.NetworkTransport.AppendEntriesPipeline(id, meant(id, target))
+}
+
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return t.NetworkTransport.AppendEntries(id, meant(id, target), args, resp)
+}
+
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.NetworkTransport.RequestVote(id, meant(id, target), args, resp)
+}
+
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.NetworkTransport.RequestPreVote(id, meant(id, target), args, resp)
+}
+
+func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return t.NetworkTransport.InstallSnapshot(id, meant(id, target), args, resp, data)
+}
+
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.NetworkTransport.TimeoutNow(id, meant(id, target), args, resp)
+}
+
+// leader returns the site and raft address of the member that this one takes for the root; "" when there is none.
+func leader(r *raft.Raft) (site, addr string) {
+	a, id := r.LeaderWithID()
+	if a == "" || id == "" {
+		return "", ""
+	}
+	site, _ = splitID(id)
+	return site, string(a)
+}
+
+// definitelyNot says whether a failed raft.Apply left nothing in the log.
+func definitelyNot(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) || errors.Is(err, raft.ErrLeadershipTransferInProgress)
+}
+
+var _ raft.WithPreVote = (*transport)(nil)
+var _ raft.WithClose = (*transport)(nil)
