@@ -118,8 +118,14 @@ func require(cmd *cobra.Command, names ...string) {
 // days is a duration that may be given in days.
 type days time.Duration
 
-func (d *days) String() string { return time.Duration(*d).String() }
-func (d *days) Type() string   { return "duration" }
+func (d *days) Type() string { return "duration" }
+
+func (d *days) String() string {
+	if *d == 0 {
+		return "" // help shows no default then
+	}
+	return time.Duration(*d).String()
+}
 
 func (d *days) Set(s string) error {
 	if n, ok := strings.CutSuffix(s, "d"); ok {

@@ -16,7 +16,7 @@ const (
 	dataSocket = "/var/lib/fanoutd/fanoutd.sock"
 )
 
-// where is the agent to speak with and the files with which we prove ourselves.
+// target is the agent to speak with and the files with which we prove ourselves.
 type target struct {
 	server client.Address
 	tls    userconf.TLS

@@ -201,7 +201,7 @@ func TestUnreachable(t *testing.T) {
 	tests := []struct{ name, server, text, todo string }{
 		{"no socket", "unix:" + gone.Addr().String(), "no such socket", "Is fanoutd running"},
 		{"refused", closedPort(t), "connection refused", "Is fanoutd running"},
-		{"silent", silent.Addr().String(), "", ""},
+		{"silent", silent.Addr().String(), "did not answer as an agent", "Is it fanoutd"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -89,6 +89,8 @@ func (c *Client) unreachable(server, message string, err error) error {
 	case last == nil && !strings.Contains(message, "connection error"):
 		// It answered, and said so itself, or went away in the middle.
 		return problem("the agent at "+server+" cannot answer now: "+message, "It may be starting, stopping or without a root; try again, or see: fanoutctl tree")
+	case last == nil && strings.Contains(message, "use of closed network connection"): // gRPC closes what stays silent
+		return problem(fmt.Sprintf("%s takes connections, but did not answer as an agent within %s", server, c.cfg.ConnectTimeout), "Is it fanoutd that listens there, and at its fabric.listen address? If so, it may be stuck or want TLS.")
 	case last == nil && c.cfg.Identity == nil && c.cfg.Server.Socket == "":
 		return problem("cannot speak with "+server+": "+message, "The agent may want TLS: give --tls-cert, --tls-key, --tls-ca and --trust-domain. Or another program listens there.")
 	case last == nil && strings.Contains(message, "tls:"):
