@@ -275,7 +275,7 @@ func TestStaleCheckpoint(t *testing.T) {
 	dir := t.TempDir()
 	var f faultfs.Faults
 	s := open(t, store.Config{Dir: dir, CheckpointBytes: piece, Fault: f.Check})
-	data, d := storetest.Content(5, 4*piece)
+	data, _ := storetest.Content(5, 4*piece)
 	in := ingest(t, s, data)
 	writePieces(t, in, data, 0, 1, 2)
 	f.FailAll("checkpoint.delete", faultfs.ErrInjected)
@@ -291,7 +291,32 @@ func TestStaleCheckpoint(t *testing.T) {
 	}
 	_ = in.Close()
 	finish(t, s, data)
-	_ = d
+}
+
+// TestStaleCheckpoint_SameProcess: nor does it when the next one is read back without a start in between.
+func TestStaleCheckpoint_SameProcess(t *testing.T) {
+	var f faultfs.Faults
+	s := open(t, store.Config{Dir: t.TempDir(), CheckpointBytes: piece, Fault: f.Check})
+	data, _ := storetest.Content(5, 4*piece)
+	in := ingest(t, s, data)
+	writePieces(t, in, data, 0, 1, 2)
+	f.FailAll("checkpoint.delete", faultfs.ErrInjected)
+	_ = in.Abort(nil)
+	in = ingest(t, s, data)
+	f.FailAll("ingest.data.sync", faultfs.ErrInjected)
+	if _, err := in.WriteAt(data[:piece], 0); !errors.Is(err, faultfs.ErrInjected) {
+		t.Fatalf("WriteAt: %v", err)
+	}
+	f.FailAll("ingest.data.sync", nil)
+	r := in.NewReader() // keeps the ingest, which has nothing that counts, from being dropped
+	defer r.Close()
+	_ = in.Close()
+	in = ingest(t, s, data)
+	if got, want := in.Missing(), []store.Range{{Off: 0, Len: 4 * piece}}; !cmp.Equal(got, want) {
+		t.Fatal(cmp.Diff(want, got))
+	}
+	_ = in.Close()
+	finish(t, s, data)
 }
 
 func TestCommittedSize(t *testing.T) {
