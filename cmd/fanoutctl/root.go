@@ -58,6 +58,7 @@ func (a *app) commands() []*cobra.Command {
 		a.caCommand(),
 		a.configCommand(),
 		a.versionCommand(),
+		a.demoCommand(),
 	}
 }
 

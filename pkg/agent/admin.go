@@ -1,0 +1,447 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/identity"
+	"github.com/fanout-io/fanout/pkg/reconcile"
+	"github.com/fanout-io/fanout/pkg/registry"
+)
+
+// watchEvery is how often a watcher gets a new picture at most.
+const watchEvery = 250 * time.Millisecond
+
+// admin serves people. Questions about the tree go to the root of the group, which alone hears of everything below.
+type admin struct {
+	adminv1.UnimplementedAdminServiceServer
+	a     *Agent
+	local bool // on the socket, which only the agent's user can open
+}
+
+// actor names who asks, and refuses agents other than those of this group, which pass a person's question on.
+func (s *admin) actor(ctx context.Context) (string, error) {
+	if s.local || s.a.identity == nil {
+		return "local", nil
+	}
+	id, ok := identity.PeerID(ctx)
+	switch {
+	case !ok:
+		return "", status.Error(codes.Unauthenticated, "the client showed no certificate with an identity")
+	case id.User != "":
+		return id.User, nil
+	case id.Group == s.a.cfg.Group:
+		return "site " + id.Site, nil
+	}
+	return "", status.Errorf(codes.PermissionDenied, "%s is an agent of another group; use a user's certificate", id)
+}
+
+// root gives the root's admin service when this member is not the root.
+func (s *admin) root(ctx context.Context) (adminv1.AdminServiceClient, error) {
+	roster := s.a.node.Roster()
+	if roster.IsRoot {
+		return nil, nil
+	}
+	if roster.RootAddr == "" {
+		return nil, status.Errorf(codes.Unavailable, "group %s has no root now; it is being elected, or a majority of its members is down", s.a.cfg.Group)
+	}
+	conn, err := s.a.peers.conn(ctx, roster.RootAddr)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return adminv1.NewAdminServiceClient(conn), nil
+}
+
+// relay passes a stream on from the root.
+func relay[T any](from grpc.ServerStreamingClient[T], err error, to func(*T) error) error {
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := from.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := to(m); err != nil {
+			return err
+		}
+	}
+}
+
+// repeat calls show now and, with watch, whenever something changed.
+func (s *admin) repeat(ctx context.Context, watch bool, show func() error) error {
+	health, stopHealth := s.a.node.WatchHealth()
+	defer stopHealth()
+	changed, stopChanged := s.a.node.Watch()
+	defer stopChanged()
+	for {
+		if err := show(); err != nil || !watch {
+			return err
+		}
+		if !sleep(ctx, watchEvery) {
+			return ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-health:
+		case <-changed:
+		}
+	}
+}
+
+// Tree implements adminv1.AdminServiceServer.
+func (s *admin) Tree(req *adminv1.TreeRequest, stream grpc.ServerStreamingServer[adminv1.TreeResponse]) error {
+	if _, err := s.actor(stream.Context()); err != nil {
+		return err
+	}
+	root, err := s.root(stream.Context())
+	if err != nil {
+		return err
+	}
+	if root != nil {
+		from, err := root.Tree(stream.Context(), req)
+		return relay(from, err, stream.Send)
+	}
+	return s.repeat(stream.Context(), req.GetWatch(), func() error {
+		t := s.a.tree(req.GetGroup())
+		if len(t.GetGroups()) == 0 {
+			return status.Errorf(codes.NotFound, "no group %q is known here; 'fanoutctl tree' lists them", req.GetGroup())
+		}
+		return stream.Send(t)
+	})
+}
+
+// Where implements adminv1.AdminServiceServer.
+func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServer[adminv1.WhereResponse]) error {
+	if _, err := s.actor(stream.Context()); err != nil {
+		return err
+	}
+	ref, err := parseRef(req.GetRef())
+	if err != nil {
+		return err
+	}
+	root, err := s.root(stream.Context())
+	if err != nil {
+		return err
+	}
+	if root != nil {
+		from, err := root.Where(stream.Context(), req)
+		return relay(from, err, stream.Send)
+	}
+	return s.repeat(stream.Context(), req.GetWatch(), func() error {
+		rec, ok := s.a.node.Catalog().Get(ref)
+		if !ok {
+			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is", ref)
+		}
+		w := s.a.where(ref, rec)
+		return stream.Send(w)
+	})
+}
+
+func parseRef(s string) (catalog.Ref, error) {
+	repo, tag, err := registry.ParseRef(s)
+	if err != nil {
+		return catalog.Ref{}, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return catalog.Ref{Repository: repo, Tag: tag}, nil
+}
+
+// Images implements adminv1.AdminServiceServer.
+func (s *admin) Images(req *adminv1.ImagesRequest, stream grpc.ServerStreamingServer[adminv1.ImagesResponse]) error {
+	if _, err := s.actor(stream.Context()); err != nil {
+		return err
+	}
+	pattern := req.GetRepository()
+	if pattern == "" {
+		pattern = "**"
+	}
+	if err := catalog.ValidatePattern(pattern); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	for rec := range s.a.node.Catalog().Records() {
+		_, signature := registry.IsCosignTag(rec.GetTag())
+		if (!req.GetAll() && (signature || rec.GetDeleted())) || !catalog.MatchPatterns([]string{pattern}, nil, rec.GetRepository()) {
+			continue
+		}
+		err := stream.Send(&adminv1.ImagesResponse{
+			Ref: catalog.RefOf(rec).String(), Digest: rec.GetTarget().GetDigest(), MediaType: rec.GetTarget().GetMediaType(),
+			Revision: rec.GetRevision(), PublishedAt: rec.GetPublishedAt(), PublishedBy: rec.GetPublishedBy(), Origin: rec.GetOrigin(),
+			Referrers: uint32(len(rec.GetReferrers())), Deleted: rec.GetDeleted(),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Events implements adminv1.AdminServiceServer. They are those of this agent.
+func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
+	if _, err := s.actor(stream.Context()); err != nil {
+		return err
+	}
+	var n uint64
+	for {
+		list, next, wake := s.a.events.since(n)
+		for _, ev := range list {
+			if err := stream.Send(ev); err != nil {
+				return err
+			}
+		}
+		n = next
+		if !req.GetFollow() {
+			return nil
+		}
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-wake:
+		}
+	}
+}
+
+// Members implements adminv1.AdminServiceServer.
+func (s *admin) Members(ctx context.Context, req *adminv1.MembersRequest) (*adminv1.MembersResponse, error) {
+	if _, err := s.actor(ctx); err != nil {
+		return nil, err
+	}
+	root, err := s.root(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if root != nil {
+		return root.Members(ctx, req)
+	}
+	resp := &adminv1.MembersResponse{Group: s.a.cfg.Group}
+	states := map[string]string{}
+	for _, h := range s.a.node.Health().Sites {
+		states[h.GetSite()] = h.GetState()
+	}
+	members := map[string]*catalogv1.Member{}
+	for _, m := range s.a.node.Catalog().Members() {
+		members[m.GetSite()] = m
+	}
+	for _, server := range s.a.node.Servers() {
+		info := &adminv1.MemberInfo{Site: server.Site, Id: server.ID, Voter: server.Voter, RaftAddress: server.Addr, Role: "follower", State: "unreachable"}
+		if server.Leader {
+			info.Role = "root"
+		}
+		if m := members[server.Site]; m != nil {
+			info.FabricAddress, info.RegistryType = m.GetFabricAddress(), m.GetRegistryType()
+		}
+		if state := states[server.Site]; state != "" {
+			info.State = state
+		}
+		resp.Members = append(resp.Members, info)
+	}
+	slices.SortFunc(resp.Members, func(x, y *adminv1.MemberInfo) int { return strings.Compare(x.GetSite(), y.GetSite()) })
+	return resp, nil
+}
+
+// Version implements adminv1.AdminServiceServer.
+func (s *admin) Version(context.Context, *adminv1.VersionRequest) (*adminv1.VersionResponse, error) {
+	return &adminv1.VersionResponse{Version: s.a.opts.Version, Site: s.a.cfg.Site, Group: s.a.cfg.Group}, nil
+}
+
+// Publish implements adminv1.AdminServiceServer.
+func (s *admin) Publish(req *adminv1.PublishRequest, stream grpc.ServerStreamingServer[adminv1.PublishResponse]) error {
+	ctx := stream.Context()
+	actor, err := s.actor(ctx)
+	if err != nil {
+		return err
+	}
+	ref, err := parseRef(req.GetRef())
+	if err != nil {
+		return err
+	}
+	if !s.a.cfg.Headquarters() {
+		return status.Errorf(codes.FailedPrecondition, "group %s is not headquarters; publish at an agent of %s", s.a.cfg.Group, strings.Split(s.a.cfg.Group, "/")[0])
+	}
+	if !publishable(s.a.node.Catalog().Settings().GetPublish(), ref) {
+		return status.Errorf(codes.FailedPrecondition, "%s is not among publish.repositories, or is excluded", ref)
+	}
+	rec, err := s.publishHere(ctx, ref, actor)
+	if errors.Is(err, registry.ErrNotFound) {
+		return s.publishElsewhere(req, ref, stream)
+	}
+	if err != nil {
+		return err
+	}
+	return s.followPublish(ctx, req, ref, rec, stream)
+}
+
+// publishHere publishes what this site's registry shows; ErrNotFound when it shows nothing that is news.
+func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) (*catalogv1.Record, error) {
+	if s.a.registry == nil {
+		return nil, registry.ErrNotFound
+	}
+	for {
+		ours, err := s.a.observe(ctx, ref)
+		if err != nil {
+			return nil, status.Error(codes.Unavailable, err.Error())
+		}
+		rec, known := s.a.node.Catalog().Get(ref)
+		if !known {
+			rec = nil
+		}
+		if ours == "" {
+			return nil, registry.ErrNotFound
+		}
+		if rec != nil && !rec.GetDeleted() && rec.GetTarget().GetDigest() == ours {
+			return rec, nil
+		}
+		st, _, err := s.a.store.RefState(ref.String())
+		if err != nil {
+			return nil, err
+		}
+		v := reconcile.Merge(s.a.mergeInput(ref, rec, st, ours))
+		if v.Action == reconcile.Deliver || v.Action == reconcile.Conflict {
+			return nil, registry.ErrNotFound // what is here is older than the catalog; another site may have the news
+		}
+		got, err := s.a.publish(ctx, ref, ours, rec, actor)
+		if err == nil || !errors.Is(err, errChanged) {
+			return got, err
+		}
+		if !sleep(ctx, watchEvery) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// publishElsewhere asks the other members, of which one may have the ref. A question that was passed on already is not passed on again.
+func (s *admin) publishElsewhere(req *adminv1.PublishRequest, ref catalog.Ref, stream grpc.ServerStreamingServer[adminv1.PublishResponse]) error {
+	ctx := stream.Context()
+	notFound := status.Errorf(codes.NotFound, "no registry of headquarters that answers has %s; push it first", ref)
+	if passedOn(ctx) {
+		return notFound
+	}
+	for _, m := range s.a.node.Roster().Members {
+		if m.Site == s.a.cfg.Site {
+			continue
+		}
+		conn, err := s.a.peers.conn(ctx, m.Addr)
+		if err != nil {
+			continue
+		}
+		from, err := adminv1.NewAdminServiceClient(conn).Publish(passOn(ctx), req)
+		err = relay(from, err, stream.Send)
+		if c := status.Code(err); c != codes.NotFound && c != codes.Unavailable {
+			return err
+		}
+	}
+	if rec, ok := s.a.node.Catalog().Get(ref); ok && !rec.GetDeleted() {
+		return s.followPublish(ctx, req, ref, rec, stream) // published already, and shown or on its way here
+	}
+	return notFound
+}
+
+// followPublish streams what becomes of a record until it has its copies and, with wait, is everywhere.
+func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, ref catalog.Ref, rec *catalogv1.Record, stream grpc.ServerStreamingServer[adminv1.PublishResponse]) error {
+	root, err := s.root(ctx)
+	if err != nil {
+		return err
+	}
+	var last *adminv1.PublishResponse
+	show := func(w *adminv1.WhereResponse) (bool, error) {
+		p := s.a.publishProgress(rec, w)
+		p.Done = p.GetCopies() >= p.GetCopiesWanted() && (!req.GetWait() || p.GetDelivered() == p.GetSites())
+		if p.GetDone() && req.GetWait() {
+			p.Where = w.GetSites()
+		}
+		if last != nil && !p.GetDone() && samePublish(last, p) {
+			return false, nil
+		}
+		last = p
+		return p.GetDone(), stream.Send(p)
+	}
+	if root != nil {
+		wctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		from, err := root.Where(wctx, &adminv1.WhereRequest{Ref: ref.String(), Watch: true})
+		stop := errors.New("done")
+		err = relay(from, err, func(w *adminv1.WhereResponse) error {
+			done, err := show(w)
+			if done && err == nil {
+				return stop
+			}
+			return err
+		})
+		if errors.Is(err, stop) {
+			return nil
+		}
+		return err
+	}
+	stop := errors.New("done")
+	err = s.repeat(ctx, true, func() error {
+		now, ok := s.a.node.Catalog().Get(ref)
+		if !ok {
+			return status.Errorf(codes.Aborted, "%s is no longer in the catalog", ref)
+		}
+		done, err := show(s.a.where(ref, now))
+		if done && err == nil {
+			return stop
+		}
+		return err
+	})
+	if errors.Is(err, stop) {
+		return nil
+	}
+	return err
+}
+
+func samePublish(x, y *adminv1.PublishResponse) bool {
+	return x.GetCopies() == y.GetCopies() && x.GetDelivered() == y.GetDelivered() && x.GetFailed() == y.GetFailed() &&
+		x.GetBytesLeft() == y.GetBytesLeft() && x.GetSites() == y.GetSites() && x.GetRevision() == y.GetRevision()
+}
+
+// publishProgress counts a picture of a ref.
+func (a *Agent) publishProgress(rec *catalogv1.Record, w *adminv1.WhereResponse) *adminv1.PublishResponse {
+	p := &adminv1.PublishResponse{Ref: w.GetRef(), Digest: rec.GetTarget().GetDigest(), Revision: rec.GetRevision()}
+	var copies, registries uint32
+	for _, s := range w.GetSites() {
+		if s.GetState() == "unsubscribed" {
+			continue
+		}
+		p.Sites++
+		p.BytesLeft += s.GetBytesLeft()
+		hq := s.GetGroup() == a.cfg.Group
+		if hq {
+			registries++
+		}
+		switch s.GetState() {
+		case "delivered":
+			p.Delivered++
+			if hq {
+				copies++
+			}
+		case "failed":
+			p.Failed++
+		}
+	}
+	want := a.node.Catalog().Settings().GetPublish().GetCopies()
+	p.Copies, p.CopiesWanted = copies, min(want, registries)
+	if p.GetCopiesWanted() < want {
+		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %d registries", want, registries)
+	}
+	return p
+}
+
+func now() *timestamppb.Timestamp { return timestamppb.New(time.Now()) }

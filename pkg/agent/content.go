@@ -1,0 +1,366 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"strings"
+	"sync"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/identity"
+	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/store"
+	"github.com/fanout-io/fanout/pkg/transfer"
+)
+
+// local lets the transfer server read from the own registry.
+type local struct{ c *registry.Client }
+
+func (l local) OpenBlob(ctx context.Context, repo, digest string, off, length int64) (io.ReadCloser, error) {
+	rc, err := l.c.OpenBlob(ctx, repo, digest, off, length)
+	return rc, localError(err)
+}
+
+func (l local) StatBlob(ctx context.Context, repo, digest string) (int64, error) {
+	n, err := l.c.StatBlob(ctx, repo, digest)
+	return n, localError(err)
+}
+
+func localError(err error) error {
+	if errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrUnauthorized) {
+		// Harbor answers 401 for a project that does not exist.
+		return fmt.Errorf("%w: %w", transfer.ErrNotFound, err)
+	}
+	return err
+}
+
+// closures remembers which digests lie under a root. A root's closure never changes. Bounded: dropped whole when it has grown too large.
+type closures struct {
+	mu    sync.Mutex
+	sets  map[string]map[string]bool
+	count int
+}
+
+// maxClosureDigests bounds what closures remembers.
+const maxClosureDigests = 500_000
+
+func newClosures() *closures { return &closures{sets: map[string]map[string]bool{}} }
+
+func (c *closures) get(root string) map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sets[root]
+}
+
+func (c *closures) put(root string, set map[string]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count+len(set) > maxClosureDigests {
+		c.sets, c.count = map[string]map[string]bool{}, 0
+	}
+	c.sets[root] = set
+	c.count += len(set)
+}
+
+// manifestAtHand gives a manifest from the cache or the own registry, without asking other agents.
+func (a *Agent) manifestAtHand(ctx context.Context, repo, digest string) (store.Manifest, error) {
+	m, err := a.store.Manifest(digest)
+	if err == nil || !errors.Is(err, store.ErrNotFound) {
+		return m, err
+	}
+	if a.registry == nil {
+		return m, fmt.Errorf("manifest %s: %w", digest, transfer.ErrNotFound)
+	}
+	rm, err := a.registry.Manifest(ctx, repo, digest)
+	if err != nil {
+		return m, fmt.Errorf("manifest %s: %w", digest, localError(err))
+	}
+	m = store.Manifest(rm)
+	return m, errors.Join(a.store.PutManifests(m), a.store.AddBlobs(repo, digest))
+}
+
+// closureOf gives all digests under a root, itself too, from what get finds.
+func (a *Agent) closureOf(ctx context.Context, root *catalogv1.Descriptor, get registry.GetFunc) (map[string]bool, error) {
+	if set := a.closures.get(root.GetDigest()); set != nil {
+		return set, nil
+	}
+	c, err := registry.Collect(ctx, get, root)
+	if err != nil {
+		return nil, err
+	}
+	set := make(map[string]bool, len(c.Blobs)+len(c.Manifests))
+	for _, m := range c.Manifests {
+		set[m.Digest] = true
+	}
+	for _, b := range c.Blobs {
+		set[b.GetDigest()] = true
+	}
+	a.closures.put(root.GetDigest(), set)
+	return set, nil
+}
+
+// under says whether a digest lies under a record's target or one of its referrers, as far as it is known here.
+func (a *Agent) under(ctx context.Context, rec *catalogv1.Record, digest string) bool {
+	get := func(ctx context.Context, d string) (registry.Manifest, error) {
+		m, err := a.manifestAtHand(ctx, rec.GetRepository(), d)
+		return registry.Manifest(m), err
+	}
+	for _, root := range roots(rec) {
+		if root.GetDigest() == digest {
+			return true
+		}
+		if set, err := a.closureOf(ctx, root, get); err == nil && set[digest] {
+			return true
+		}
+	}
+	return false
+}
+
+func roots(rec *catalogv1.Record) []*catalogv1.Descriptor {
+	return append([]*catalogv1.Descriptor{rec.GetTarget()}, rec.GetReferrers()...)
+}
+
+// sources of a blob, best first. Only the carrier asks outside of the group, so a blob crosses the link once.
+func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.Source, error) {
+	roster := a.node.Roster()
+	origin := ""
+	if rec, ok := a.node.Catalog().Get(catalog.Ref{Repository: req.Repository, Tag: req.Tag}); ok {
+		origin = rec.GetOrigin()
+	}
+	var fellows, upstream []transfer.Source
+	for _, m := range roster.Members {
+		if m.Site == a.cfg.Site {
+			continue
+		}
+		s := transfer.Source{Site: m.Site, Addr: m.Addr, ReadThrough: m.Site == roster.Carrier && !a.cfg.Headquarters()}
+		if m.Site == origin || s.ReadThrough {
+			fellows = append([]transfer.Source{s}, fellows...)
+		} else {
+			fellows = append(fellows, s)
+		}
+	}
+	if !roster.IsCarrier || a.cfg.Headquarters() {
+		if len(fellows) == 0 {
+			return nil, fmt.Errorf("no other member of group %s is reachable", a.cfg.Group)
+		}
+		return fellows, nil
+	}
+	h := fnv.New32a()
+	_, _ = io.WriteString(h, req.Digest)
+	for i := range roster.Parents {
+		p := roster.Parents[(i+int(h.Sum32()%uint32(len(roster.Parents))))%len(roster.Parents)]
+		s := transfer.Source{Site: p.Site, Addr: p.Addr, Upstream: true, ReadThrough: true}
+		if p.Site == origin {
+			upstream = append([]transfer.Source{s}, upstream...)
+		} else {
+			upstream = append(upstream, s)
+		}
+	}
+	whole := a.havingWhole(ctx, req, fellows)
+	if len(whole)+len(upstream) == 0 {
+		return nil, fmt.Errorf("group %s is attached to no parent", a.cfg.Group)
+	}
+	return append(whole, upstream...), nil
+}
+
+// havingWhole keeps those fellows that could serve a blob at once.
+func (a *Agent) havingWhole(ctx context.Context, req transfer.Request, fellows []transfer.Source) []transfer.Source {
+	var whole []transfer.Source
+	for _, s := range fellows {
+		client, err := a.peers.transfer(ctx, s.Addr)
+		if err != nil {
+			continue
+		}
+		resp, err := client.FindMissing(ctx, &transferv1.FindMissingRequest{
+			Caller: a.caller(), Purpose: purpose(req), Digests: []string{req.Digest},
+		})
+		if err == nil && len(resp.GetMissing()) == 0 && len(resp.GetArriving()) == 0 {
+			whole = append(whole, s)
+		}
+	}
+	return whole
+}
+
+func (a *Agent) caller() *transferv1.Caller {
+	return &transferv1.Caller{Group: a.cfg.Group, Site: a.cfg.Site}
+}
+
+func purpose(req transfer.Request) *transferv1.Purpose {
+	return &transferv1.Purpose{Repository: req.Repository, Tag: req.Tag, Revision: req.Revision, Root: req.Root}
+}
+
+// readThrough starts (or joins) the fetch of a blob that another agent asked for and this site lacks.
+func (a *Agent) readThrough(ctx context.Context, req *transferv1.FetchRequest) (*transfer.Flight, error) {
+	if req.GetCaller().GetGroup() == a.cfg.Group && !a.node.Roster().IsCarrier {
+		return nil, fmt.Errorf("%w: %s is not the carrier", transfer.ErrNotFound, a.cfg.Site)
+	}
+	p := req.GetPurpose()
+	return a.fetcher.Fetch(ctx, transfer.Request{
+		Repository: p.GetRepository(), Tag: p.GetTag(), Revision: p.GetRevision(), Root: p.GetRoot(), Digest: req.GetDigest(), Size: req.GetSize(),
+	})
+}
+
+// authorizePeer checks that the TLS peer may speak for a group and a site.
+func (a *Agent) authorizePeer(ctx context.Context, group, site string) error {
+	if a.identity == nil {
+		return nil
+	}
+	id, ok := identity.PeerID(ctx)
+	if !ok {
+		return fmt.Errorf("%w: no identity", transfer.ErrDenied)
+	}
+	if id.Group != group || id.Site != site {
+		return fmt.Errorf("%w: %s claims to be site %q of group %q", transfer.ErrDenied, id, site, group)
+	}
+	return nil
+}
+
+// authorize lets a site read what is under a record that its group may see, and nothing else.
+func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, digests ...string) error {
+	if err := a.authorizePeer(ctx, c.GetGroup(), c.GetSite()); err != nil {
+		return err
+	}
+	snap := a.node.Catalog()
+	fellow := c.GetGroup() == a.cfg.Group
+	if !fellow && !strings.HasPrefix(c.GetGroup(), a.cfg.Group+"/") {
+		return fmt.Errorf("%w: group %q is not below %q", transfer.ErrDenied, c.GetGroup(), a.cfg.Group)
+	}
+	ref := catalog.Ref{Repository: p.GetRepository(), Tag: p.GetTag()}
+	rec, ok := snap.Get(ref)
+	if !ok || rec.GetRevision() < p.GetRevision() {
+		return fmt.Errorf("%w: %s has not seen revision %d of %s yet", transfer.ErrUnavailable, a.cfg.Site, p.GetRevision(), ref)
+	}
+	if !fellow {
+		group, ok := snap.Group(c.GetGroup())
+		if !ok || !catalog.MatchScope(group.GetDemand(), ref.Repository) {
+			return fmt.Errorf("%w: %s is not in the scope of %s", transfer.ErrDenied, ref, c.GetGroup())
+		}
+	}
+	root := rootOf(rec, p.GetRoot())
+	if root == nil {
+		return fmt.Errorf("%w: %s was never under %s", transfer.ErrDenied, p.GetRoot(), ref)
+	}
+	set, err := a.closureOf(ctx, root, func(ctx context.Context, d string) (registry.Manifest, error) {
+		m, err := a.manifestAtHand(ctx, p.GetRepository(), d)
+		if errors.Is(err, transfer.ErrNotFound) && !fellow {
+			m, err = a.manifestFromPeers(ctx, p, d)
+		}
+		return registry.Manifest(m), err
+	})
+	if err != nil {
+		return fmt.Errorf("%w: reading what is under %s: %w", transfer.ErrUnavailable, root.GetDigest(), err)
+	}
+	for _, d := range digests {
+		if !set[d] {
+			return fmt.Errorf("%w: %s is not under %s of %s", transfer.ErrDenied, d, root.GetDigest(), ref)
+		}
+	}
+	return nil
+}
+
+// rootOf finds a root of a record by its digest, former targets included.
+func rootOf(rec *catalogv1.Record, digest string) *catalogv1.Descriptor {
+	for _, d := range roots(rec) {
+		if d.GetDigest() == digest {
+			return d
+		}
+	}
+	for _, d := range rec.GetHistory() {
+		if d == digest {
+			return &catalogv1.Descriptor{Digest: d}
+		}
+	}
+	return nil
+}
+
+// serveManifest answers another agent.
+func (a *Agent) serveManifest(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, digest string) (store.Manifest, error) {
+	m, err := a.manifestAtHand(ctx, p.GetRepository(), digest)
+	if errors.Is(err, transfer.ErrNotFound) && (c.GetGroup() != a.cfg.Group || a.node.Roster().IsCarrier && !a.cfg.Headquarters()) {
+		return a.manifestFromPeers(ctx, p, digest)
+	}
+	return m, err
+}
+
+// manifestFromPeers asks the same agents as would be asked for a blob. What comes is checked and kept.
+func (a *Agent) manifestFromPeers(ctx context.Context, p *transferv1.Purpose, digest string) (store.Manifest, error) {
+	sources, err := a.sources(ctx, transfer.Request{Repository: p.GetRepository(), Tag: p.GetTag(), Revision: p.GetRevision(), Root: p.GetRoot(), Digest: digest})
+	if err != nil {
+		return store.Manifest{}, err
+	}
+	var errs []error
+	for _, s := range sources {
+		m, err := a.askManifest(ctx, s, p, digest)
+		if err == nil {
+			return m, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", s.Site, err))
+	}
+	return store.Manifest{}, fmt.Errorf("manifest %s: %w", digest, errors.Join(errs...))
+}
+
+func (a *Agent) askManifest(ctx context.Context, s transfer.Source, p *transferv1.Purpose, digest string) (store.Manifest, error) {
+	client, err := a.peers.transfer(ctx, s.Addr)
+	if err != nil {
+		return store.Manifest{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, manifestTimeout)
+	defer cancel()
+	stream, err := client.Manifests(ctx, &transferv1.ManifestsRequest{Caller: a.caller(), Purpose: p, Digests: []string{digest}})
+	if err != nil {
+		return store.Manifest{}, err
+	}
+	resp, err := stream.Recv()
+	if errors.Is(err, io.EOF) {
+		return store.Manifest{}, transfer.ErrNotFound
+	}
+	if err != nil {
+		return store.Manifest{}, err
+	}
+	m := store.Manifest{MediaType: resp.GetManifest().GetMediaType(), Digest: resp.GetManifest().GetDigest(), Content: resp.GetManifest().GetContent()}
+	if m.Digest != digest {
+		return m, fmt.Errorf("%w: sent manifest %s", transfer.ErrProtocol, m.Digest)
+	}
+	return m, a.store.PutManifests(m)
+}
+
+// manifests lets the tree send manifests along with records and keep those that come.
+type manifests struct{ a *Agent }
+
+// maxAlong bounds the manifests sent along with one record, in bytes.
+const maxAlong = 1 << 20
+
+// Closure gives the manifests under a record that are in the cache, within bounds.
+func (m manifests) Closure(rec *catalogv1.Record) []*transferv1.Manifest {
+	var out []*transferv1.Manifest
+	size := 0
+	get := func(_ context.Context, digest string) (registry.Manifest, error) {
+		sm, err := m.a.store.Manifest(digest)
+		return registry.Manifest(sm), err
+	}
+	for _, root := range roots(rec) {
+		_ = registry.Walk(context.Background(), get, root, func(_ *registry.Descriptor, found registry.Manifest, _ registry.Parsed) error {
+			if size += len(found.Content); size > maxAlong {
+				return errChanged // enough; the rest is asked for
+			}
+			out = append(out, &transferv1.Manifest{MediaType: found.MediaType, Digest: found.Digest, Content: found.Content})
+			return nil
+		})
+	}
+	return out
+}
+
+// Put keeps manifests that a parent sent; their digests are checked.
+func (m manifests) Put(list []*transferv1.Manifest) error {
+	ms := make([]store.Manifest, 0, len(list))
+	for _, x := range list {
+		ms = append(ms, store.Manifest{MediaType: x.GetMediaType(), Digest: x.GetDigest(), Content: x.GetContent()})
+	}
+	return m.a.store.PutManifests(ms...)
+}

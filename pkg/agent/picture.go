@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/tree"
+)
+
+// passedOnKey marks a question that another agent passed on.
+const passedOnKey = "fanout-passed-on"
+
+func passOn(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, passedOnKey, "1")
+}
+
+func passedOn(ctx context.Context) bool {
+	return len(metadata.ValueFromIncomingContext(ctx, passedOnKey)) > 0
+}
+
+// severity orders states from good to bad.
+var severity = map[string]int{
+	"witness": 0, "synced": 1, "syncing": 2, "behind": 3, "unknown": 4, "degraded": 5, "conflict": 6, "unreachable": 7,
+}
+
+// tree draws what this root knows at and below a group; all of it when the group is empty.
+func (a *Agent) tree(top string) *adminv1.TreeResponse {
+	t := &adminv1.TreeResponse{AsOf: now()}
+	view := a.node.Health()
+	head := a.node.Roster().Head
+	sites := map[string][]*treev1.SiteHealth{}
+	for _, h := range view.Sites {
+		sites[h.GetGroup()] = append(sites[h.GetGroup()], h)
+	}
+	for _, g := range view.Groups {
+		path := g.GetGroup()
+		if top != "" && path != top && !strings.HasPrefix(path, top+"/") {
+			continue
+		}
+		t.Groups = append(t.Groups, treeGroup(g, sites[path], head))
+	}
+	return t
+}
+
+func treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *adminv1.TreeGroup {
+	out := &adminv1.TreeGroup{
+		Group: g.GetGroup(), Parent: g.GetParent(), Tier: uint32(strings.Count(g.GetGroup(), "/")), Root: g.GetRoot(), Term: g.GetTerm(),
+		State: g.GetState(), Reason: g.GetReason(), Revision: g.GetPosition().GetRevision(), LastContact: g.GetLastContact(),
+		Carrier: g.GetCarrier(), Labels: g.GetLabels(),
+	}
+	if head > out.GetRevision() {
+		out.Lag = head - out.GetRevision()
+		if g.GetLastContact() != nil {
+			out.LagSeconds = max(0, time.Since(g.GetLastContact().AsTime()).Seconds())
+		}
+	}
+	if out.GetState() == "" {
+		out.State = "unknown"
+	}
+	for _, h := range sites {
+		m := &adminv1.TreeMember{
+			Site: h.GetSite(), State: h.GetState(), Reason: h.GetReason(), Registry: h.GetRegistry(), RegistryType: h.GetRegistryType(),
+			Revision: h.GetRevision(), BytesLeft: h.GetBytesLeft(), Rate: h.GetRate(), Pending: h.GetPendingTotal(),
+			LastContact: h.GetLastContact(), Version: h.GetVersion(),
+		}
+		if m.GetState() == "" {
+			m.State = "unknown"
+		}
+		if m.GetState() == "synced" && m.GetRevision() < head {
+			m.State = "behind"
+		}
+		out.Members = append(out.Members, m)
+		if severity[m.GetState()] > severity[out.GetState()] {
+			out.State, out.Reason = m.GetState(), m.GetReason()
+		}
+	}
+	return out
+}
+
+// where says how one ref is at every site that this root knows.
+func (a *Agent) where(ref catalog.Ref, rec *catalogv1.Record) *adminv1.WhereResponse {
+	w := &adminv1.WhereResponse{Ref: ref.String(), Revision: rec.GetRevision(), AsOf: now()}
+	if !rec.GetDeleted() {
+		w.Digest = rec.GetTarget().GetDigest()
+	}
+	view := a.node.Health(ref)
+	for _, h := range view.Sites {
+		if h.GetRegistryType() == "none" {
+			continue
+		}
+		w.Sites = append(w.Sites, a.siteRef(view, h, ref, rec, w.GetDigest()))
+	}
+	return w
+}
+
+func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.Ref, rec *catalogv1.Record, want string) *adminv1.SiteRef {
+	s := &adminv1.SiteRef{Site: h.GetSite(), Group: h.GetGroup(), Want: want}
+	pending := view.Pending(h.GetSite(), ref)
+	switch {
+	case !a.inScope(h.GetGroup(), ref.Repository):
+		s.State, s.Want = "unsubscribed", ""
+	case pending != nil:
+		s.State, s.Digest, s.Reason, s.Since = pending.GetState(), pending.GetDigest(), pending.GetReason(), pending.GetSince()
+		s.BytesLeft, s.NextAttempt, s.Attempts = pending.GetBytesLeft(), pending.GetNextAttempt(), pending.GetAttempts()
+		if h.GetState() == "unreachable" {
+			s.State, s.Reason = "waiting", "the site is unreachable; last known: "+pending.GetState()+" "+pending.GetReason()
+		}
+	case h.GetRevision() >= rec.GetRevision() && (h.GetPendingFrom() == 0 || rec.GetRevision() < h.GetPendingFrom()):
+		s.State, s.Digest = "delivered", want
+	case h.GetState() == "unreachable":
+		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", h.GetLastContact()
+	case h.GetState() == "" || h.GetState() == "unknown":
+		s.State, s.Reason = "unknown", "the site was not heard of yet"
+	default:
+		s.State, s.Reason, s.Since = "waiting", "the site has not received the record yet", rec.GetPublishedAt()
+	}
+	return s
+}
+
+func (a *Agent) inScope(group, repository string) bool {
+	if group == a.cfg.Group {
+		return true
+	}
+	g, ok := a.node.Catalog().Group(group)
+	return !ok || catalog.MatchScope(g.GetDemand(), repository)
+}

@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/store"
+)
+
+// publish proposes what this registry shows under a ref. It is a compare-and-set on the record that was seen: where another member was first, errChanged asks for a new look.
+func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec *catalogv1.Record, actor string) (*catalogv1.Record, error) {
+	target, closure, err := a.readClosure(ctx, ref.Repository, digest)
+	if err != nil {
+		return nil, err
+	}
+	referrers, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
+	if err != nil {
+		return nil, err
+	}
+	pushed := a.pushes.get(ref.String())
+	if pushed.IsZero() {
+		pushed = time.Now()
+	}
+	got, err := a.propose(ctx, ref, rec, target, referrers, pushed, actor)
+	if err != nil {
+		return nil, err
+	}
+	a.events.normal("Published", ref.String(), fmt.Sprintf("%s as revision %d", target.GetDigest(), got.GetRevision()))
+	if len(got.GetReferrers()) > len(referrers) {
+		// Another member knows of referrers that this registry lacks: the delivery of the record brings them.
+		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+		return got, nil
+	}
+	return got, a.delivered(ref, got)
+}
+
+// propose hands a publish to the root and gives the record as it then stands.
+func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, target *catalogv1.Descriptor,
+	referrers []*catalogv1.Descriptor, pushed time.Time, actor string,
+) (*catalogv1.Record, error) {
+	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
+		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Target: target, Referrers: referrers,
+		Origin: a.cfg.Site, PushedAt: timestamppb.New(pushed),
+	}}})
+	if err != nil {
+		return nil, fmt.Errorf("publishing: %w", err)
+	}
+	switch r := results[0]; {
+	case errors.Is(r.Err, catalog.ErrConflict), errors.Is(r.Err, catalog.ErrStale):
+		return nil, errChanged
+	case errors.Is(r.Err, catalog.ErrUnchanged):
+		return r.Record, nil
+	case r.Err != nil:
+		return nil, fmt.Errorf("publishing: %w", r.Err)
+	default:
+		return r.Record, nil
+	}
+}
+
+// publishReferrers adds to a record the referrers of its target that this registry has and the record lacks.
+func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (bool, error) {
+	_, closure, err := a.readClosure(ctx, ref.Repository, rec.GetTarget().GetDigest())
+	if err != nil {
+		return false, err
+	}
+	found, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
+	if err != nil {
+		return false, err
+	}
+	known := map[string]bool{}
+	for _, d := range rec.GetReferrers() {
+		known[d.GetDigest()] = true
+	}
+	fresh := slices.DeleteFunc(found, func(d *catalogv1.Descriptor) bool { return known[d.GetDigest()] })
+	if len(fresh) == 0 {
+		return false, nil
+	}
+	got, err := a.propose(ctx, ref, rec, rec.GetTarget(), fresh, rec.GetPushedAt().AsTime(), a.publisher(ref))
+	if err != nil {
+		return false, err
+	}
+	a.events.normal("ReferrersPublished", ref.String(), fmt.Sprintf("%d new, revision %d", len(fresh), got.GetRevision()))
+	a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+	return true, nil
+}
+
+// readClosure reads what lies under a digest in the own registry, checks that it is whole, and remembers it.
+func (a *Agent) readClosure(ctx context.Context, repo, digest string) (*catalogv1.Descriptor, registry.Closure, error) {
+	get := func(ctx context.Context, digest string) (registry.Manifest, error) {
+		if m, err := a.store.Manifest(digest); err == nil {
+			if has, err := a.store.HasBlob(repo, digest); err == nil && has {
+				return registry.Manifest(m), nil
+			}
+		}
+		return a.registry.Manifest(ctx, repo, digest)
+	}
+	root, err := get(ctx, digest)
+	if err != nil {
+		return nil, registry.Closure{}, err
+	}
+	target := &catalogv1.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: int64(len(root.Content))}
+	closure, err := registry.Collect(ctx, get, target)
+	if err != nil {
+		return nil, closure, err
+	}
+	return target, closure, a.remember(ctx, repo, closure)
+}
+
+// remember checks that the registry has the blobs of a closure, and notes manifests and places.
+func (a *Agent) remember(ctx context.Context, repo string, c registry.Closure) error {
+	var places []string
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelSteps)
+	for _, b := range c.Blobs {
+		if has, err := a.store.HasBlob(repo, b.GetDigest()); err == nil && has {
+			continue
+		}
+		places = append(places, b.GetDigest())
+		g.Go(func() error {
+			size, err := a.registry.StatBlob(gctx, repo, b.GetDigest())
+			if err == nil && size != b.GetSize() {
+				err = fmt.Errorf("blob %s in %s: the registry says %d bytes, the manifest %d", b.GetDigest(), repo, size, b.GetSize())
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	ms := make([]store.Manifest, 0, len(c.Manifests))
+	for _, m := range c.Manifests {
+		ms = append(ms, store.Manifest(m))
+		places = append(places, m.Digest)
+	}
+	if err := a.store.PutManifests(ms...); err != nil {
+		return err
+	}
+	return a.store.AddBlobs(repo, places...)
+}
+
+// findReferrers gives the referrers of manifests, and theirs, as the own registry lists them.
+func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []registry.Manifest) ([]*catalogv1.Descriptor, error) {
+	var found []*catalogv1.Descriptor
+	seen := map[string]bool{}
+	var todo []string
+	for _, m := range manifests {
+		todo = append(todo, m.Digest)
+	}
+	for len(todo) > 0 && len(found) < registry.MaxEntries {
+		list, err := a.registry.Referrers(ctx, repo, todo[0])
+		if err != nil {
+			return nil, err
+		}
+		todo = todo[1:]
+		for _, d := range list {
+			if seen[d.GetDigest()] {
+				continue
+			}
+			seen[d.GetDigest()] = true
+			_, closure, err := a.readClosure(ctx, repo, d.GetDigest())
+			if errors.Is(err, registry.ErrNotFound) {
+				continue // listed, but gone: a fallback index is not kept by the registry
+			}
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, d)
+			for _, m := range closure.Manifests {
+				todo = append(todo, m.Digest)
+			}
+		}
+	}
+	slices.SortFunc(found, func(x, y *catalogv1.Descriptor) int {
+		if x.GetDigest() < y.GetDigest() {
+			return -1
+		}
+		return 1
+	})
+	return found, nil
+}
+
+// noteReferrer looks at a manifest that was pushed by digest: where it refers to something under a record, that record is looked at again.
+func (a *Agent) noteReferrer(ctx context.Context, repo, digest string) error {
+	m, err := a.registry.Manifest(ctx, repo, digest)
+	if errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p, err := registry.ParseManifest(m)
+	if err != nil || p.Subject == nil {
+		return nil // no manifest that refers to anything; not ours to judge
+	}
+	a.subjectChanged(ctx, repo, p.Subject.GetDigest())
+	return nil
+}
+
+// subjectChanged puts the refs whose records have a manifest under them into the queue.
+func (a *Agent) subjectChanged(ctx context.Context, repo, subject string) {
+	for rec := range a.node.Catalog().Repository(repo) {
+		if !rec.GetDeleted() && a.under(ctx, rec, subject) {
+			a.queue.add(key{repository: repo, tag: rec.GetTag()})
+		}
+	}
+}

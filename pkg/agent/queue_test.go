@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func take(t *testing.T, q *queue) key {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	k, ok := q.next(ctx)
+	if !ok {
+		t.Fatal("nothing to do within an hour")
+	}
+	return k
+}
+
+func idle(t *testing.T, q *queue) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if k, ok := q.next(ctx); ok {
+		t.Fatalf("%v was handed out", k)
+	}
+}
+
+func TestQueueHandsAKeyToOneWorkerAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		k := key{repository: "a", tag: "1"}
+		q.add(k)
+		q.add(k)
+		take(t, q)
+		q.add(k) // changed while it is worked on
+		idle(t, q)
+		q.done(k, 0)
+		if got := take(t, q); got != k {
+			t.Fatalf("got %v", got)
+		}
+		q.done(k, 0)
+		idle(t, q)
+	})
+}
+
+func TestQueueBringsFailuresBackAndAnEventEndsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		k := key{repository: "a", tag: "1"}
+		q.add(k)
+		take(t, q)
+		q.done(k, time.Minute)
+		idle(t, q)
+		if n := q.failures(k); n != 1 {
+			t.Errorf("%d failures", n)
+		}
+		begin := time.Now()
+		take(t, q)
+		if waited := time.Since(begin); waited < 59*time.Second || waited > time.Minute {
+			t.Errorf("waited %s", waited)
+		}
+		q.done(k, time.Hour)
+		q.add(k)
+		take(t, q)
+		q.done(k, 0)
+		if n := q.failures(k); n != 0 {
+			t.Errorf("%d failures after a success", n)
+		}
+		q.stop()
+	})
+}
+
+func TestDelayGrowsWithinBounds(t *testing.T) {
+	for n := range 100 {
+		if d := delay(n, 0); d <= 0 || d > backoffMax {
+			t.Fatalf("%d failures: %s", n, d)
+		}
+	}
+	if d := delay(0, time.Hour); d != time.Hour {
+		t.Errorf("a registry that asks for an hour gets %s", d)
+	}
+}

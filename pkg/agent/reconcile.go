@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/reconcile"
+	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/store"
+)
+
+// errChanged says that what was looked at changed meanwhile: look again, at once.
+var errChanged = errors.New("changed meanwhile")
+
+// pushes remembers when refs were last said to be pushed. A push that is known to have come after the agent is not one that "was there before".
+type pushes struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+// maxPushes bounds it; it only sharpens judgement, so old ones may go.
+const maxPushes = 10_000
+
+func (p *pushes) note(ref string, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at == nil || len(p.at) >= maxPushes {
+		p.at = map[string]time.Time{}
+	}
+	if at.After(p.at[ref]) {
+		p.at[ref] = at
+	}
+}
+
+func (p *pushes) get(ref string) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at[ref]
+}
+
+// work takes keys from the queue until ctx ends.
+func (a *Agent) work(ctx context.Context) {
+	for {
+		k, ok := a.queue.next(ctx)
+		if !ok {
+			return
+		}
+		err := a.handle(ctx, k)
+		if ctx.Err() != nil {
+			a.queue.done(k, 0)
+			return
+		}
+		var wait time.Duration
+		switch {
+		case errors.Is(err, errChanged):
+			wait = time.Millisecond
+		case err != nil:
+			failures := a.queue.failures(k)
+			wait = delay(failures, registry.RetryAfter(err))
+			a.noteFailure(k, err, failures+1, wait)
+		}
+		a.queue.done(k, wait)
+	}
+}
+
+func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) {
+	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
+	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "attempts", failures, "retry_in", wait)
+	a.events.warning("Failed", ref.String(), err.Error())
+	a.progress.update(ref, func(p *treev1.PendingRef) {
+		p.State, p.Reason, p.Attempts = "failed", err.Error(), uint32(failures)
+		p.NextAttempt = timestamppb.New(time.Now().Add(wait))
+	}, false)
+}
+
+func (a *Agent) handle(ctx context.Context, k key) error {
+	if k.digest != "" {
+		return a.noteReferrer(ctx, k.repository, k.digest)
+	}
+	return a.reconcileRef(ctx, catalog.Ref{Repository: k.repository, Tag: k.tag})
+}
+
+// reconcileRef compares one ref in the catalog, in the registry and in this site's memory, and works off the difference.
+func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
+	rec, ok := a.node.Catalog().Get(ref)
+	if !ok {
+		rec = nil
+	}
+	st, _, err := a.store.RefState(ref.String())
+	if err != nil {
+		return err
+	}
+	ours, err := a.observe(ctx, ref)
+	if err != nil {
+		return err
+	}
+	v := reconcile.Merge(a.mergeInput(ref, rec, st, ours))
+	if v.Action != reconcile.None {
+		a.logger.Debug("ref was judged", "ref", ref.String(), "revision", rec.GetRevision(), "action", v.Action.String(), "reason", v.Reason)
+	}
+	switch v.Action {
+	case reconcile.Publish:
+		_, err = a.publish(ctx, ref, ours, rec, a.publisher(ref))
+		return err
+	case reconcile.Deliver:
+		return a.deliver(ctx, ref, rec, ours)
+	case reconcile.Conflict:
+		a.events.warning("Conflict", ref.String(), fmt.Sprintf("%s; this site showed %s", v.Reason, ours))
+		return a.deliver(ctx, ref, rec, ours)
+	case reconcile.Adopt:
+		if a.cfg.Headquarters() {
+			// Somebody may have signed here what is shown everywhere already.
+			if changed, err := a.publishReferrers(ctx, ref, rec); changed || err != nil {
+				return err
+			}
+		}
+		if v.Referrers {
+			return a.deliver(ctx, ref, rec, ours)
+		}
+		return a.delivered(ref, rec)
+	case reconcile.Remove:
+		if err := a.registry.DeleteTag(ctx, ref.Repository, ref.Tag); err != nil && !errors.Is(err, registry.ErrNotFound) {
+			return err
+		}
+		a.events.normal("Removed", ref.String(), "as headquarters said")
+		return a.delivered(ref, rec)
+	case reconcile.Unpublish, reconcile.Report:
+		a.events.warning("Drift", ref.String(), v.Reason)
+	case reconcile.None:
+		if a.cfg.Headquarters() && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
+			if changed, err := a.publishReferrers(ctx, ref, rec); changed || err != nil {
+				return err
+			}
+		}
+	}
+	if rec != nil {
+		a.progress.settle(ref, rec.GetRevision())
+	}
+	return nil
+}
+
+// observe asks the registry what a ref shows; empty: nothing.
+func (a *Agent) observe(ctx context.Context, ref catalog.Ref) (string, error) {
+	d, err := a.registry.Resolve(ctx, ref.Repository, ref.Tag)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return d.GetDigest(), nil
+}
+
+func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefState, ours string) reconcile.Input {
+	set := a.node.Catalog().Settings()
+	pushed := a.pushes.get(ref.String())
+	in := reconcile.Input{
+		Place: reconcile.Below, Ours: reconcile.Side{Known: true, Digest: ours},
+		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: st.BaseRevision,
+		Intent: st.Intent, IntentRevision: st.IntentRevision, Theirs: rec,
+		Drift:    reconcile.Drift{Changed: set.GetDrift().GetChanged(), Deleted: set.GetDrift().GetDeleted()},
+		PushedAt: pushed, ClockBound: clockBound,
+	}
+	if a.cfg.Headquarters() {
+		in.Place = reconcile.Headquarters
+		in.PublishMatch = publishable(set.GetPublish(), ref)
+		in.Deletes = set.GetPublish().GetDeletes()
+		// Found by the first sweep, and not moved since.
+		in.Existing = st.BaseRevision == 0 && st.Base == ours && ours != "" && pushed.IsZero()
+	}
+	return in
+}
+
+// publishable says whether a ref may be published unasked.
+func publishable(p *catalogv1.PublishSettings, ref catalog.Ref) bool {
+	if registry.IsHoldTag(ref.Tag) {
+		return false
+	}
+	if _, fallback := registry.IsFallbackTag(ref.Tag); fallback {
+		return false
+	}
+	return catalog.MatchPatterns(p.GetRepositories(), p.GetExclude(), ref.Repository)
+}
+
+// delivered notes that the registry shows a record.
+func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record) error {
+	st := store.RefState{BaseRevision: rec.GetRevision(), At: time.Now()}
+	if !rec.GetDeleted() {
+		st.Base = rec.GetTarget().GetDigest()
+	}
+	if err := a.store.PutRefState(ref.String(), st); err != nil {
+		return err
+	}
+	a.progress.settle(ref, rec.GetRevision())
+	return nil
+}
+
+func (a *Agent) publisher(ref catalog.Ref) string {
+	if a.pushes.get(ref.String()).IsZero() {
+		return "sweep"
+	}
+	return "webhook"
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/store"
+)
+
+// sweepForever compares all of the registry with the catalog, at the start and then at an interval. Webhooks make things fast; the sweep makes them certain.
+func (a *Agent) sweepForever(ctx context.Context) {
+	for failures := 0; ; {
+		err := a.sweep(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := a.cfg.Sweep.Interval
+		wait = wait - wait/10 + rand.N(wait/5+1)
+		a.mu.Lock()
+		a.sweepError = err
+		if err == nil && !a.sweptOnce {
+			a.sweptOnce = true
+			close(a.swept)
+		}
+		a.mu.Unlock()
+		if err != nil {
+			wait = min(wait, delay(failures, registry.RetryAfter(err)))
+			failures++
+			a.logger.Warn("sweep failed", "error", err, "retry_in", wait)
+		} else {
+			failures = 0
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// baselineKey marks in the store that what was there before fanout came has been noted.
+const baselineKey = "baseline"
+
+// sweep puts every ref that the registry or the catalog knows into the queue. The first one at headquarters notes what is there already, so that it is not taken for a push, unless
+// publish.existing says that it is to be published.
+func (a *Agent) sweep(ctx context.Context) error {
+	_, err := a.store.Value(baselineKey)
+	first := errors.Is(err, store.ErrNotFound)
+	if err != nil && !first {
+		return err
+	}
+	baseline := first && a.cfg.Headquarters() && a.cfg.Publish.Existing == "ignore"
+	for repo, err := range a.registry.Repositories(ctx) {
+		if !first && !a.cfg.Headquarters() {
+			break // below headquarters the catalog says what to look at; only the first sweep looks at all, for blobs to mount
+		}
+		if err != nil {
+			return fmt.Errorf("listing repositories: %w", err)
+		}
+		for tag, err := range a.registry.Tags(ctx, repo) {
+			if errors.Is(err, registry.ErrNotFound) {
+				break // the repository went meanwhile, or has no tag left
+			}
+			if err != nil {
+				return fmt.Errorf("listing tags of %s: %w", repo, err)
+			}
+			ref := catalog.Ref{Repository: repo, Tag: tag}
+			if first {
+				a.index(ctx, ref)
+			}
+			if err := a.sweepTag(ctx, ref, baseline); err != nil {
+				return err
+			}
+		}
+	}
+	for rec := range a.node.Catalog().Records() {
+		a.queue.add(key{repository: rec.GetRepository(), tag: rec.GetTag()})
+	}
+	if first {
+		return a.store.PutValue(baselineKey, []byte(time.Now().UTC().Format(time.RFC3339)))
+	}
+	return nil
+}
+
+// index notes where in the registry the content under a ref is, so that it can be mounted instead of sent. What can't be read is left out.
+func (a *Agent) index(ctx context.Context, ref catalog.Ref) {
+	digest, err := a.observe(ctx, ref)
+	if err != nil || digest == "" {
+		return
+	}
+	if _, _, err := a.readClosure(ctx, ref.Repository, digest); err != nil {
+		a.logger.Info("content was not indexed", "ref", ref.String(), "error", err)
+	}
+}
+
+func (a *Agent) sweepTag(ctx context.Context, ref catalog.Ref, baseline bool) error {
+	if registry.IsHoldTag(ref.Tag) {
+		return nil
+	}
+	if subject, ok := registry.IsFallbackTag(ref.Tag); ok {
+		if a.cfg.Headquarters() {
+			a.subjectChanged(ctx, ref.Repository, subject)
+		}
+		return nil
+	}
+	if baseline && a.pushes.get(ref.String()).IsZero() {
+		if _, known := a.node.Catalog().Get(ref); !known {
+			digest, err := a.observe(ctx, ref)
+			if err != nil || digest == "" {
+				return err
+			}
+			return a.store.PutRefState(ref.String(), store.RefState{Base: digest, At: time.Now()})
+		}
+	}
+	if a.cfg.Headquarters() {
+		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+	}
+	return nil
+}
