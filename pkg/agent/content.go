@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
@@ -126,6 +127,9 @@ func roots(rec *catalogv1.Record) []*catalogv1.Descriptor {
 	return append([]*catalogv1.Descriptor{rec.GetTarget()}, rec.GetReferrers()...)
 }
 
+// catchUpTime is how long a question for content waits for the record that it names.
+const catchUpTime = 3 * time.Second
+
 // sources of a blob, best first. Only the carrier asks outside of the group, so a blob crosses the link once.
 func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.Source, error) {
 	roster := a.node.Roster()
@@ -226,14 +230,13 @@ func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transfer
 	if err := a.authorizePeer(ctx, c.GetGroup(), c.GetSite()); err != nil {
 		return err
 	}
-	snap := a.node.Catalog()
 	fellow := c.GetGroup() == a.cfg.Group
 	if !fellow && !strings.HasPrefix(c.GetGroup(), a.cfg.Group+"/") {
 		return fmt.Errorf("%w: group %q is not below %q", transfer.ErrDenied, c.GetGroup(), a.cfg.Group)
 	}
 	ref := catalog.Ref{Repository: p.GetRepository(), Tag: p.GetTag()}
-	rec, ok := snap.Get(ref)
-	if !ok || rec.GetRevision() < p.GetRevision() {
+	snap, rec := a.caughtUp(ctx, ref, p.GetRevision())
+	if rec.GetRevision() < p.GetRevision() {
 		return fmt.Errorf("%w: %s has not seen revision %d of %s yet", transfer.ErrUnavailable, a.cfg.Site, p.GetRevision(), ref)
 	}
 	if !fellow {
@@ -262,6 +265,26 @@ func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transfer
 		}
 	}
 	return nil
+}
+
+// caughtUp waits a little until this member has seen a revision of a ref: the asker may have heard of it a moment earlier.
+func (a *Agent) caughtUp(ctx context.Context, ref catalog.Ref, revision uint64) (*catalog.Snapshot, *catalogv1.Record) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
+	defer cancel()
+	changed, stop := a.node.Watch()
+	defer stop()
+	for {
+		snap := a.node.Catalog()
+		rec, ok := snap.Get(ref)
+		if ok && rec.GetRevision() >= revision {
+			return snap, rec
+		}
+		select {
+		case <-ctx.Done():
+			return snap, rec
+		case <-changed:
+		}
+	}
 }
 
 // rootOf finds a root of a record by its digest, former targets included.

@@ -1,0 +1,332 @@
+// Package integration runs real fanoutd processes with embedded registries on loopback addresses, pushes and pulls images with go-containerregistry, and breaks things.
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var binaries string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "fanout-integration-")
+	if err == nil {
+		binaries = dir
+		cmd := exec.Command("go", "build", "-o", dir, "github.com/fanout-io/fanout/cmd/...")
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		err = cmd.Run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "building the binaries:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// patience bounds every wait. Nothing is expected to take that long.
+const patience = 60 * time.Second
+
+// site is one fanoutd process.
+type site struct {
+	t       testing.TB
+	name    string
+	group   string
+	dir     string
+	reg     string
+	fabric  string
+	raft    string
+	http    string
+	parents []string
+	members []*site
+	extra   string // more configuration
+	link    *proxy // in front of fabric, when the traffic to it is to be counted
+
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	log *bytes.Buffer
+}
+
+// freeAddr reserves a loopback address for the time of the test run: ports are not handed out twice, since the listeners stay open until all are chosen.
+type addresses struct {
+	t    testing.TB
+	open []net.Listener
+}
+
+func (a *addresses) next() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.open = append(a.open, l)
+	return l.Addr().String()
+}
+
+func (a *addresses) release() {
+	for _, l := range a.open {
+		_ = l.Close()
+	}
+}
+
+// spec is one line of a fabric: a site, its group, more configuration.
+type spec struct {
+	name, group, extra string
+	counted            bool // children and fellows reach it through a counting proxy
+}
+
+// start lays a fabric out, starts all its processes and stops them with the test.
+func start(t testing.TB, specs ...spec) map[string]*site {
+	t.Helper()
+	free := &addresses{t: t}
+	sites := map[string]*site{}
+	groups := map[string][]*site{}
+	var order []*site
+	for _, sp := range specs {
+		s := &site{t: t, name: sp.name, group: sp.group, extra: sp.extra, dir: filepath.Join(t.TempDir(), sp.name),
+			reg: free.next(), fabric: free.next(), raft: free.next(), http: free.next(), log: &bytes.Buffer{}}
+		if sp.counted {
+			s.link = newProxy(t, s.fabric)
+		}
+		sites[sp.name] = s
+		groups[sp.group] = append(groups[sp.group], s)
+		order = append(order, s)
+	}
+	for _, s := range order {
+		s.members = groups[s.group]
+		if i := strings.LastIndex(s.group, "/"); i >= 0 {
+			for _, p := range groups[s.group[:i]] {
+				s.parents = append(s.parents, p.advertised())
+			}
+		}
+	}
+	free.release()
+	for _, s := range order {
+		s.start()
+		t.Cleanup(s.stop)
+	}
+	for _, s := range order {
+		s.waitReady()
+	}
+	return sites
+}
+
+func (s *site) advertised() string {
+	if s.link != nil {
+		return s.link.addr
+	}
+	return s.fabric
+}
+
+func (s *site) config() string {
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "site: %s\ngroup: %s\ndataDir: %s\nraft:\n  listen: %s\n  members:\n", s.name, s.group, s.dir, s.raft)
+	for _, m := range s.members {
+		fmt.Fprintf(b, "    %s: %s\n", m.name, m.raft)
+	}
+	fmt.Fprintf(b, "fabric:\n  listen: %s\n  advertise: %s\n  socket: %s\n", s.fabric, s.advertised(), filepath.Join(filepath.Dir(s.dir), "s"))
+	if len(s.parents) > 0 {
+		fmt.Fprintf(b, "  parents: [%s]\n", strings.Join(s.parents, ", "))
+	}
+	fmt.Fprintf(b, "http: {listen: \"%s\"}\n", s.http)
+	if !strings.Contains(s.extra, "registry:") {
+		fmt.Fprintf(b, "registry: {type: embedded, listen: \"%s\"}\n", s.reg)
+	}
+	b.WriteString(s.extra)
+	return b.String()
+}
+
+func (s *site) start() {
+	s.t.Helper()
+	if err := os.MkdirAll(s.dir, 0o750); err != nil {
+		s.t.Fatal(err)
+	}
+	file := filepath.Join(s.dir, "fanoutd.yaml")
+	if err := os.WriteFile(file, []byte(s.config()), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cmd = exec.Command(filepath.Join(binaries, "fanoutd"), "--config", file, "--log-level", "debug")
+	s.cmd.Stderr = &lockedWriter{mu: &s.mu, w: s.log}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// kill ends the process at once, as a power cut would.
+func (s *site) kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+}
+
+// stop ends the process in order and shows its log when the test failed.
+func (s *site) stop() {
+	if s.cmd.ProcessState == nil {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		done := make(chan struct{})
+		go func() { _ = s.cmd.Wait(); close(done) }()
+		t := time.NewTimer(15 * time.Second)
+		defer t.Stop()
+		select {
+		case <-done:
+		case <-t.C:
+			s.t.Errorf("%s does not stop on SIGTERM", s.name)
+			s.kill()
+		}
+	}
+	if s.t.Failed() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		log := s.log.Bytes()
+		s.t.Logf("log of %s:\n%s", s.name, log[max(0, len(log)-8000):])
+	}
+}
+
+func (s *site) waitReady() {
+	s.t.Helper()
+	eventually(s.t, s.name+" ready", func() error {
+		resp, err := http.Get("http://" + s.http + "/readyz?verbose")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s", body)
+		}
+		return nil
+	})
+}
+
+// eventually waits for a condition, with a deadline.
+func eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s: %v", what, patience, err)
+		}
+		<-tick.C
+	}
+}
+
+// ctl runs fanoutctl against a site.
+func (s *site) ctl(args ...string) ([]byte, int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "fanoutctl"), append([]string{"--server", s.fabric}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil && cmd.ProcessState == nil {
+		s.t.Fatalf("fanoutctl %v: %v", args, err)
+	}
+	if cmd.ProcessState.ExitCode() != 0 {
+		s.t.Logf("fanoutctl %v: exit %d: %s", args, cmd.ProcessState.ExitCode(), stderr.Bytes())
+	}
+	return out, cmd.ProcessState.ExitCode()
+}
+
+type whereSite struct {
+	Site, Group, State, Digest, Want, Reason string
+	BytesLeft                                int64
+}
+
+func (s *site) where(ref string) []whereSite {
+	s.t.Helper()
+	out, code := s.ctl("where", ref, "-o", "json")
+	if code != 0 {
+		return nil
+	}
+	var w struct{ Sites []whereSite }
+	if err := json.Unmarshal(out, &w); err != nil {
+		s.t.Fatalf("where -o json: %v: %s", err, out)
+	}
+	return w.Sites
+}
+
+// proxy is a link: it passes TCP on and counts what flows towards the one who dialled.
+type proxy struct {
+	addr, to string
+	down     atomic.Int64 // bytes towards the dialler
+}
+
+func newProxy(t testing.TB, to string) *proxy {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{addr: l.Addr().String(), to: to}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.pass(c)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) pass(c net.Conn) {
+	defer c.Close()
+	up, err := net.Dial("tcp", p.to)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	go func() {
+		_, _ = io.Copy(up, c)
+		_ = up.(*net.TCPConn).CloseWrite()
+	}()
+	_, _ = io.Copy(c, &counter{r: up, n: &p.down})
+}
+
+type counter struct {
+	r io.Reader
+	n *atomic.Int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
