@@ -28,7 +28,7 @@ what it had. DIR/fabric.json lists each site's name, group and addresses.`,
   fanoutctl demo --dir ~/fanout-demo`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return demo.Run(cmd.Context(), demo.Options{Dir: dir, Version: version, Out: a.stdout, Show: a.showUntilSynced})
+			return demo.Run(cmd.Context(), demo.Options{Dir: dir, Version: clientVersion(), Out: a.stdout, Show: a.showUntilSynced})
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "keep the fabric's state in this folder")

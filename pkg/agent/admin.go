@@ -183,7 +183,7 @@ func (s *admin) Images(req *adminv1.ImagesRequest, stream grpc.ServerStreamingSe
 		}
 		err := stream.Send(&adminv1.ImagesResponse{
 			Ref: catalog.RefOf(rec).String(), Digest: rec.GetTarget().GetDigest(), MediaType: rec.GetTarget().GetMediaType(),
-			Revision: rec.GetRevision(), PublishedAt: rec.GetPublishedAt(), PublishedBy: rec.GetPublishedBy(), Origin: rec.GetOrigin(),
+			Size: s.a.closureSize(rec), Revision: rec.GetRevision(), PublishedAt: rec.GetPublishedAt(), PublishedBy: rec.GetPublishedBy(), Origin: rec.GetOrigin(),
 			Referrers: uint32(len(rec.GetReferrers())), Deleted: rec.GetDeleted(),
 		})
 		if err != nil {

@@ -123,6 +123,25 @@ func (a *Agent) under(ctx context.Context, rec *catalogv1.Record, digest string)
 	return false
 }
 
+// closureSize is the sum of all that lies under a record's target, in bytes; 0 where the manifests are not in the cache.
+func (a *Agent) closureSize(rec *catalogv1.Record) int64 {
+	c, err := registry.Collect(context.Background(), func(_ context.Context, digest string) (registry.Manifest, error) {
+		m, err := a.store.Manifest(digest)
+		return registry.Manifest(m), err
+	}, rec.GetTarget())
+	if err != nil {
+		return 0
+	}
+	var size int64
+	for _, m := range c.Manifests {
+		size += int64(len(m.Content))
+	}
+	for _, b := range c.Blobs {
+		size += b.GetSize()
+	}
+	return size
+}
+
 func roots(rec *catalogv1.Record) []*catalogv1.Descriptor {
 	return append([]*catalogv1.Descriptor{rec.GetTarget()}, rec.GetReferrers()...)
 }

@@ -66,7 +66,7 @@ func source(t testing.TB, ca string, id identity.ID) *identity.Source {
 }
 
 // handshake gives what each end says, and whom each end sees.
-func handshake(t testing.TB, server, client *tls.Config) (serverErr, clientErr error, seen [2]identity.ID) {
+func handshake(t testing.TB, server, client *tls.Config) (seen [2]identity.ID, serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()
@@ -89,13 +89,13 @@ func handshake(t testing.TB, server, client *tls.Config) (serverErr, clientErr e
 		seen[0], _ = identity.ConnID(s.ConnectionState())
 		seen[1], _ = identity.ConnID(c.ConnectionState())
 	}
-	return serverErr, clientErr, seen
+	return seen, serverErr, clientErr
 }
 
 func TestHandshake_BothEndsSeeEachOther(t *testing.T) {
 	ca := newCA(t)
 	server, client := source(t, ca, hqA), source(t, ca, gdA)
-	serverErr, clientErr, seen := handshake(t, server.ServerTLS(), client.ClientTLS(func(id identity.ID) error {
+	seen, serverErr, clientErr := handshake(t, server.ServerTLS(), client.ClientTLS(func(id identity.ID) error {
 		if id != hqA {
 			return errors.New("want hq-a")
 		}
@@ -150,7 +150,7 @@ func TestHandshake_Refused(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			serverErr, clientErr, _ := handshake(t, tc.server, tc.client)
+			_, serverErr, clientErr := handshake(t, tc.server, tc.client)
 			err := serverErr
 			if tc.end == "client" {
 				err = clientErr
@@ -176,14 +176,14 @@ func TestHandshake_CertificateEndsWhileRunning(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s, c, _ := handshake(t, us.ServerTLS(), them.ClientTLS(nil)); s != nil || c != nil {
+		if _, s, c := handshake(t, us.ServerTLS(), them.ClientTLS(nil)); s != nil || c != nil {
 			t.Fatalf("before: %v, %v", s, c)
 		}
 		time.Sleep(time.Hour + time.Second)
-		if s, _, _ := handshake(t, us.ServerTLS(), them.ClientTLS(nil)); !errors.Is(s, identity.ErrExpired) {
+		if _, s, _ := handshake(t, us.ServerTLS(), them.ClientTLS(nil)); !errors.Is(s, identity.ErrExpired) {
 			t.Errorf("client's certificate ended: server says %v", s)
 		}
-		if _, c, _ := handshake(t, them.ServerTLS(), us.ClientTLS(nil)); !errors.Is(c, identity.ErrExpired) {
+		if _, _, c := handshake(t, them.ServerTLS(), us.ClientTLS(nil)); !errors.Is(c, identity.ErrExpired) {
 			t.Errorf("server's certificate ended: client says %v", c)
 		}
 	})
@@ -276,7 +276,7 @@ func TestSource_FollowsFiles(t *testing.T) {
 		}
 		client := source(t, ca, gdA)
 		shake := func() error {
-			s, c, _ := handshake(t, s.ServerTLS(), client.ClientTLS(nil))
+			_, s, c := handshake(t, s.ServerTLS(), client.ClientTLS(nil))
 			return errors.Join(s, c)
 		}
 		first := s.NotAfter()
@@ -330,14 +330,14 @@ func TestSource_AuthorityChanges(t *testing.T) {
 		client := source(t, newCA, gdA)
 		trusting := client.ClientTLS(nil)
 		trusting.VerifyConnection = nil
-		if err, _, _ := handshake(t, s.ServerTLS(), trusting); !errors.Is(err, identity.ErrUntrusted) {
+		if _, err, _ := handshake(t, s.ServerTLS(), trusting); !errors.Is(err, identity.ErrUntrusted) {
 			t.Fatalf("before: %v", err)
 		}
 		a, _ := os.ReadFile(filepath.Join(oldCA, "ca.crt"))
 		b, _ := os.ReadFile(filepath.Join(newCA, "ca.crt"))
 		os.WriteFile(f.CA, append(a, b...), 0o644)
 		time.Sleep(identity.CheckInterval)
-		if err, _, _ := handshake(t, s.ServerTLS(), trusting); err != nil {
+		if _, err, _ := handshake(t, s.ServerTLS(), trusting); err != nil {
 			t.Errorf("with both authorities: %v", err)
 		}
 	})

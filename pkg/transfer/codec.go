@@ -38,7 +38,6 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.InitialWindowSize(StreamWindow),
 		grpc.InitialConnWindowSize(ConnWindow),
-		grpc.SharedWriteBuffer(true),
 		grpc.WriteBufferSize(socketBuffer),
 		grpc.ReadBufferSize(socketBuffer),
 		grpc.MaxRecvMsgSize(MaxMessage),
@@ -60,7 +59,6 @@ func DialOptions() []grpc.DialOption {
 		),
 		grpc.WithInitialWindowSize(StreamWindow),
 		grpc.WithInitialConnWindowSize(ConnWindow),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithWriteBufferSize(socketBuffer),
 		grpc.WithReadBufferSize(socketBuffer),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{

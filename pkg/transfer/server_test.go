@@ -229,8 +229,7 @@ func TestServer_ReadThroughOnlyWhenAskedAndGranted(t *testing.T) {
 	b := newBlob(1, piece)
 	f.serve("hq-a", goodFake(b))
 	granted := false
-	var s *site
-	s = newSite(f, "hq/gd", "gd-a", upstream("hq-a"), func(_ *transfer.FetcherConfig, sc *transfer.ServerConfig) {
+	s := newSite(f, "hq/gd", "gd-a", upstream("hq-a"), func(_ *transfer.FetcherConfig, sc *transfer.ServerConfig) {
 		through := sc.ReadThrough
 		sc.ReadThrough = func(ctx context.Context, req *transferv1.FetchRequest) (*transfer.Flight, error) {
 			if !granted {

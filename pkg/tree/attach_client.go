@@ -115,7 +115,7 @@ func (a *attachClient) run() {
 				a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
 			}
 		})
-		a.o.n.log.Info("not attached to a parent", "group", cfg.Group, "error", err)
+		a.o.n.log.Info("not attached to a parent", "error", err)
 		if !pause(ctx, pauses.step()) {
 			return
 		}
@@ -237,7 +237,7 @@ func checkParents(p *treev1.Parents) error {
 }
 
 func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
-	a.o.n.log.Info("attached to a parent", "group", w.GetGroup(), "site", w.GetSite(), "address", addr, "fallback", fallback)
+	a.o.n.log.Info("attached to a parent", "parent", w.GetGroup(), "parent_site", w.GetSite(), "address", addr, "fallback", fallback)
 	a.seen(w.GetPosition().GetRevision())
 	a.set(func() {
 		a.group, a.members, a.state, a.reason = w.GetGroup(), w.GetParents().GetMembers(), "", ""

@@ -63,7 +63,7 @@ func (o *office) serveChild(h *held, stream attachServerStream) error {
 	}
 	c := o.addChild(hello.GetGroup(), h)
 	defer o.lostChild(c)
-	o.n.log.Info("a group attached", "group", c.group, "site", hello.GetSite(), "revision", hello.GetPosition().GetRevision())
+	o.n.log.Info("a group attached", "child", c.group, "child_site", hello.GetSite(), "revision", hello.GetPosition().GetRevision())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer h.cancel(nil)
@@ -83,7 +83,7 @@ func (o *office) serveChild(h *held, stream attachServerStream) error {
 				return err
 			}
 			if ignored > 0 {
-				o.n.log.Debug("health that a group may not report, or that is known better", "group", c.group, "entries", ignored)
+				o.n.log.Debug("health that a group may not report, or that is known better", "child", c.group, "entries", ignored)
 			}
 		default:
 			return rubbish("%T after the hello", k)
@@ -156,7 +156,7 @@ func (o *office) lostChild(c *child) {
 		// While it was attached here itself, what the group between said of it did not count. That one comes again and tells everything.
 		other.held.cancel(fmt.Errorf("%w: %s is to be reported anew", errAgain, c.group))
 	}
-	o.n.log.Info("a group is no longer attached", "group", c.group)
+	o.n.log.Info("a group is no longer attached", "child", c.group)
 	o.wake.notify()
 }
 

@@ -35,7 +35,7 @@ func (n *Node) follow(ctx context.Context, r *raft.Raft) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.log.Debug("no longer following the root", "site", site, "error", err)
+		n.log.Debug("no longer following the root", "member", site, "error", err)
 		if time.Since(began) > n.cfg.Timeouts.silence() {
 			pauses.reset()
 		}

@@ -58,7 +58,7 @@ func (n *Node) setWaiting(why string) {
 	n.waiting = why
 	n.mu.Unlock()
 	if changed && why != "" {
-		n.log.Warn("the group has no root yet", "group", n.cfg.Group, "reason", why)
+		n.log.Warn("the group has no root yet", "reason", why)
 	}
 }
 
@@ -156,7 +156,7 @@ func (n *Node) found(ctx context.Context, r *raft.Raft, answers map[string]*tree
 	if err := r.BootstrapCluster(conf).Error(); err != nil {
 		return fmt.Errorf("founding the group: %w", err)
 	}
-	n.log.Info("founded the group", "group", n.cfg.Group, "members", listed(n.cfg.Members))
+	n.log.Info("founded the group", "members", listed(n.cfg.Members))
 	return nil
 }
 
@@ -198,7 +198,7 @@ func (o *office) membership() {
 		o.mu.Unlock()
 		for _, site := range slices.Sorted(maps.Keys(joins)) {
 			if err := o.takeIn(joins[site]); err != nil && o.ctx.Err() == nil {
-				o.n.log.Warn("taking in a member", "site", site, "error", err)
+				o.n.log.Warn("taking in a member", "member", site, "error", err)
 			}
 		}
 		if err := o.promote(); err != nil && o.ctx.Err() == nil {
@@ -240,7 +240,7 @@ func (o *office) takeIn(m *catalogv1.Member) error {
 			if err == nil && was.GetIncarnation() == incarnation {
 				return fmt.Errorf("site %s is up at %s with another data directory (incarnation %s): two agents have this name", site, s.Address, incarnation)
 			}
-			o.n.log.Info("replacing a member that lost its data", "site", site, "incarnation", m.Incarnation)
+			o.n.log.Info("replacing a member that lost its data", "member", site, "incarnation", m.Incarnation)
 			if err := o.raft.RemoveServer(s.ID, future.Index(), o.n.cfg.Timeouts.Call).Error(); err != nil {
 				return fmt.Errorf("removing server %s: %w", s.ID, err)
 			}

@@ -97,7 +97,7 @@ func (o *office) run() {
 		return
 	}
 	n := o.n
-	n.log.Info("this site is now the root", "group", n.cfg.Group, "term", o.raft.CurrentTerm())
+	n.log.Info("this site is now the root", "term", o.raft.CurrentTerm())
 	n.metrics.root.Set(1)
 	n.office.Store(o)
 	n.rosterChanged.notify()
@@ -117,7 +117,7 @@ func (o *office) run() {
 	n.metrics.root.Set(0)
 	n.rosterChanged.notify()
 	n.healthChanged.notify()
-	n.log.Info("this site is no longer the root", "group", n.cfg.Group)
+	n.log.Info("this site is no longer the root")
 }
 
 // barrier waits until all that earlier terms committed is applied here.
@@ -324,6 +324,9 @@ func (t *table) missing(snap *catalog.Snapshot, n *Node) {
 	before := t.seq
 	sites := func(group string, list []*catalogv1.GroupSite) {
 		for _, s := range list {
+			if s.Site == n.cfg.Site {
+				continue
+			}
 			if e := t.siteAt(s.Site); e.seq == 0 || e.gone {
 				t.set(e, &treev1.SiteHealth{Site: s.Site, Group: group, State: unreachable, Reason: reason, RegistryType: s.RegistryType}, nil)
 			}

@@ -39,9 +39,7 @@ type Address struct {
 // ParseAddress reads HOST:PORT or unix:PATH.
 func ParseAddress(s string) (Address, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		if strings.HasPrefix(path, "//") { // unix:///run/x, as others write it
-			path = strings.TrimPrefix(path, "//")
-		}
+		path = strings.TrimPrefix(path, "//") // unix:///run/x, as others write it
 		if path == "" {
 			return Address{}, fmt.Errorf("server %q: the path of the socket is missing; want unix:PATH", s)
 		}

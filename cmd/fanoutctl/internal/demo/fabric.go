@@ -13,7 +13,7 @@ import (
 
 // Site is one agent of the fabric and where it is reached.
 type Site struct {
-	Name     string `json:"site"`
+	Name     string `json:"name"`
 	Group    string `json:"group"`
 	Registry string `json:"registry"`
 	Fabric   string `json:"fabric"`
