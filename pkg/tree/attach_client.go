@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,7 @@ func (a *attachClient) run() {
 	ctx := a.o.ctx
 	defer a.set(func() { a.group = "" })
 	pauses := backoff{limit: cfg.Timeouts.Backoff}
+	said := ""         // the reason that was logged last
 	var lost time.Time // since when no parent was reached
 	for first := 0; ctx.Err() == nil; first++ {
 		attached, err := a.try(ctx, cfg.Parents, first, false)
@@ -115,7 +117,12 @@ func (a *attachClient) run() {
 				a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
 			}
 		})
-		a.o.n.log.Info("not attached to a parent", "error", err)
+		level := slog.LevelInfo
+		if err.Error() == said {
+			level = slog.LevelDebug
+		}
+		said = err.Error()
+		a.o.n.log.Log(ctx, level, "not attached to a parent", "error", err)
 		if !pause(ctx, pauses.step()) {
 			return
 		}
@@ -159,7 +166,7 @@ func (a *attachClient) session(ctx context.Context, addr string, fallback bool) 
 		if cause := context.Cause(h.ctx); cause != nil {
 			return cause
 		}
-		return err
+		return fromStream(err)
 	}
 	conn, err := n.cfg.Dial(h.ctx, addr)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -27,6 +28,9 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrRubbish: the other side sent what it must not.
 	ErrRubbish = errors.New("unacceptable message")
+
+	// errKilled as the cause of Run's context makes a node end without a word, as a crash would: for tests.
+	errKilled = errors.New("killed")
 )
 
 // refusals are the words by which refusals of the catalog travel.
@@ -114,6 +118,26 @@ func fromStatus(err error) error {
 		return fmt.Errorf("%w: %s", ErrRubbish, st.Message())
 	}
 	return fmt.Errorf("%w: %s", ErrUnknownOutcome, st.Message())
+}
+
+// fromStream is the reverse of toStatus for a stream that ended.
+func fromStream(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the parent ended the stream")
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	switch st.Code() {
+	case codes.OK:
+		return err
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return fmt.Errorf("%w: %s", ErrRefused, st.Message())
+	case codes.InvalidArgument, codes.ResourceExhausted:
+		return fmt.Errorf("%w: %s", ErrRubbish, st.Message())
+	}
+	return errors.New(st.Message())
 }
 
 // rubbish says what is wrong with a message from outside.

@@ -21,6 +21,7 @@ const (
 	maxUpdateItems   = 2000      // entries in one message
 	maxUpdateBytes   = 512 << 10 // likewise
 	maxReason        = 2 << 10
+	maxWord          = 512
 
 	unreachable = "unreachable"
 	unknown     = "unknown"

@@ -193,11 +193,25 @@ func checkUpdate(u *treev1.HealthUpdate) error {
 
 func word(words ...string) bool {
 	for _, w := range words {
-		if len(w) > 512 || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		if len(w) > maxWord || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return false
 		}
 	}
 	return true
+}
+
+// plain makes a word that the other side takes, whatever s is.
+func plain(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > maxWord {
+		s = strings.ToValidUTF8(s[:maxWord], "")
+	}
+	return s
 }
 
 func shorten(s string) string {
@@ -211,6 +225,7 @@ func shorten(s string) string {
 func (t *table) report(s *source, h *treev1.SiteHealth, pending map[string]*treev1.PendingRef) {
 	h = proto.CloneOf(h)
 	h.Reason = shorten(strings.ToValidUTF8(h.Reason, "?"))
+	h.State, h.Registry = plain(h.State), plain(h.Registry)
 	h.PendingTotal, h.PendingFrom = uint64(len(pending)), 0
 	limit := ^uint64(0)
 	if len(pending) > maxPending {
@@ -233,6 +248,7 @@ func (t *table) report(s *source, h *treev1.SiteHealth, pending map[string]*tree
 		p.Site = s.site
 		p.Repository, p.Tag = splitRef(ref)
 		p.Reason = shorten(strings.ToValidUTF8(p.Reason, "?"))
+		p.State, p.Digest = plain(p.State), plain(p.Digest)
 		t.set(t.pendingAt(s.site, ref), p, s)
 	}
 	e := t.siteAt(s.site)

@@ -383,7 +383,7 @@ func (n *Node) identity() *treev1.IdentifyResponse {
 	return id
 }
 
-func readHello(conn net.Conn) (*treev1.RaftHello, error) {
+func readHello(conn io.Reader) (*treev1.RaftHello, error) {
 	var first [1]byte
 	if _, err := io.ReadFull(conn, first[:]); err != nil {
 		return nil, err
@@ -399,7 +399,7 @@ func readHello(conn net.Conn) (*treev1.RaftHello, error) {
 }
 
 // readFrame reads a message and its length, and not a byte more.
-func readFrame(conn net.Conn, m proto.Message) error {
+func readFrame(conn io.Reader, m proto.Message) error {
 	var size [4]byte
 	if _, err := io.ReadFull(conn, size[:]); err != nil {
 		return err

@@ -18,6 +18,8 @@ import (
 // catchUp is how many entries of the log a server may lack and still be given a vote.
 const catchUp = 256
 
+const electing = "an election is under way"
+
 // founder is the member that founds the group: the first by name.
 func (n *Node) founder() string { return slices.Min(slices.Collect(maps.Keys(n.cfg.Members))) }
 
@@ -27,16 +29,21 @@ func (n *Node) founder() string { return slices.Min(slices.Collect(maps.Keys(n.c
 // is asked and answers, nothing is founded over it, and a member that does not answer stops the founding.
 func (n *Node) belong(ctx context.Context, r *raft.Raft) {
 	pauses := backoff{limit: 3 * n.cfg.Timeouts.Heartbeat}
+	patience := 4 * (n.cfg.Timeouts.Heartbeat + n.cfg.Timeouts.Election)
+	led := time.Now() // when there was a root last, or might have been
 	for {
 		if site, _ := leader(r); site != "" {
 			n.setWaiting("")
 			pauses.reset()
+			led = time.Now()
 			if !pause(ctx, 4*n.cfg.Timeouts.Heartbeat) {
 				return
 			}
 			continue
 		}
-		if err := n.foundOrJoin(ctx, r); err != nil && ctx.Err() == nil {
+		if r.LastIndex() > 0 && time.Since(led) < patience {
+			n.setWaiting(electing)
+		} else if err := n.foundOrJoin(ctx, r); err != nil && ctx.Err() == nil {
 			n.setWaiting(err.Error())
 		}
 		if !pause(ctx, n.cfg.Timeouts.Heartbeat/4+pauses.step()) {
@@ -57,7 +64,7 @@ func (n *Node) setWaiting(why string) {
 	changed := n.waiting != why
 	n.waiting = why
 	n.mu.Unlock()
-	if changed && why != "" {
+	if changed && why != "" && why != electing {
 		n.log.Warn("the group has no root yet", "reason", why)
 	}
 }

@@ -149,7 +149,9 @@ func (n *Node) live(ctx context.Context, r *raft.Raft) error {
 	wg.Go(func() { n.belong(inner, r) })
 	select {
 	case <-ctx.Done():
-		n.handLeadershipOver(r)
+		if !errors.Is(context.Cause(ctx), errKilled) {
+			n.handLeadershipOver(r)
+		}
 		return nil
 	case <-n.fsm.broken:
 		return n.fsm.failure()

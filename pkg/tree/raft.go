@@ -23,6 +23,7 @@ const (
 	raftPool         = 3
 	keyCurrentTerm   = "CurrentTerm" // as hashicorp/raft names it in its stable store
 	snapshotInterval = 10 * time.Minute
+	aloneTimeout     = 200 * time.Millisecond
 )
 
 // serverID is the raft server ID of a site's data directory. An agent that lost its disk is another server.
@@ -98,6 +99,11 @@ func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, err
 	conf.HeartbeatTimeout = n.cfg.Timeouts.Heartbeat
 	conf.ElectionTimeout = max(n.cfg.Timeouts.Election, n.cfg.Timeouts.Heartbeat)
 	conf.LeaderLeaseTimeout = n.cfg.Timeouts.Lease
+	if len(n.cfg.Members) == 1 { // there is nobody to wait for
+		conf.HeartbeatTimeout = min(conf.HeartbeatTimeout, aloneTimeout)
+		conf.ElectionTimeout = min(conf.ElectionTimeout, aloneTimeout)
+		conf.LeaderLeaseTimeout = min(conf.LeaderLeaseTimeout, aloneTimeout)
+	}
 	conf.CommitTimeout = min(conf.CommitTimeout, n.cfg.Timeouts.Heartbeat/2)
 	conf.Logger = logger
 	conf.ShutdownOnRemove = false // a member that was removed by mistake joins again

@@ -1,0 +1,70 @@
+package tree
+
+import (
+	"time"
+
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+)
+
+// ErrKilled is errKilled.
+var ErrKilled = errKilled
+
+// ApplyRaw puts an entry into the log as it is.
+func (n *Node) ApplyRaw(data []byte) error { return n.raft.Load().Apply(data, time.Second).Error() }
+
+// Table is a health table for tests.
+type Table struct {
+	t *table
+	s *source
+	c cursor
+}
+
+// NewTable returns a table that is told by one source.
+func NewTable(group, site string, members ...string) *Table {
+	t := newTable(func(s string) bool {
+		for _, m := range members {
+			if m == s {
+				return true
+			}
+		}
+		return false
+	})
+	return &Table{t: t, s: t.join(group, site)}
+}
+
+// Source adds a source.
+func (t *Table) Source(group string) *Table { return &Table{t: t.t, s: t.t.join(group, "")} }
+
+// Report is what the node's Report does.
+func (t *Table) Report(h *treev1.SiteHealth, pending map[string]*treev1.PendingRef) {
+	t.t.report(t.s, h, pending)
+}
+
+// Again is the same table, read from the start.
+func (t *Table) Again() Table { return Table{t: t.t, s: t.s} }
+
+// Merge takes in an update.
+func (t *Table) Merge(u *treev1.HealthUpdate) (int, error) { return t.t.merge(t.s, u) }
+
+// Diff reads on.
+func (t *Table) Diff() (*treev1.HealthUpdate, bool) { return t.t.diff(&t.c) }
+
+// Leave makes the source go.
+func (t *Table) Leave(reason string) { t.t.leave(t.s, reason) }
+
+// View of the whole table.
+func (t *Table) View() HealthView { return t.t.view(nil) }
+
+// PendingOf a site by ref.
+func (t *Table) PendingOf(site string) map[string]*treev1.PendingRef {
+	out := map[string]*treev1.PendingRef{}
+	for ref, e := range t.t.pending[site] {
+		if !e.gone {
+			out[ref] = e.msg.(*treev1.PendingRef)
+		}
+	}
+	return out
+}
+
+// ReadHello is readHello.
+var ReadHello = readHello
