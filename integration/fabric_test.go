@@ -230,8 +230,14 @@ func (s *site) waitReady() {
 // eventually waits for a condition, with a deadline.
 func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
+	within(t, patience, what, check)
+}
+
+// within waits for a condition for a time.
+func within(t testing.TB, patience time.Duration, what string, check func() error) {
+	t.Helper()
 	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := check()
