@@ -127,6 +127,17 @@ func start(t testing.TB, specs ...spec) map[string]*site {
 	return sites
 }
 
+// lay lays one more site out below a running one, without starting it.
+func lay(t testing.TB, parent *site, sp spec) *site {
+	t.Helper()
+	free := &addresses{t: t}
+	s := &site{t: t, name: sp.name, group: sp.group, extra: sp.extra, dir: filepath.Join(t.TempDir(), sp.name),
+		reg: free.next(), fabric: free.next(), raft: free.next(), http: free.next(), log: &bytes.Buffer{}, parents: []string{parent.advertised()}}
+	s.members = []*site{s}
+	free.release()
+	return s
+}
+
 func (s *site) advertised() string {
 	if s.link != nil {
 		return s.link.addr

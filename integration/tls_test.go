@@ -1,0 +1,82 @@
+package integration
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// authority makes a certificate authority with fanoutctl, as a person would, and gives the configuration for a site's certificate.
+func authority(t testing.TB) (issue func(args ...string) string) {
+	t.Helper()
+	ca := filepath.Join(t.TempDir(), "ca")
+	ctl := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(filepath.Join(binaries, "fanoutctl"), args...).CombinedOutput(); err != nil {
+			t.Fatalf("fanoutctl %v: %v: %s", args, err, out)
+		}
+	}
+	ctl("ca", "init", "--dir", ca, "--trust-domain", "example.com")
+	return func(args ...string) string {
+		out := filepath.Join(t.TempDir(), "issued")
+		ctl(append([]string{"ca", "issue", "--ca-dir", ca, "--out", out}, args...)...)
+		return out
+	}
+}
+
+func tlsConfig(dir string) string {
+	return fmt.Sprintf("tls: {cert: %[1]s/tls.crt, key: %[1]s/tls.key, ca: %[1]s/ca.crt, trustDomain: example.com}\n", dir)
+}
+
+func TestMutualTLS(t *testing.T) {
+	issue := authority(t)
+	site := func(name, group string) spec {
+		return spec{name: name, group: group, extra: tlsConfig(issue("--group", group, "--site", name))}
+	}
+	sites := start(t, site("hq-a", "hq"), site("hq-b", "hq"), site("hq-c", "hq"), site("gd-a", "hq/gd"), site("sz-a", "hq/gd/sz"))
+	digest := push(t, sites["hq-b"], "app/web:1.0", image(t, 1<<20, 2))
+	for _, s := range sites {
+		shows(t, s, "app/web:1.0", digest)
+	}
+	user := issue("--user", "alice")
+	flags := []string{"--tls-cert", user + "/tls.crt", "--tls-key", user + "/tls.key", "--tls-ca", user + "/ca.crt", "--trust-domain", "example.com"}
+	if out, code := sites["gd-a"].ctl(append(flags, "tree")...); code != 0 || !strings.Contains(string(out), "sz-a") {
+		t.Errorf("tree with a user's certificate: exit %d: %s", code, out)
+	}
+	if _, code := sites["gd-a"].ctl("tree"); code == 0 {
+		t.Error("tree without a certificate was answered")
+	}
+}
+
+// TestForeignCertificateIsRefused: a site with a certificate for another group can't start, and one from another authority can't attach.
+func TestForeignCertificateIsRefused(t *testing.T) {
+	issue := authority(t)
+	other := authority(t)
+	sites := start(t, spec{name: "hq-a", group: "hq", extra: tlsConfig(issue("--group", "hq", "--site", "hq-a"))})
+	stranger := lay(t, sites["hq-a"], spec{name: "gd-a", group: "hq/gd", extra: tlsConfig(other("--group", "hq/gd", "--site", "gd-a"))})
+	stranger.start()
+	t.Cleanup(stranger.stop)
+	digest := push(t, sites["hq-a"], "app/web:1.0", image(t, 1<<16, 1))
+	shows(t, sites["hq-a"], "app/web:1.0", digest)
+	eventually(t, "the stranger says why it is not attached", func() error {
+		stranger.mu.Lock()
+		defer stranger.mu.Unlock()
+		if !strings.Contains(stranger.log.String(), "certificate") {
+			return fmt.Errorf("nothing of a certificate in its log")
+		}
+		return nil
+	})
+	if err := head(t, stranger, "app/web:1.0", digest); err == nil {
+		t.Error("a site with a certificate from another authority received an image")
+	}
+	wrong := lay(t, sites["hq-a"], spec{name: "gd-b", group: "hq/gd", extra: tlsConfig(issue("--group", "hq/hn", "--site", "gd-b"))})
+	wrong.start()
+	if err := wrong.cmd.Wait(); err == nil {
+		t.Error("an agent started with a certificate for another group")
+	}
+	if log := wrong.log.String(); !strings.Contains(log, "hq/hn") {
+		t.Errorf("its log does not say which group the certificate is for: %s", log)
+	}
+}
