@@ -1,0 +1,101 @@
+package integration
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+type demoSite struct{ Name, Group, Registry, Fabric, HTTP string }
+
+// runDemo starts the demo and returns when it has shown that all is synced.
+func runDemo(t *testing.T, dir string) (sites []demoSite, stop func()) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(binaries, "fanoutctl"), "demo", "--dir", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	ready := make(chan bool, 1)
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			said.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), "Ctrl-C stops the demo") {
+				ready <- true
+				_, _ = io.Copy(io.Discard, out)
+				return
+			}
+		}
+		ready <- false
+	}()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case ok := <-ready:
+		if !ok {
+			t.Fatalf("the demo ended early:\n%s", said.String())
+		}
+	case <-timeout.C:
+		_ = cmd.Process.Kill()
+		t.Fatalf("the demo is not ready within %s", patience)
+	}
+	for _, s := range []string{"9 synced", "crane copy", "docker push"} {
+		if !strings.Contains(said.String(), s) {
+			t.Errorf("the demo does not say %q:\n%s", s, said.String())
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "fabric.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f struct{ Sites []demoSite }
+	if err := json.Unmarshal(data, &f); err != nil || len(f.Sites) != 9 {
+		t.Fatalf("fabric.json: %v: %s", err, data)
+	}
+	return f.Sites, func() {
+		t.Helper()
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		for _, s := range f.Sites {
+			for _, addr := range []string{s.Registry, s.Fabric, s.HTTP} {
+				if c, err := net.Dial("tcp", addr); err == nil {
+					_ = c.Close()
+					t.Errorf("%s still answers at %s after Ctrl-C", s.Name, addr)
+				}
+			}
+		}
+	}
+}
+
+func TestDemoKeepsItsState(t *testing.T) {
+	dir := t.TempDir()
+	sites, stop := runDemo(t, dir)
+	hq := &site{t: t, name: sites[0].Name, reg: sites[0].Registry, fabric: sites[0].Fabric}
+	last := &site{t: t, name: sites[8].Name, reg: sites[8].Registry, fabric: sites[8].Fabric}
+	digest := push(t, hq, "my/app:1.0", image(t, 1<<16, 1))
+	shows(t, last, "my/app:1.0", digest)
+	stop()
+	again, stop := runDemo(t, dir)
+	defer stop()
+	if again[0].Registry != sites[0].Registry {
+		t.Errorf("the addresses moved: %v, then %v", sites[0], again[0])
+	}
+	shows(t, last, "my/app:1.0", digest)
+	if w := hq.where("my/app:1.0"); len(w) != 9 {
+		t.Errorf("where lists %d sites", len(w))
+	}
+}
