@@ -37,6 +37,8 @@ const (
 	reportEvery = 200 * time.Millisecond
 	// checkEvery is the time between two looks at whether the registry answers.
 	checkEvery = 10 * time.Second
+	// registryTimeout is how long the registry may take to begin an answer: so soon it is said that it hangs.
+	registryTimeout = 30 * time.Second
 	// clockBound is by how much the clocks of two sites at headquarters may differ.
 	clockBound = 2 * time.Second
 )
@@ -63,6 +65,8 @@ type Agent struct {
 	embedded *registry.Embedded // nil unless the registry is embedded
 	identity *identity.Source   // nil without TLS
 	secret   string
+
+	download, upload *rate.Limiter
 
 	node     *tree.Node
 	fetcher  *transfer.Fetcher
@@ -140,13 +144,15 @@ func (a *Agent) assemble() error {
 		return err
 	}
 	a.peers = newPeers(a.identity, a.cfg.Group)
+	a.download, a.upload = rate.NewLimiter(rate.Inf, 0), rate.NewLimiter(rate.Inf, 0)
+	a.setLimits(a.cfg.Limits)
 	var err error
 	a.fetcher, err = transfer.NewFetcher(transfer.FetcherConfig{
 		Spool:      a.store.Spool(),
 		Self:       a.caller(),
 		Sources:    a.sources,
 		Dial:       a.peers.transfer,
-		Download:   limiter(a.cfg.Limits.Download),
+		Download:   a.download,
 		Logger:     a.logger,
 		Registerer: a.metrics,
 	})
@@ -155,7 +161,7 @@ func (a *Agent) assemble() error {
 	}
 	server := transfer.ServerConfig{
 		Spool: a.store.Spool(), Self: a.caller(), Flights: a.fetcher.Lookup, Manifests: a.serveManifest, Authorize: a.authorize, ReadThrough: a.readThrough,
-		Upload: limiter(a.cfg.Limits.Upload), Logger: a.logger, Registerer: a.metrics,
+		Upload: a.upload, Logger: a.logger, Registerer: a.metrics,
 	}
 	if a.registry != nil {
 		server.Local = local{a.registry}
@@ -207,20 +213,12 @@ func settings(c *config.Config) *catalogv1.GroupSettings {
 	return s
 }
 
-func limiter(r config.Rate) *rate.Limiter {
-	if r == 0 {
-		return nil
-	}
-	bps := r.BytesPerSecond()
-	return rate.NewLimiter(rate.Limit(bps), int(max(bps/10, 1<<20)))
-}
-
 // openRegistry makes the client of the site's registry and, where the registry is embedded, that too.
 func (a *Agent) openRegistry() error {
 	r := a.cfg.Registry
 	rc := registry.Config{
 		Type: r.Type, URL: r.URL, Username: r.Username, CAFile: r.CAFile, InsecureSkipVerify: r.InsecureSkipVerify,
-		UserAgent: userAgent(a.opts.Version), Logger: a.logger,
+		UserAgent: userAgent(a.opts.Version), HeaderTimeout: registryTimeout, Logger: a.logger,
 	}
 	switch r.Type {
 	case "none":
@@ -330,6 +328,10 @@ func (a *Agent) noteRecord(rec *catalogv1.Record) {
 	ref := catalog.RefOf(rec)
 	st, ok, err := a.store.RefState(ref.String())
 	if err == nil && ok && st.BaseRevision == rec.GetRevision() && st.Intent == "" {
+		if a.cfg.Headquarters() && rec.GetOrigin() == a.cfg.Site {
+			// Referrers that came between the look that was published and this record were of no record yet: look once more.
+			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+		}
 		return
 	}
 	a.progress.want(ref, rec.GetRevision())
@@ -398,6 +400,18 @@ func (a *Agent) reportHealth(ctx context.Context) {
 	}
 }
 
+// failure says why a ref fails, when it is tried again, and how many others fail.
+func failure(id string, p *treev1.PendingRef, failures int) string {
+	s := id + ": " + p.GetReason()
+	if p.GetNextAttempt() != nil {
+		s += "; next attempt at " + p.GetNextAttempt().AsTime().Format(time.TimeOnly) + " UTC"
+	}
+	if failures > 1 {
+		s += fmt.Sprintf("; %d more fail", failures-1)
+	}
+	return s
+}
+
 func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
 	a.mu.Lock()
 	regErr := a.regErr
@@ -407,10 +421,13 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
 		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
 	}
-	failed := ""
+	failed, failures := "", 0
 	for id, p := range pending {
 		h.BytesLeft += p.GetBytesLeft()
-		if p.GetState() == "failed" && (failed == "" || id < failed) {
+		if p.GetState() != "failed" {
+			continue
+		}
+		if failures++; failed == "" || id < failed {
 			failed = id
 		}
 	}
@@ -421,7 +438,7 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	case regErr != nil:
 		h.State, h.Reason = "degraded", "registry: "+regErr.Error()
 	case failed != "":
-		h.State, h.Reason = "degraded", failed+": "+pending[failed].GetReason()
+		h.State, h.Reason = "degraded", failure(failed, pending[failed], failures)
 	case len(pending) > 0:
 		h.State, h.Reason = "syncing", fmt.Sprintf("%d refs to deliver", len(pending))
 	case revision < roster.Head:

@@ -111,11 +111,18 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	case reconcile.Publish:
 		_, err = a.publish(ctx, ref, ours, rec, a.publisher(ref))
 		return err
-	case reconcile.Deliver:
-		return a.deliver(ctx, ref, rec, ours)
-	case reconcile.Conflict:
-		a.events.warning("Conflict", ref.String(), fmt.Sprintf("%s; this site showed %s", v.Reason, ours))
-		return a.deliver(ctx, ref, rec, ours)
+	case reconcile.Deliver, reconcile.Conflict:
+		if v.Action == reconcile.Conflict {
+			a.events.warning("Conflict", ref.String(), fmt.Sprintf("%s; this site showed %s", v.Reason, ours))
+		}
+		if err := a.deliver(ctx, ref, rec, ours); err != nil {
+			return err
+		}
+		if a.cfg.Headquarters() {
+			// A referrer that was pushed here meanwhile was not known to be under this record then: look once more.
+			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+		}
+		return nil
 	case reconcile.Adopt:
 		if a.cfg.Headquarters() {
 			// Somebody may have signed here what is shown everywhere already.
