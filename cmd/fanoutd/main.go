@@ -58,6 +58,18 @@ func command(stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
+			go reloadOn(cmd.Context(), hup, func() {
+				cfg, err := load(file)
+				if err == nil {
+					err = a.Reload(cfg)
+				}
+				if err != nil {
+					logger.Error("not reloaded", "error", err)
+				}
+			})
 			return a.Run(cmd.Context())
 		},
 	}
@@ -66,6 +78,18 @@ func command(stderr io.Writer) *cobra.Command {
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	_ = cmd.MarkFlagRequired("config")
 	return cmd
+}
+
+// reloadOn calls reload for each signal until ctx ends.
+func reloadOn(ctx context.Context, hup <-chan os.Signal, reload func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			reload()
+		}
+	}
 }
 
 func load(file string) (*config.Config, error) {
