@@ -25,7 +25,7 @@ func (c *Client) resolveAs(ctx context.Context, repo, reference string, scopes [
 	in := manifestCall("resolve", repo, reference, http.MethodHead)
 	in.scopes = scopes
 	resp, err := c.do(ctx, in)
-	if errors.Is(err, ErrUnsupported) {
+	if errors.Is(err, ErrUnsupported) || wordless(err) {
 		return c.resolveByGet(ctx, repo, reference, scopes)
 	}
 	if err != nil {
@@ -42,6 +42,12 @@ func (c *Client) resolveAs(ctx context.Context, repo, reference string, scopes [
 		return nil, e
 	}
 	return d, nil
+}
+
+// wordless says whether a registry refused a HEAD, which has no room for its words, for a reason that a GET may tell.
+func wordless(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == "" && e.Message == "" && (e.Status == http.StatusForbidden || e.Status >= 500)
 }
 
 func (c *Client) resolveByGet(ctx context.Context, repo, reference string, scopes []string) (*Descriptor, error) {
