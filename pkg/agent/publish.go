@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,6 +65,25 @@ func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 		return nil, fmt.Errorf("publishing: %w", r.Err)
 	default:
 		return r.Record, nil
+	}
+}
+
+// unpublish proposes a tombstone for a ref that was deleted here.
+func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) error {
+	results, err := a.node.Propose(ctx, a.publisher(ref), &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
+		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: a.cfg.Site,
+	}}})
+	if err != nil {
+		return fmt.Errorf("unpublishing: %w", err)
+	}
+	switch r := results[0]; {
+	case errors.Is(r.Err, catalog.ErrConflict), errors.Is(r.Err, catalog.ErrStale):
+		return errChanged
+	case r.Err != nil:
+		return fmt.Errorf("unpublishing: %w", r.Err)
+	default:
+		a.events.normal("Unpublished", ref.String(), fmt.Sprintf("revision %d", r.Record.GetRevision()))
+		return a.delivered(ref, r.Record)
 	}
 }
 
@@ -161,6 +181,8 @@ func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []regi
 		if err != nil {
 			return nil, err
 		}
+		// One that was pushed may have been dropped from the fallback tag again: clients and this agent write it at the same time.
+		list = append(list, a.noted.get(repo, todo[0])...)
 		todo = todo[1:]
 		for _, d := range list {
 			if seen[d.GetDigest()] {
@@ -202,8 +224,41 @@ func (a *Agent) noteReferrer(ctx context.Context, repo, digest string) error {
 	if err != nil || p.Subject == nil {
 		return nil // no manifest that refers to anything; not ours to judge
 	}
+	a.noted.add(repo, p.Subject.GetDigest(), &catalogv1.Descriptor{
+		MediaType: m.MediaType, Digest: digest, Size: int64(len(m.Content)), ArtifactType: p.ArtifactType,
+	})
 	a.subjectChanged(ctx, repo, p.Subject.GetDigest())
 	return nil
+}
+
+// noted remembers referrers that were pushed here, by subject.
+type noted struct {
+	mu    sync.Mutex
+	by    map[string][]*catalogv1.Descriptor
+	count int
+}
+
+// maxNoted bounds it; what is listed is found without it, so old ones may go.
+const maxNoted = 10_000
+
+func (n *noted) add(repo, subject string, d *catalogv1.Descriptor) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k := repo + "@" + subject
+	if slices.ContainsFunc(n.by[k], func(x *catalogv1.Descriptor) bool { return x.GetDigest() == d.GetDigest() }) {
+		return
+	}
+	if n.by == nil || n.count >= maxNoted {
+		n.by, n.count = map[string][]*catalogv1.Descriptor{}, 0
+	}
+	n.by[k] = append(n.by[k], d)
+	n.count++
+}
+
+func (n *noted) get(repo, subject string) []*catalogv1.Descriptor {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.by[repo+"@"+subject])
 }
 
 // subjectChanged puts the refs whose records have a manifest under them into the queue.

@@ -140,7 +140,9 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		}
 		a.events.normal("Removed", ref.String(), "as headquarters said")
 		return a.delivered(ref, rec)
-	case reconcile.Unpublish, reconcile.Report:
+	case reconcile.Unpublish:
+		return a.unpublish(ctx, ref, rec)
+	case reconcile.Report:
 		a.events.warning("Drift", ref.String(), v.Reason)
 	case reconcile.None:
 		if a.cfg.Headquarters() && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
