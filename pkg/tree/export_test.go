@@ -32,6 +32,9 @@ func NewTable(group, site string, members ...string) *Table {
 	return &Table{t: t, s: t.join(group, site)}
 }
 
+// InParts makes updates small.
+func (t *Table) InParts(items int) { t.t.items = items }
+
 // Source adds a source.
 func (t *Table) Source(group string) *Table { return &Table{t: t.t, s: t.t.join(group, "")} }
 

@@ -67,6 +67,8 @@ type table struct {
 	changed notifier
 	// member says whether a site belongs to this very group; then no child can speak of it.
 	member func(site string) bool
+	// items bounds a message.
+	items int
 
 	mu      sync.Mutex
 	seq     uint64
@@ -80,7 +82,7 @@ type table struct {
 
 func newTable(member func(site string) bool) *table {
 	return &table{
-		member: member,
+		member: member, items: maxUpdateItems,
 		groups: map[string]*entry{}, sites: map[string]*entry{}, pending: map[string]map[string]*entry{},
 		order: btree.NewBTreeGOptions(func(a, b *entry) bool { return a.seq < b.seq }, btree.Options{NoLocks: true}),
 	}
@@ -238,7 +240,7 @@ func (t *table) diff(c *cursor) (u *treev1.HealthUpdate, more bool) {
 	}
 	items, size := 0, 0
 	t.order.Ascend(&entry{seq: c.seq + 1}, func(e *entry) bool {
-		if items == maxUpdateItems || size > maxUpdateBytes {
+		if items == t.items || size > maxUpdateBytes {
 			more = true
 			return false
 		}

@@ -132,22 +132,14 @@ func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
 	for _, p := range u.GetPending() {
 		pending[p.GetSite()+" "+p.GetRepository()+":"+p.GetTag()] = true
 	}
-	var mine []string
 	for name, e := range t.sites {
-		if e.gone {
-			continue
-		}
-		h := e.msg.(*treev1.SiteHealth)
-		if t.maySite(s, name, h.Group) {
-			mine = append(mine, name)
-			if !sites[name] {
-				t.remove(e)
-			}
+		if !e.gone && !sites[name] && t.maySite(s, name, e.msg.(*treev1.SiteHealth).Group) {
+			t.remove(e)
 		}
 	}
-	for _, site := range mine {
-		for ref, e := range t.pending[site] {
-			if !e.gone && !pending[site+" "+ref] {
+	for site, refs := range t.pending {
+		for ref, e := range refs {
+			if !e.gone && !pending[site+" "+ref] && t.mayDrop(s, e) {
 				t.remove(e)
 			}
 		}
@@ -157,6 +149,14 @@ func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
 			t.remove(e)
 		}
 	}
+}
+
+// mayDrop says whether a pending ref is one that a source's full update would have named. Its site may not be known: the ref came first, and the stream broke.
+func (t *table) mayDrop(s *source, e *entry) bool {
+	if site := t.sites[e.name]; site != nil && !site.gone {
+		return t.maySite(s, e.name, site.msg.(*treev1.SiteHealth).Group)
+	}
+	return t.maySpeak(s, e.name) && (e.via == nil || within(e.via.group, s.group) && !closer(e.via, s))
 }
 
 // checkUpdate checks the form of an update from outside, and shortens its texts.

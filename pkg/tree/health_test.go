@@ -202,13 +202,15 @@ func TestHealth_ChildSpeaksOfItsSubtreeAlone(t *testing.T) {
 
 // A table that is told by differences, cut anywhere, comes to equal the one that tells; and at no moment does it take a ref for delivered that is not.
 func TestHealth_DifferencesConvergeAndNeverDeceive(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		at := tree.NewTable("hq/gd/sz", "sz-a", "sz-a")
 		mid := tree.NewTable("hq/gd", "")
 		midIn := mid.Source("hq/gd/sz")
 		top := tree.NewTable("hq", "")
 		topIn := top.Source("hq/gd")
+		at.InParts(5)
+		mid.InParts(3)
 		delivered := map[string]uint64{} // truth: ref to the revision that the site shows
 		wanted := map[string]uint64{}
 		head := uint64(0)
@@ -230,10 +232,10 @@ func TestHealth_DifferencesConvergeAndNeverDeceive(t *testing.T) {
 		}
 		for range 400 {
 			switch rng.IntN(6) {
-			case 0, 1: // refs change, thousands at times, so that an update has parts
-				for range 1 + rng.IntN(20)*rng.IntN(20) {
+			case 0, 1: // refs change; updates have several parts
+				for range 1 + rng.IntN(10) {
 					head++
-					wanted[fmt.Sprintf("app:v%d", rng.IntN(900))] = head
+					wanted[fmt.Sprintf("app:v%d", rng.IntN(60))] = head
 				}
 			case 2:
 				for ref := range wanted {
@@ -262,9 +264,11 @@ func TestHealth_DifferencesConvergeAndNeverDeceive(t *testing.T) {
 			check("the province", mid)
 			check("headquarters", top)
 		}
-		for range 20 {
+		for range 200 {
 			pass(at, midIn)
 			pass(mid, topIn)
+			check("the province", mid)
+			check("headquarters", top)
 		}
 		want, got := at.PendingOf("sz-a"), top.PendingOf("sz-a")
 		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
