@@ -1,0 +1,451 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/identity"
+	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/store"
+	"github.com/fanout-io/fanout/pkg/transfer"
+	"github.com/fanout-io/fanout/pkg/tree"
+)
+
+const (
+	// workers is how many refs are worked on at once. Most of them wait for bytes.
+	workers = 32
+	// parallelSteps is how many steps of one ref's plan are taken at once.
+	parallelSteps = 16
+	// reportEvery is how often health is told upward at most.
+	reportEvery = 200 * time.Millisecond
+	// checkEvery is the time between two looks at whether the registry answers.
+	checkEvery = 10 * time.Second
+	// registryTimeout is how long the registry may take to begin an answer: so soon it is said that it hangs.
+	registryTimeout = 30 * time.Second
+	// clockBound is by how much the clocks of two sites at headquarters may differ.
+	clockBound = 2 * time.Second
+)
+
+// Options are what a configuration file does not say.
+type Options struct {
+	// Version of the software.
+	Version string
+	// Logger; nil discards.
+	Logger *slog.Logger
+	// Timeouts of the group; the zero value means the defaults.
+	Timeouts tree.Timeouts
+}
+
+// Agent runs one site. Make it with New, then call Run once.
+type Agent struct {
+	cfg     *config.Config
+	opts    Options
+	logger  *slog.Logger
+	metrics *prometheus.Registry
+
+	store    *store.Store
+	registry *registry.Client   // nil at a witness
+	embedded *registry.Embedded // nil unless the registry is embedded
+	identity *identity.Source   // nil without TLS
+	secret   string
+
+	download, upload *rate.Limiter
+
+	node     *tree.Node
+	fetcher  *transfer.Fetcher
+	transfer *transfer.Server
+	peers    *peers
+	queue    *queue
+	progress *progress
+	events   *events
+	closures *closures
+
+	pushes pushes // when a ref was last said to be pushed
+	noted  noted  // referrers that were said to be pushed
+
+	mu         sync.Mutex
+	regErr     error // last check of the registry
+	sweptOnce  bool
+	swept      chan struct{} // closed after the first sweep
+	sweepError error
+}
+
+// New opens the data directory and joins the parts; it starts nothing. Run, or Close where Run is not called, must follow.
+func New(cfg *config.Config, opts Options) (*Agent, error) {
+	a := &Agent{
+		cfg: cfg, opts: opts, logger: opts.Logger, metrics: prometheus.NewRegistry(),
+		queue: newQueue(), progress: newProgress(cfg.Site), events: newEvents(cfg.Site), closures: newClosures(),
+		swept: make(chan struct{}),
+	}
+	if a.logger == nil {
+		a.logger = slog.New(slog.DiscardHandler)
+	}
+	a.logger = a.logger.With("site", cfg.Site, "group", cfg.Group)
+	var err error
+	if cfg.TLS.Enabled() {
+		files := identity.Files{Cert: cfg.TLS.Cert, Key: cfg.TLS.Key, CA: cfg.TLS.CA, TrustDomain: cfg.TLS.TrustDomain}
+		if a.identity, err = identity.Load(files, a.logger); err != nil {
+			return nil, fmt.Errorf("loading the identity: %w", err)
+		}
+		if id := a.identity.ID(); id.Group != cfg.Group || id.Site != cfg.Site {
+			return nil, fmt.Errorf("the certificate %s is for %s, but this is site %q of group %q; issue one for it", cfg.TLS.Cert, id, cfg.Site, cfg.Group)
+		}
+	}
+	if cfg.Webhook.SecretFile != "" {
+		secret, err := os.ReadFile(cfg.Webhook.SecretFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading webhook.secretFile: %w", err)
+		}
+		a.secret = strings.TrimSpace(string(secret))
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o750); err != nil {
+		return nil, fmt.Errorf("making dataDir: %w", err)
+	}
+	if a.store, err = store.Open(store.Config{Dir: filepath.Join(cfg.DataDir, "store"), SpoolBytes: int64(cfg.Limits.Spool), Logger: a.logger}); err != nil {
+		return nil, err
+	}
+	if err := a.assemble(); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// Close releases what New opened. Run calls it.
+func (a *Agent) Close() error {
+	a.queue.stop()
+	if a.peers != nil {
+		a.peers.close()
+	}
+	var err error
+	if a.embedded != nil {
+		err = a.embedded.Close()
+	}
+	return errors.Join(err, a.store.Close())
+}
+
+func (a *Agent) assemble() error {
+	if err := a.openRegistry(); err != nil {
+		return err
+	}
+	a.peers = newPeers(a.identity, a.cfg.Group)
+	a.download, a.upload = rate.NewLimiter(rate.Inf, 0), rate.NewLimiter(rate.Inf, 0)
+	a.setLimits(a.cfg.Limits)
+	var err error
+	a.fetcher, err = transfer.NewFetcher(transfer.FetcherConfig{
+		Spool:      a.store.Spool(),
+		Self:       a.caller(),
+		Sources:    a.sources,
+		Dial:       a.peers.transfer,
+		Download:   a.download,
+		Logger:     a.logger,
+		Registerer: a.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	server := transfer.ServerConfig{
+		Spool: a.store.Spool(), Self: a.caller(), Flights: a.fetcher.Lookup, Manifests: a.serveManifest, Authorize: a.authorize, ReadThrough: a.readThrough,
+		Upload: a.upload, Logger: a.logger, Registerer: a.metrics,
+	}
+	if a.registry != nil {
+		server.Local = local{a.registry}
+	}
+	if a.transfer, err = transfer.NewServer(server); err != nil {
+		return err
+	}
+	a.node, err = tree.New(a.treeConfig())
+	return err
+}
+
+func (a *Agent) treeConfig() tree.Config {
+	c := a.cfg
+	tc := tree.Config{
+		Site: c.Site, Group: c.Group, Incarnation: a.store.Incarnation(), Version: a.opts.Version, DataDir: c.DataDir,
+		RaftListen: c.Raft.Listen, RaftAdvertise: c.Raft.Advertise, Members: c.Raft.Members,
+		FabricAdvertise: c.Fabric.Advertise, Parents: c.Fabric.Parents, FallbackParents: c.Fabric.FallbackParents,
+		RegistryType: c.Registry.Type, Settings: settings(c),
+		Dial: a.peers.conn, AuthorizePeer: a.authorizePeer, Manifests: manifests{a},
+		Timeouts: a.opts.Timeouts, Logger: a.logger, Registerer: a.metrics,
+	}
+	if a.identity != nil {
+		fellow := func(id identity.ID) error {
+			if id.Group != c.Group || id.Site == "" {
+				return fmt.Errorf("%s is no member of group %s", id, c.Group)
+			}
+			return nil
+		}
+		tc.RaftServerTLS, tc.RaftClientTLS = a.identity.ServerTLS(), a.identity.ClientTLS(fellow)
+	}
+	return tc
+}
+
+func settings(c *config.Config) *catalogv1.GroupSettings {
+	s := &catalogv1.GroupSettings{
+		Labels: c.Labels,
+		Subscribe: &catalogv1.Subscription{
+			Repositories: c.Subscribe.Repositories, Exclude: c.Subscribe.Exclude, Keep: uint32(c.Subscribe.Keep),
+		},
+		Drift:    &catalogv1.DriftSettings{Changed: c.Drift.Changed, Deleted: c.Drift.Deleted},
+		Siblings: c.Fabric.Siblings,
+	}
+	if c.Headquarters() {
+		s.Publish = &catalogv1.PublishSettings{
+			Repositories: c.Publish.Repositories, Exclude: c.Publish.Exclude, Existing: c.Publish.Existing,
+			Deletes: c.Publish.Deletes, Copies: uint32(c.Publish.Copies),
+		}
+	}
+	return s
+}
+
+// openRegistry makes the client of the site's registry and, where the registry is embedded, that too.
+func (a *Agent) openRegistry() error {
+	r := a.cfg.Registry
+	rc := registry.Config{
+		Type: r.Type, URL: r.URL, Username: r.Username, CAFile: r.CAFile, InsecureSkipVerify: r.InsecureSkipVerify,
+		UserAgent: userAgent(a.opts.Version), HeaderTimeout: registryTimeout, Logger: a.logger,
+	}
+	switch r.Type {
+	case "none":
+		return nil
+	case "embedded":
+		scheme := "http"
+		if a.cfg.HTTP.TLS.Cert != "" {
+			scheme = "https"
+		}
+		var err error
+		a.embedded, err = registry.NewEmbedded(registry.EmbeddedConfig{
+			Dir: filepath.Join(a.cfg.DataDir, "registry"), Listen: r.Listen,
+			HookURL: scheme + "://" + a.cfg.HTTP.Listen + "/hooks/distribution", HookSecret: a.secret, Logger: a.logger,
+		})
+		if err != nil {
+			return err
+		}
+		rc.Type, rc.URL = registry.TypeOCI, a.embedded.URL()
+	}
+	if r.PasswordFile != "" {
+		rc.Password = func() (string, error) {
+			b, err := os.ReadFile(r.PasswordFile)
+			return strings.TrimSpace(string(b)), err
+		}
+	}
+	var err error
+	a.registry, err = registry.New(rc)
+	return err
+}
+
+func userAgent(version string) string { return "fanoutd/" + version }
+
+// Run serves until ctx ends or something fails that can't be mended. It returns nil after a clean stop.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.Close()
+	listeners, err := a.listen()
+	if err != nil {
+		return err
+	}
+	// Servers and workers stop first; the node hands its office on after that.
+	g, gctx := errgroup.WithContext(ctx)
+	a.serve(gctx, g, listeners)
+	if a.embedded != nil {
+		g.Go(func() error { return a.embedded.Run(gctx) })
+	}
+	g.Go(func() error { return a.node.Run(gctx) })
+	g.Go(func() error { return a.fetcher.Run(gctx) })
+	g.Go(func() error { a.followCatalog(gctx); return nil })
+	g.Go(func() error { a.reportHealth(gctx); return nil })
+	if a.registry != nil {
+		g.Go(func() error { a.checkRegistry(gctx); return nil })
+		g.Go(func() error { a.sweepForever(gctx); return nil })
+		for range workers {
+			g.Go(func() error { a.work(gctx); return nil })
+		}
+	}
+	a.logger.Info("agent started", "registry", a.registryAddress(), "fabric", a.cfg.Fabric.Listen)
+	err = g.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+func (a *Agent) registryAddress() string {
+	switch {
+	case a.embedded != nil:
+		return strings.TrimPrefix(a.embedded.URL(), "http://")
+	case a.registry != nil:
+		return a.cfg.Registry.URL
+	}
+	return ""
+}
+
+// followCatalog puts every ref whose record changed into the queue. It starts at the beginning: what is delivered already is found to be so without asking the registry.
+func (a *Agent) followCatalog(ctx context.Context) {
+	changed, stop := a.node.Watch()
+	defer stop()
+	var seen uint64
+	var epoch, scope string
+	for {
+		snap := a.node.Catalog()
+		pos := snap.Position()
+		if pos.GetEpoch() != epoch || pos.GetScope() != scope {
+			// Records with old revisions may have come in: look at all.
+			epoch, scope, seen = pos.GetEpoch(), pos.GetScope(), 0
+		}
+		for rec := range snap.Since(seen) {
+			a.noteRecord(rec)
+		}
+		if snap.Resyncing() == "" {
+			seen = pos.GetRevision()
+			a.progress.seen(seen)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (a *Agent) noteRecord(rec *catalogv1.Record) {
+	if a.registry == nil {
+		return
+	}
+	ref := catalog.RefOf(rec)
+	st, ok, err := a.store.RefState(ref.String())
+	if err == nil && ok && st.BaseRevision == rec.GetRevision() && st.Intent == "" {
+		if a.cfg.Headquarters() && rec.GetOrigin() == a.cfg.Site {
+			// Referrers that came between the look that was published and this record were of no record yet: look once more.
+			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+		}
+		return
+	}
+	a.progress.want(ref, rec.GetRevision())
+	a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+}
+
+// checkRegistry asks again and again whether the registry answers and takes the credentials.
+func (a *Agent) checkRegistry(ctx context.Context) {
+	for {
+		cctx, cancel := context.WithTimeout(ctx, checkEvery)
+		err := a.registry.Ping(cctx)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		a.mu.Lock()
+		was := a.regErr
+		a.regErr = err
+		a.mu.Unlock()
+		if (err == nil) != (was == nil) {
+			a.progress.touch()
+			if err != nil {
+				a.events.warning("RegistryUnavailable", "", err.Error())
+			} else {
+				a.events.normal("RegistryAvailable", "", a.registryAddress())
+			}
+		}
+		wait := checkEvery
+		if err != nil {
+			wait = time.Second
+		}
+		if !sleep(ctx, wait/2+rand.N(wait/2)) {
+			return
+		}
+	}
+}
+
+// sleep waits for a time; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// reportHealth tells the tree how this site is, whenever that changed.
+func (a *Agent) reportHealth(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		pending, revision := a.progress.snapshot()
+		a.node.Report(a.health(pending, revision), pending)
+		if !sleep(ctx, reportEvery) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.progress.dirty:
+		case <-tick.C:
+		}
+	}
+}
+
+// failure says why a ref fails, when it is tried again, and how many others fail.
+func failure(id string, p *treev1.PendingRef, failures int) string {
+	s := id + ": " + p.GetReason()
+	if p.GetNextAttempt() != nil {
+		s += "; next attempt at " + p.GetNextAttempt().AsTime().Format(time.TimeOnly) + " UTC"
+	}
+	if failures > 1 {
+		s += fmt.Sprintf("; %d more fail", failures-1)
+	}
+	return s
+}
+
+func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
+	a.mu.Lock()
+	regErr := a.regErr
+	a.mu.Unlock()
+	h := &treev1.SiteHealth{
+		Site: a.cfg.Site, Group: a.cfg.Group, Registry: a.registryAddress(), RegistryType: a.cfg.Registry.Type,
+		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
+		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
+	}
+	failed, failures := "", 0
+	for id, p := range pending {
+		h.BytesLeft += p.GetBytesLeft()
+		if p.GetState() != "failed" {
+			continue
+		}
+		if failures++; failed == "" || id < failed {
+			failed = id
+		}
+	}
+	roster := a.node.Roster()
+	switch {
+	case a.registry == nil:
+		h.State = "witness"
+	case regErr != nil:
+		h.State, h.Reason = "degraded", "registry: "+regErr.Error()
+	case failed != "":
+		h.State, h.Reason = "degraded", failure(failed, pending[failed], failures)
+	case len(pending) > 0:
+		h.State, h.Reason = "syncing", fmt.Sprintf("%d refs to deliver", len(pending))
+	case revision < roster.Head:
+		h.State, h.Reason = "behind", fmt.Sprintf("%d revisions behind", roster.Head-revision)
+	default:
+		h.State = "synced"
+	}
+	return h
+}
