@@ -26,7 +26,7 @@ race: ## run all tests under the race detector
 
 .PHONY: bench
 bench: ## measure; figures as ratios within one run
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 2x -timeout 60m ./pkg/transfer ./pkg/store ./pkg/catalog ./integration
 
 .PHONY: lint
 lint: ## vet, staticcheck, gofmt, buf lint
@@ -35,9 +35,10 @@ lint: ## vet, staticcheck, gofmt, buf lint
 	@test -z "$$(git ls-files '*.go' | xargs gofmt -l)" || { echo "gofmt would change:"; git ls-files '*.go' | xargs gofmt -l; exit 1; }
 	$(TOOL) buf lint
 
+AGAINST ?= main
 .PHONY: breaking
-breaking: ## compare the protos with those on the main branch
-	$(TOOL) buf breaking --against '.git#ref=refs/heads/main'
+breaking: ## compare the protos with those of an earlier commit: AGAINST=main
+	$(TOOL) buf breaking --against '.git#ref=$(shell git rev-parse $(AGAINST))'
 
 .PHONY: generate
 generate: ## make the Go code of the protos anew
