@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 var binaries string
@@ -302,6 +304,7 @@ func (s *site) where(ref string) []whereSite {
 type proxy struct {
 	addr, to string
 	down     atomic.Int64 // bytes towards the dialler
+	pace     atomic.Pointer[rate.Limiter]
 }
 
 func newProxy(t testing.TB, to string) *proxy {
@@ -334,16 +337,22 @@ func (p *proxy) pass(c net.Conn) {
 		_, _ = io.Copy(up, c)
 		_ = up.(*net.TCPConn).CloseWrite()
 	}()
-	_, _ = io.Copy(c, &counter{r: up, n: &p.down})
+	_, _ = io.Copy(c, &counter{r: up, n: &p.down, pace: &p.pace})
 }
 
 type counter struct {
-	r io.Reader
-	n *atomic.Int64
+	r    io.Reader
+	n    *atomic.Int64
+	pace *atomic.Pointer[rate.Limiter]
 }
 
 func (c *counter) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
+	if l := c.pace.Load(); l != nil && n > 0 {
+		if err := l.WaitN(context.Background(), n); err != nil {
+			return 0, err
+		}
+	}
 	c.n.Add(int64(n))
 	return n, err
 }
