@@ -346,6 +346,23 @@ func testSignatures(t *testing.T, sites map[string]*site) {
 		one, two := sign(t, hqA, "app/twice", digest, "one"), sign(t, hqB, "app/twice", digest, "two")
 		listed(t, sites, "app/twice", digest, one, two)
 	})
+	t.Run("written over by another client", func(t *testing.T) {
+		digest := push(t, hqA, "app/over:1", image(t, 1<<12, 1))
+		one := sign(t, hqA, "app/over", digest, "one")
+		listed(t, sites, "app/over", digest, one)
+		// A client that read the list before the first signature was in it now writes it with its own alone.
+		two := sign(t, hqC, "app/over", digest, "two")
+		body, _, err := hqC.read("app/over", "manifests", two)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := raw{types.OCIImageIndex, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"artifactType":"application/vnd.example.signature"}]}`,
+			types.OCIImageIndex, types.OCIManifestSchema1, two, len(body))}
+		if err := remote.Put(reference(t, hqC, "app/over:"+strings.Replace(digest, ":", "-", 1)), list); err != nil {
+			t.Fatal(err)
+		}
+		listed(t, sites, "app/over", digest, one, two)
+	})
 	t.Run("a platform, and the signature itself", func(t *testing.T) {
 		img := image(t, 1<<12, 1)
 		idx := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{

@@ -77,8 +77,9 @@ type Agent struct {
 	events   *events
 	closures *closures
 
-	pushes pushes // when a ref was last said to be pushed
-	noted  noted  // referrers that were said to be pushed
+	pushes  pushes // when a ref was last said to be pushed
+	noted   noted  // referrers that were said to be pushed
+	entered pushes // when referrers of a ref were last entered again
 
 	mu         sync.Mutex
 	regErr     error // last check of the registry

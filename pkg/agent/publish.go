@@ -24,7 +24,7 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 	if err != nil {
 		return nil, err
 	}
-	referrers, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
+	referrers, _, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
 	if err != nil {
 		return nil, err
 	}
@@ -87,31 +87,57 @@ func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.R
 	}
 }
 
-// publishReferrers adds to a record the referrers of its target that this registry has and the record lacks.
-func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (bool, error) {
+// publishReferrers adds to a record the referrers of its target that this registry has and the record lacks. Else it gives those that the record has and the registry does not list.
+func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (changed bool, unlisted []string, err error) {
 	_, closure, err := a.readClosure(ctx, ref.Repository, rec.GetTarget().GetDigest())
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
-	found, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
+	found, listed, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	known := map[string]bool{}
 	for _, d := range rec.GetReferrers() {
 		known[d.GetDigest()] = true
+		if !listed[d.GetDigest()] {
+			unlisted = append(unlisted, d.GetDigest())
+		}
 	}
 	fresh := slices.DeleteFunc(found, func(d *catalogv1.Descriptor) bool { return known[d.GetDigest()] })
 	if len(fresh) == 0 {
-		return false, nil
+		return false, unlisted, nil
 	}
 	got, err := a.propose(ctx, ref, rec, rec.GetTarget(), fresh, rec.GetPushedAt().AsTime(), a.publisher(ref))
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	a.events.normal("ReferrersPublished", ref.String(), fmt.Sprintf("%d new, revision %d", len(fresh), got.GetRevision()))
 	a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
-	return true, nil
+	return true, nil, nil
+}
+
+// enterAgainEvery bounds how often referrers are entered again, for a registry that takes them and lists them not.
+const enterAgainEvery = 5 * time.Second
+
+// settled looks after the referrers of a ref that shows its record: those that were added here are published, and those that a client wrote over in the fallback tag are entered again.
+func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (bool, error) {
+	changed, unlisted, err := a.publishReferrers(ctx, ref, rec)
+	if changed || err != nil || len(unlisted) == 0 {
+		return changed, err
+	}
+	if wait := enterAgainEvery - time.Since(a.entered.get(ref.String())); wait > 0 {
+		a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, wait)
+		return false, nil
+	}
+	a.entered.note(ref.String(), time.Now())
+	for _, digest := range unlisted {
+		if err := a.store.RemoveBlob(ref.Repository+"@referrers", digest); err != nil {
+			return false, err
+		}
+	}
+	a.events.normal("ReferrersEntered", ref.String(), fmt.Sprintf("%d that the registry no longer listed", len(unlisted)))
+	return true, a.deliver(ctx, ref, rec, rec.GetTarget().GetDigest())
 }
 
 // readClosure reads what lies under a digest in the own registry, checks that it is whole, and remembers it.
@@ -168,10 +194,10 @@ func (a *Agent) remember(ctx context.Context, repo string, c registry.Closure) e
 	return a.store.AddBlobs(repo, places...)
 }
 
-// findReferrers gives the referrers of manifests, and theirs, as the own registry lists them.
-func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []registry.Manifest) ([]*catalogv1.Descriptor, error) {
-	var found []*catalogv1.Descriptor
+// findReferrers gives the referrers of manifests, and theirs: those that the own registry lists, and those that were noted.
+func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []registry.Manifest) (found []*catalogv1.Descriptor, listed map[string]bool, err error) {
 	seen := map[string]bool{}
+	listed = map[string]bool{}
 	var todo []string
 	for _, m := range manifests {
 		todo = append(todo, m.Digest)
@@ -179,7 +205,10 @@ func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []regi
 	for len(todo) > 0 && len(found) < registry.MaxEntries {
 		list, err := a.registry.Referrers(ctx, repo, todo[0])
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		for _, d := range list {
+			listed[d.GetDigest()] = true
 		}
 		// One that was pushed may have been dropped from the fallback tag again: clients and this agent write it at the same time.
 		list = append(list, a.noted.get(repo, todo[0])...)
@@ -194,7 +223,7 @@ func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []regi
 				continue // listed, but gone: a fallback index is not kept by the registry
 			}
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			found = append(found, d)
 			for _, m := range closure.Manifests {
@@ -208,7 +237,7 @@ func (a *Agent) findReferrers(ctx context.Context, repo string, manifests []regi
 		}
 		return 1
 	})
-	return found, nil
+	return found, listed, nil
 }
 
 // noteReferrer looks at a manifest that was pushed by digest: where it refers to something under a record, that record is looked at again.

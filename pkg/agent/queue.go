@@ -131,6 +131,15 @@ func (q *queue) done(k key, wait time.Duration) {
 	}
 }
 
+// later asks for work on k after a time, unless it comes up sooner.
+func (q *queue) later(k key, wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.stopped && q.timers[k] == nil && !q.queued[k] && !q.again[k] {
+		q.timers[k] = time.AfterFunc(wait, func() { q.add(k) })
+	}
+}
+
 // stop ends all waits; keys that are added later are dropped.
 func (q *queue) stop() {
 	q.mu.Lock()

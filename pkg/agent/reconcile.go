@@ -126,7 +126,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	case reconcile.Adopt:
 		if a.cfg.Headquarters() {
 			// Somebody may have signed here what is shown everywhere already.
-			if changed, err := a.publishReferrers(ctx, ref, rec); changed || err != nil {
+			if changed, _, err := a.publishReferrers(ctx, ref, rec); changed || err != nil {
 				return err
 			}
 		}
@@ -146,7 +146,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		a.events.warning("Drift", ref.String(), v.Reason)
 	case reconcile.None:
 		if a.cfg.Headquarters() && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
-			if changed, err := a.publishReferrers(ctx, ref, rec); changed || err != nil {
+			if changed, err := a.settled(ctx, ref, rec); changed || err != nil {
 				return err
 			}
 		}
