@@ -10,6 +10,8 @@ import (
 const (
 	backoffBase = 500 * time.Millisecond
 	backoffMax  = 5 * time.Minute
+	// perRepository is how many keys of one repository are worked on at once, so that one that hangs leaves workers for the others.
+	perRepository = workers / 4
 )
 
 // key names a piece of work: a ref, or (with digest set and no tag) a manifest in a repository that may be a new referrer.
@@ -24,6 +26,8 @@ type queue struct {
 	queued  map[key]bool
 	active  map[key]bool
 	again   map[key]bool
+	busy    map[string]int   // active keys of a repository
+	held    map[string][]key // ready keys of a repository that is as busy as it may be: each done lets one go
 	timers  map[key]*time.Timer
 	failed  map[key]int
 	wake    chan struct{}
@@ -33,7 +37,7 @@ type queue struct {
 func newQueue() *queue {
 	return &queue{
 		queued: map[key]bool{}, active: map[key]bool{}, again: map[key]bool{},
-		timers: map[key]*time.Timer{}, failed: map[key]int{}, wake: make(chan struct{}, 1),
+		timers: map[key]*time.Timer{}, failed: map[key]int{}, busy: map[string]int{}, held: map[string][]key{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -73,11 +77,16 @@ func (q *queue) signal() {
 func (q *queue) next(ctx context.Context) (key, bool) {
 	for {
 		q.mu.Lock()
-		if len(q.ready) > 0 {
+		for len(q.ready) > 0 {
 			k := q.ready[0]
 			q.ready = q.ready[1:]
+			if q.busy[k.repository] >= perRepository {
+				q.held[k.repository] = append(q.held[k.repository], k)
+				continue
+			}
 			delete(q.queued, k)
 			q.active[k] = true
+			q.busy[k.repository]++
 			if len(q.ready) > 0 {
 				q.signal()
 			}
@@ -115,6 +124,7 @@ func (q *queue) done(k key, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.active, k)
+	q.release(k.repository)
 	again := q.again[k]
 	delete(q.again, k)
 	if wait > 0 {
@@ -129,6 +139,22 @@ func (q *queue) done(k key, wait time.Duration) {
 	case wait > 0:
 		q.timers[k] = time.AfterFunc(wait, func() { q.add(k) })
 	}
+}
+
+// release gives a repository's place back, to a key that was held if there is one. q.mu is held.
+func (q *queue) release(repository string) {
+	if q.busy[repository]--; q.busy[repository] <= 0 {
+		delete(q.busy, repository)
+	}
+	held := q.held[repository]
+	if len(held) == 0 {
+		return
+	}
+	if q.held[repository] = held[1:]; len(held) == 1 {
+		delete(q.held, repository)
+	}
+	q.ready = append(q.ready, held[0])
+	q.signal()
 }
 
 // later asks for work on k after a time, unless it comes up sooner.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,4 +82,37 @@ func TestDelayGrowsWithinBounds(t *testing.T) {
 	if d := delay(0, time.Hour); d != time.Hour {
 		t.Errorf("a registry that asks for an hour gets %s", d)
 	}
+}
+
+func TestQueueKeepsWorkersForOtherRepositories(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		const tags = 3 * perRepository
+		for i := range tags {
+			q.add(key{repository: "hanging", tag: strconv.Itoa(i)})
+		}
+		q.add(key{repository: "other", tag: "1"})
+		var taken []key
+		for range perRepository {
+			taken = append(taken, take(t, q))
+		}
+		if k := take(t, q); k.repository != "other" {
+			t.Fatalf("%v was handed out besides %d of its repository", k, perRepository)
+		}
+		idle(t, q)
+		seen := map[key]bool{}
+		for len(taken) > 0 {
+			k := taken[0]
+			taken = taken[1:]
+			if seen[k] {
+				t.Fatalf("%v was handed out twice", k)
+			}
+			seen[k] = true
+			q.done(k, 0)
+			if len(seen)+len(taken) < tags {
+				taken = append(taken, take(t, q))
+			}
+		}
+		idle(t, q)
+	})
 }
