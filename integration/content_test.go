@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -292,6 +294,36 @@ func testLayers(t *testing.T, sites map[string]*site) {
 		arrives(t, sites, "hq-a", "app/base", "1")
 		arrives(t, sites, "hq-b", "app/base", "more")
 		arrives(t, sites, "hq-c", "other/derived", "1")
+	})
+	t.Run("layers that the city has in a repository of its own", func(t *testing.T) {
+		const size = 4 << 20
+		base := image(t, size, 1)
+		city := sites["sz-a"]
+		push(t, city, "local/base:1", base)
+		eventually(t, "the city knows of its own image", func() error {
+			city.mu.Lock()
+			defer city.mu.Unlock()
+			for line := range bytes.Lines(city.log.Bytes()) {
+				if bytes.Contains(line, []byte("content was indexed")) && bytes.Contains(line, []byte("local/base:1")) {
+					return nil
+				}
+			}
+			return errors.New("no such line in its log")
+		})
+		layers, err := image(t, 1<<12, 1).Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		more, err := mutate.AppendLayers(base, layers...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := sites["gd-a"].link.down.Load()
+		push(t, hqB, "app/onbase:1", more)
+		arrives(t, sites, "hq-b", "app/onbase", "1")
+		if crossed := sites["gd-a"].link.down.Load() - before; crossed > size/4 {
+			t.Errorf("%d bytes crossed the link for an image whose large layer was there", crossed)
+		}
 	})
 	t.Run("a hundred tags of one image", func(t *testing.T) {
 		img := image(t, 1<<16, 2)

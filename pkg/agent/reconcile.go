@@ -144,6 +144,13 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		return a.unpublish(ctx, ref, rec)
 	case reconcile.Report:
 		a.events.warning("Drift", ref.String(), v.Reason)
+	case reconcile.Foreign:
+		// Not ours, but what lies under it need not be sent again.
+		if has, err := a.store.HasBlob(ref.Repository, ours); err != nil {
+			return err
+		} else if !has {
+			a.index(ctx, ref)
+		}
 	case reconcile.None:
 		if a.cfg.Headquarters() && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
 			if changed, err := a.settled(ctx, ref, rec); changed || err != nil {

@@ -93,7 +93,9 @@ func (a *Agent) index(ctx context.Context, ref catalog.Ref) {
 	}
 	if _, _, err := a.readClosure(ctx, ref.Repository, digest); err != nil {
 		a.logger.Info("content was not indexed", "ref", ref.String(), "error", err)
+		return
 	}
+	a.logger.Debug("content was indexed", "ref", ref.String(), "digest", digest)
 }
 
 func (a *Agent) sweepTag(ctx context.Context, ref catalog.Ref, baseline bool) error {
