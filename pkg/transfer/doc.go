@@ -18,4 +18,5 @@
 //     streams, and because fellows are served only from whole content or from upstream flights, no circle of members can
 //     wait for each other.
 //   - Ranges are handed out front first, cut at the same offsets at every site, so that what follows can follow closely.
+//     Under a download limit a range is asked for in portions that the limit has allowed beforehand.
 package transfer

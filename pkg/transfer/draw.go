@@ -47,13 +47,19 @@ func newSegments(missing []store.Range, size int64) *segments {
 	return s
 }
 
-func (s *segments) next() (store.Range, bool) {
+// next gives the first range that is missing, or its first bytes up to most, which is a multiple of a piece.
+func (s *segments) next(most int64) (store.Range, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.todo) == 0 {
 		return store.Range{}, false
 	}
 	r := s.todo[0]
+	if r.Len > most {
+		s.todo[0] = store.Range{Off: r.Off + most, Len: r.Len - most}
+		r.Len = most
+		return r, true
+	}
 	s.todo = s.todo[1:]
 	return r, true
 }
@@ -106,7 +112,7 @@ func (fl *flight) draw(src Source, req Request) error {
 // stream fetches one segment after another.
 func (d *drawing) stream(ctx context.Context) error {
 	for {
-		seg, ok := d.segs.next()
+		seg, ok := d.segs.next(askable(d.fl.f.cfg.Download))
 		if !ok {
 			return nil
 		}
@@ -120,6 +126,14 @@ func (d *drawing) stream(ctx context.Context) error {
 func (d *drawing) fetch(ctx context.Context, seg store.Range) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	a := assembler{in: d.in, pos: seg.Off, end: seg.Off + seg.Len, size: d.fl.size}
+	if l := d.fl.f.cfg.Download; limited(l) {
+		if err := d.fl.f.credit.spend(ctx, l, seg.Len); err != nil {
+			return err
+		}
+		a.paid = seg.Len
+		defer func() { d.fl.f.credit.left.Add(a.paid) }()
+	}
 	w := newWatch(d.peer, d.fl.f.cfg.Stall, cancel)
 	defer w.disarm()
 	w.arm()
@@ -133,7 +147,6 @@ func (d *drawing) fetch(ctx context.Context, seg store.Range) error {
 	if err != nil {
 		return wireError(ctx, err)
 	}
-	a := assembler{in: d.in, pos: seg.Off, end: seg.Off + seg.Len, size: d.fl.size}
 	defer func() { d.lost(a.close()) }()
 	m := &piece{FetchResponse: new(transferv1.FetchResponse)}
 	defer m.free()
@@ -164,7 +177,9 @@ func (d *drawing) take(ctx context.Context, a *assembler, m *piece) error {
 		return err
 	}
 	d.accepted()
-	if err := spend(ctx, d.fl.f.cfg.Download, n); err != nil {
+	paid := min(int64(n), a.paid)
+	a.paid -= paid
+	if err := spend(ctx, d.fl.f.cfg.Download, n-int(paid)); err != nil { // the limit came after the range was asked for
 		d.lost(int64(n))
 		return err
 	}
@@ -238,6 +253,7 @@ type assembler struct {
 	in       *store.Ingest
 	pos, end int64 // the next byte, and where the range ends
 	size     int64 // of the blob
+	paid     int64 // bytes not yet come for which the limit was asked already
 	buf      *[]byte
 	n        int // bytes in buf: those before pos that are not written yet
 	written  int64

@@ -693,6 +693,42 @@ func TestFetch_DownloadLimit(t *testing.T) {
 	})
 }
 
+// Under a limit no more is asked for than it allows, since what was asked for is on its way; and a refusal costs nothing.
+func TestFetch_DownloadLimitAsksForLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric(t)
+		b := newBlob(30, 8<<20)
+		f.serve("refuses", &fake{fetch: func(*transferv1.FetchRequest, func(int64, []byte) error, context.Context) error {
+			return status.Error(codes.NotFound, "not here")
+		}})
+		var mu sync.Mutex
+		var longest, asked int64
+		f.serve("hq-a", &fake{fetch: func(req *transferv1.FetchRequest, send func(int64, []byte) error, _ context.Context) error {
+			off, end := rangeOf(req)
+			mu.Lock()
+			longest, asked = max(longest, int64(end-off)), asked+int64(end-off)
+			mu.Unlock()
+			return sendRange(b.data, off, end, piece, send)
+		}})
+		lim := rate.NewLimiter(1<<20, 64<<10)
+		s := newSite(f, "hq/gd", "gd-a", upstream("refuses", "hq-a"), func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
+			fc.Download = lim
+		})
+		begin := time.Now()
+		if err := s.fetch(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin).Seconds(); d < 7.5 || d > 8.1 {
+			t.Errorf("8 MiB at 1 MiB/s took %.2f s", d)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if longest != store.PieceSize || asked != int64(len(b.data)) {
+			t.Errorf("asked for %d bytes, up to %d at once", asked, longest)
+		}
+	})
+}
+
 func TestFetch_SizesDiffer(t *testing.T) {
 	f := newFabric(t)
 	b := newBlob(31, 1<<20)

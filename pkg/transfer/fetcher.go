@@ -79,6 +79,7 @@ type Fetcher struct {
 	bad     penalties
 	peers   peers
 	meter   meter
+	credit  credit
 	running chan struct{} // closed by Run
 	wg      sync.WaitGroup
 

@@ -4,9 +4,12 @@ import (
 	"context"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/fanout-io/fanout/pkg/store"
 )
 
 // meter is a moving average of bytes a second, over about five seconds. It needs no ticker: it decays when looked at.
@@ -72,3 +75,34 @@ func spend(ctx context.Context, l *rate.Limiter, n int) error {
 
 // pausePoll is how often a paused direction looks whether it may go on; x/time/rate cannot wake a waiter.
 const pausePoll = 250 * time.Millisecond
+
+func limited(l *rate.Limiter) bool { return l != nil && l.Limit() != rate.Inf }
+
+// askable is the most that one stream asks for at a time: under a limit what that allows in a tenth of a second, in whole
+// pieces. A limit is kept by not asking: what was asked for crosses the link at once, as far as the windows are open, and
+// what a receiver holds back is lost when it dies.
+func askable(l *rate.Limiter) int64 {
+	if !limited(l) {
+		return math.MaxInt64
+	}
+	pieces := min(max(int64(l.Limit())/10/store.PieceSize, 1), MaxBlob/store.PieceSize)
+	return pieces * store.PieceSize
+}
+
+// credit is what was spent of a limit for bytes that did not come; it is used up before the limit is asked again.
+type credit struct{ left atomic.Int64 }
+
+func (c *credit) spend(ctx context.Context, l *rate.Limiter, n int64) error {
+	for {
+		left := c.left.Load()
+		use := min(left, n)
+		if !c.left.CompareAndSwap(left, left-use) {
+			continue
+		}
+		err := spend(ctx, l, int(n-use))
+		if err != nil {
+			c.left.Add(use)
+		}
+		return err
+	}
+}
