@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
@@ -197,6 +199,26 @@ func (a *Agent) treeConfig() tree.Config {
 	return tc
 }
 
+// otherSettings names the key in which this site's file differs from what is in force in the group; empty: none.
+func (a *Agent) otherSettings() string {
+	in, own := a.node.Catalog().Settings(), settings(a.cfg)
+	switch {
+	case in == nil:
+		return ""
+	case !maps.Equal(in.GetLabels(), own.GetLabels()):
+		return "labels"
+	case !proto.Equal(in.GetSubscribe(), own.GetSubscribe()):
+		return "subscribe"
+	case !proto.Equal(in.GetPublish(), own.GetPublish()):
+		return "publish"
+	case !proto.Equal(in.GetDrift(), own.GetDrift()):
+		return "drift"
+	case in.GetSiblings() != own.GetSiblings():
+		return "fabric.siblings"
+	}
+	return ""
+}
+
 func settings(c *config.Config) *catalogv1.GroupSettings {
 	s := &catalogv1.GroupSettings{
 		Labels: c.Labels,
@@ -260,13 +282,18 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Servers and workers stop first; the node hands its office on after that.
+	// The node ends first, handing its office on; the servers go on until it has.
 	g, gctx := errgroup.WithContext(ctx)
-	a.serve(gctx, g, listeners)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	a.serve(serving, g, listeners)
 	if a.embedded != nil {
 		g.Go(func() error { return a.embedded.Run(gctx) })
 	}
-	g.Go(func() error { return a.node.Run(gctx) })
+	g.Go(func() error {
+		defer stopServing()
+		return a.node.Run(gctx)
+	})
 	g.Go(func() error { return a.fetcher.Run(gctx) })
 	g.Go(func() error { a.followCatalog(gctx); return nil })
 	g.Go(func() error { a.reportHealth(gctx); return nil })
@@ -439,6 +466,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		h.State = "witness"
 	case regErr != nil:
 		h.State, h.Reason = "degraded", "registry: "+regErr.Error()
+	case a.otherSettings() != "":
+		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
 	case failed != "":
 		h.State, h.Reason = "degraded", failure(failed, pending[failed], failures)
 	case len(pending) > 0:

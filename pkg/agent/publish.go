@@ -18,6 +18,9 @@ import (
 	"github.com/fanout-io/fanout/pkg/store"
 )
 
+// proposeTimeout bounds one proposal: while the group has no root, the work queue tries again.
+const proposeTimeout = 15 * time.Second
+
 // publish proposes what this registry shows under a ref. It is a compare-and-set on the record that was seen: where another member was first, errChanged asks for a new look.
 func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec *catalogv1.Record, actor string) (*catalogv1.Record, error) {
 	target, closure, err := a.readClosure(ctx, ref.Repository, digest)
@@ -49,6 +52,8 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, target *catalogv1.Descriptor,
 	referrers []*catalogv1.Descriptor, pushed time.Time, actor string,
 ) (*catalogv1.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
 	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
 		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Target: target, Referrers: referrers,
 		Origin: a.cfg.Site, PushedAt: timestamppb.New(pushed),
@@ -70,6 +75,8 @@ func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 
 // unpublish proposes a tombstone for a ref that was deleted here.
 func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) error {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
 	results, err := a.node.Propose(ctx, a.publisher(ref), &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
 		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: a.cfg.Site,
 	}}})
