@@ -205,9 +205,18 @@ func TestFaultsOfARegistry(t *testing.T) {
 			defer remove()
 			img := image(t, 64<<10, 2)
 			push(t, hq, c.name+"/app:1", img)
+			if fault.Hang {
+				for i := range 40 { // more than there are workers
+					push(t, hq, fmt.Sprintf("%s/app:more-%d", c.name, i), img)
+				}
+			}
 			other := image(t, 16<<10, 1)
+			begin := time.Now()
 			push(t, hq, c.name+"/other:1", other)
 			fake.holds(t, c.name+"/other:1", other)
+			if took := time.Since(begin); took > 20*time.Second {
+				t.Errorf("another repository's image was held up for %s", took)
+			}
 			fails(t, hq, "gd-a", c.name+"/app:1", c.words...)
 			treeSays(t, hq, "gd-a", "degraded", "/app:1: ", "next attempt")
 			remove()
