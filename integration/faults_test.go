@@ -263,7 +263,7 @@ func TestHarborInAProvince(t *testing.T) {
 
 	// The robot's secret is renewed in Harbor first and in the agent's file after that.
 	fake.SetPassword("renewed")
-	treeSays(t, hq, "gd-a", "degraded", "registry: ", "401")
+	treeSays(t, hq, "gd-a", "degraded", "registry: ", "401", "asked again every second")
 	push(t, hq, "fresh/team/app:3", img)
 	fails(t, hq, "gd-a", "fresh/team/app:3", "401")
 	fake.savePassword()

@@ -465,7 +465,7 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	case a.registry == nil:
 		h.State = "witness"
 	case regErr != nil:
-		h.State, h.Reason = "degraded", "registry: "+regErr.Error()
+		h.State, h.Reason = "degraded", "registry: "+regErr.Error()+"; asked again every second"
 	case a.otherSettings() != "":
 		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
 	case failed != "":
