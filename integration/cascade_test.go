@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -184,13 +185,52 @@ func TestKilledAgentCatchesUp(t *testing.T) {
 	}
 }
 
+// TestTagPushedAgainEndsAsTheLast: no site ever shows an older digest after a newer one, seen by pollers that ask all the time.
 func TestTagPushedAgainEndsAsTheLast(t *testing.T) {
 	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq"}, spec{name: "gd-a", group: "hq/gd"})
+	const ref = "app/web:latest"
+	var images []ggcr.Image
+	order := map[string]int{}
+	for i := range 5 {
+		img := image(t, 1<<16, 1)
+		d, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		order[d.String()] = i
+		images = append(images, img)
+	}
+	done := make(chan struct{})
+	var pollers sync.WaitGroup
+	for _, s := range sites {
+		pollers.Go(func() {
+			newest := -1
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				d, err := remote.Head(reference(t, s, ref))
+				if err != nil {
+					continue
+				}
+				if at := order[d.Digest.String()]; at < newest {
+					t.Errorf("%s shows push %d after push %d", s.name, at, newest)
+					return
+				} else {
+					newest = at
+				}
+			}
+		})
+	}
 	var last string
-	for range 5 {
-		last = push(t, sites["hq-a"], "app/web:latest", image(t, 1<<16, 1))
+	for _, img := range images {
+		last = push(t, sites["hq-a"], ref, img)
 	}
 	for _, s := range sites {
-		shows(t, s, "app/web:latest", last)
+		shows(t, s, ref, last)
 	}
+	close(done)
+	pollers.Wait()
 }
