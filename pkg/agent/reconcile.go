@@ -126,8 +126,18 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	case reconcile.Adopt:
 		if a.cfg.Headquarters() {
 			// Somebody may have signed here what is shown everywhere already.
-			if changed, _, err := a.publishReferrers(ctx, ref, rec); changed || err != nil {
+			changed, unlisted, err := a.publishReferrers(ctx, ref, rec)
+			if changed || err != nil {
 				return err
+			}
+			// What a client wrote over meanwhile must be entered again: its notification may be the one that led here.
+			for _, digest := range unlisted {
+				if err := a.store.RemoveBlob(ref.Repository+"@referrers", digest); err != nil {
+					return err
+				}
+			}
+			if v.Referrers {
+				a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 			}
 		}
 		if v.Referrers {
