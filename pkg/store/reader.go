@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"sync/atomic"
 )
 
@@ -32,8 +31,6 @@ type waiter struct {
 }
 
 func (w *waiter) wake() { w.ch <- struct{}{} } // has room for the one
-
-var waiterPool = sync.Pool{New: func() any { return &waiter{ch: make(chan struct{}, 1)} }}
 
 // Digest of the whole blob.
 func (r *Reader) Digest() string { return r.e.key.String() }
@@ -71,8 +68,7 @@ func (r *Reader) Wait(ctx context.Context, off int64) (n int64, err error) {
 			e.mu.Unlock()
 			return n, nil
 		}
-		w := waiterPool.Get().(*waiter)
-		w.off, w.r = off, r
+		w := &waiter{ch: make(chan struct{}, 1), off: off, r: r} // not pooled: a channel belongs to the synctest bubble that made it
 		e.waiters = append(e.waiters, w)
 		e.mu.Unlock()
 		select {
@@ -81,8 +77,6 @@ func (r *Reader) Wait(ctx context.Context, off int64) (n int64, err error) {
 			e.forget(w)
 			err = context.Cause(ctx)
 		}
-		w.r = nil
-		waiterPool.Put(w)
 		if err != nil {
 			return 0, err
 		}

@@ -14,9 +14,9 @@
 //
 //   - Nothing is committed before the spool has verified the whole blob's SHA-256. Each message's offset, length and
 //     CRC-32C are checked before its bytes are written.
-//   - A flight draws from one source at a time, with several streams. So [Flight.Upstream] speaks for all of its
-//     streams, and because fellows are served only from whole content or from upstream flights, no circle of members can
-//     wait for each other.
+//   - A flight draws from one source at a time, with several streams. Fellows are served only from whole content or from
+//     flights that ask no fellow, and a flight says that it asks one before it does: so no circle of members can wait for
+//     each other, and a fellow may wait for as long as a queue, a limit or a link takes.
 //   - Ranges are handed out front first, cut at the same offsets at every site, so that what follows can follow closely.
 //     Under a download limit a range is asked for in portions that the limit has allowed beforehand.
 package transfer

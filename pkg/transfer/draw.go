@@ -85,6 +85,8 @@ func (fl *flight) draw(src Source, req Request) error {
 		return fmt.Errorf("dialling: %w", err)
 	}
 	fl.note(src, nil)
+	fl.onFellow.Store(!src.Upstream)
+	defer fl.onFellow.Store(false)
 	peer := fl.f.peers.get(src.Addr)
 	defer fl.f.peers.put(src.Addr)
 	d := &drawing{

@@ -729,6 +729,34 @@ func TestFetch_DownloadLimitAsksForLittle(t *testing.T) {
 	})
 }
 
+// Under a limit so low that a piece takes longer than a fellow's patience, the fellow follows all the same.
+func TestFetch_FellowFollowsUnderLowLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric(t)
+		b := newBlob(32, 4*piece)
+		f.serve("hq-a", goodFake(b))
+		lim := rate.NewLimiter(piece/20, 64<<10)
+		lim.AllowN(time.Now(), 64<<10)
+		carrier := newSite(f, "hq/gd", "gd-a", upstream("hq-a"), func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
+			fc.Download = lim
+		})
+		asked := 0
+		fellow := newSite(f, "hq/gd", "gd-b", nil, func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
+			fc.Sources = func(context.Context, transfer.Request) ([]transfer.Source, error) { asked++; return fellows("gd-a"), nil }
+		})
+		begin := time.Now()
+		if err := fellow.fetch(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin).Seconds(); d > 85 {
+			t.Errorf("four pieces at 20 s each took %.0f s", d)
+		}
+		if n := carrier.received("hq-a"); asked != 1 || n != 4*piece {
+			t.Errorf("asked in %d rounds, %d bytes crossed the link", asked, n)
+		}
+	})
+}
+
 func TestFetch_SizesDiffer(t *testing.T) {
 	f := newFabric(t)
 	b := newBlob(31, 1<<20)

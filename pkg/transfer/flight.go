@@ -94,11 +94,13 @@ func (h *Flight) Wait(ctx context.Context) error {
 // Progress is how much of the blob is here.
 func (h *Flight) Progress() (have, size int64) { return h.fl.have.Load(), h.fl.size }
 
-// Upstream says that the flight is drawing from outside the group: it waits for no fellow.
+// Upstream says that the flight is drawing from outside the group.
 func (h *Flight) Upstream() bool { return h.fl.upstream.Load() }
 
-// waitsOutside says that a fellow may wait for this flight: it waits for no fellow itself, and for nobody when all is here.
-func (h *Flight) waitsOutside() bool { return h.Upstream() || h.fl.have.Load() == h.fl.size }
+// waitsOutside says that a fellow may wait for this flight: it waits for no fellow itself, but for its turn, for a limit or
+// for someone outside; and for nobody when all is here. A flight says that it asks a fellow before it asks, so of the members
+// of a circle the last one finds another that says so, and is refused.
+func (h *Flight) waitsOutside() bool { return !h.fl.onFellow.Load() || h.fl.have.Load() == h.fl.size }
 
 // Release gives the handle back. The last one to do so cancels a flight under way, whose pieces are kept, and lets go of
 // whole content, which may then be evicted.
@@ -121,7 +123,8 @@ type flight struct {
 	start    func()
 	done     chan struct{}
 	have     atomic.Int64
-	upstream atomic.Bool
+	upstream atomic.Bool // content comes from outside the group
+	onFellow atomic.Bool // a fellow is asked
 	queued   atomic.Bool
 	seen     bool // committed once before by this process
 

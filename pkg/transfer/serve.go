@@ -178,6 +178,11 @@ var errPatience = errors.New("patience is over")
 
 // wait blocks until there is something at off. A fellow's wait is interrupted at times, to see that no circle has closed.
 func (f *follower) wait(ctx context.Context, off int64) (int64, error) {
+	if f.fellow {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, fellowPatience, errPatience)
+		defer cancel()
+	}
 	if f.r == nil {
 		select {
 		case <-f.fl.fl.started:
@@ -190,11 +195,6 @@ func (f *follower) wait(ctx context.Context, off int64) (int64, error) {
 			return 0, err
 		}
 		f.r = r
-	}
-	if f.fellow {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, fellowPatience, errPatience)
-		defer cancel()
 	}
 	n, err := f.r.Wait(ctx, off)
 	if err != nil && ctx.Err() != nil {
@@ -247,9 +247,9 @@ func (s *Server) readThrough(ctx context.Context, req *transferv1.FetchRequest) 
 		return nil, fmt.Errorf("%w: %s, nor is it got for %s", ErrNotFound, req.GetDigest(), req.GetCaller().GetGroup())
 	}
 	if fellow {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, fellowPatience, errPatience)
-		defer cancel()
+		var stop func()
+		ctx, stop = s.patiently(ctx, req.GetDigest())
+		defer stop()
 	}
 	fl, err := s.cfg.ReadThrough(ctx, req)
 	if err != nil {
@@ -263,6 +263,33 @@ func (s *Server) readThrough(ctx context.Context, req *transferv1.FetchRequest) 
 		return nil, fmt.Errorf("%w: %s comes from a fellow here too", ErrUnavailable, req.GetDigest())
 	}
 	return s.fromFlight(fl, req)
+}
+
+// patiently derives a context that ends with errPatience when, at one of the looks that are fellowPatience apart, there is no
+// flight of the digest that leads outside. So a fellow waits for as long as a queue or a limit takes, and in no circle.
+func (s *Server) patiently(ctx context.Context, digest string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		t := time.NewTicker(fellowPatience)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			fl, ok := s.flight(digest)
+			outside := ok && fl.waitsOutside()
+			if ok {
+				fl.Release()
+			}
+			if !outside {
+				cancel(errPatience)
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // sender sends pieces, within the limit, and knows when a peer takes none.
