@@ -95,7 +95,7 @@ func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.R
 }
 
 // publishReferrers adds to a record the referrers of its target that this registry has and the record lacks. Else it gives those that the record has and the registry does not list.
-func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (changed bool, unlisted []string, err error) {
+func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (changed bool, unlisted []*catalogv1.Descriptor, err error) {
 	_, closure, err := a.readClosure(ctx, ref.Repository, rec.GetTarget().GetDigest())
 	if err != nil {
 		return false, nil, err
@@ -108,7 +108,7 @@ func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *cata
 	for _, d := range rec.GetReferrers() {
 		known[d.GetDigest()] = true
 		if !listed[d.GetDigest()] {
-			unlisted = append(unlisted, d.GetDigest())
+			unlisted = append(unlisted, d)
 		}
 	}
 	fresh := slices.DeleteFunc(found, func(d *catalogv1.Descriptor) bool { return known[d.GetDigest()] })
@@ -127,9 +127,15 @@ func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *cata
 // enterAgainEvery bounds how often referrers are entered again, for a registry that takes them and lists them not.
 const enterAgainEvery = 5 * time.Second
 
-// settled looks after the referrers of a ref that shows its record: those that were added here are published, and those that a client wrote over in the fallback tag are entered again.
-func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (bool, error) {
-	changed, unlisted, err := a.publishReferrers(ctx, ref, rec)
+// settled looks after the referrers of a ref that shows its record. At headquarters those that were added here are published. Everywhere, those that the registry
+// no longer lists are entered again: a client may have written the fallback tag over. Below headquarters that is drift, which may be reported or accepted instead.
+func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (changed bool, err error) {
+	var unlisted []*catalogv1.Descriptor
+	if a.cfg.Headquarters() {
+		changed, unlisted, err = a.publishReferrers(ctx, ref, rec)
+	} else if len(rec.GetReferrers()) > 0 {
+		unlisted, err = a.unlistedReferrers(ctx, ref.Repository, rec)
+	}
 	if changed || err != nil || len(unlisted) == 0 {
 		return changed, err
 	}
@@ -138,13 +144,65 @@ func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 		return false, nil
 	}
 	a.entered.note(ref.String(), time.Now())
-	for _, digest := range unlisted {
-		if err := a.store.RemoveBlob(ref.Repository+"@referrers", digest); err != nil {
-			return false, err
+	lost, err := a.forgetLost(ctx, ref, unlisted)
+	if err != nil || lost == 0 {
+		return false, err
+	}
+	a.events.normal("ReferrersEntered", ref.String(), fmt.Sprintf("%d that the registry no longer listed", lost))
+	return true, a.deliver(ctx, ref, rec, rec.GetTarget().GetDigest())
+}
+
+// unlistedReferrers gives the referrers of a record that this registry does not list.
+func (a *Agent) unlistedReferrers(ctx context.Context, repo string, rec *catalogv1.Record) ([]*catalogv1.Descriptor, error) {
+	_, closure, err := a.readClosure(ctx, repo, rec.GetTarget().GetDigest())
+	if err != nil {
+		return nil, err
+	}
+	_, listed, err := a.findReferrers(ctx, repo, closure.Manifests)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(rec.GetReferrers()), func(d *catalogv1.Descriptor) bool { return listed[d.GetDigest()] }), nil
+}
+
+// forgetLost forgets that referrers were entered in this registry, so that a delivery enters them again, and counts them. One whose manifest was entered here and is gone was
+// deleted, not written over: it is left so where the settings leave a deleted tag so.
+func (a *Agent) forgetLost(ctx context.Context, ref catalog.Ref, unlisted []*catalogv1.Descriptor) (lost int, err error) {
+	set := a.node.Catalog().Settings().GetDrift()
+	changed, deleted := set.GetChanged(), set.GetDeleted()
+	if a.cfg.Headquarters() {
+		changed, deleted = "repair", "report"
+	}
+	entered := ref.Repository + "@referrers"
+	for _, d := range unlisted {
+		has, err := a.store.HasBlob(entered, d.GetDigest())
+		if err != nil {
+			return lost, err
+		}
+		how, what := changed, "is no longer listed in the registry"
+		if has {
+			_, err := a.registry.Manifest(ctx, ref.Repository, d.GetDigest())
+			switch {
+			case errors.Is(err, registry.ErrNotFound):
+				how, what = deleted, "was deleted in the registry"
+			case err != nil:
+				return lost, err
+			}
+		}
+		switch how {
+		case "", "repair":
+		case "report":
+			a.events.warning("Drift", ref.String(), "referrer "+d.GetDigest()+" "+what)
+			continue
+		default:
+			continue
+		}
+		lost++
+		if err := errors.Join(a.store.RemoveBlob(entered, d.GetDigest()), a.store.RemoveBlob(ref.Repository, d.GetDigest())); err != nil {
+			return lost, err
 		}
 	}
-	a.events.normal("ReferrersEntered", ref.String(), fmt.Sprintf("%d that the registry no longer listed", len(unlisted)))
-	return true, a.deliver(ctx, ref, rec, rec.GetTarget().GetDigest())
+	return lost, nil
 }
 
 // readClosure reads what lies under a digest in the own registry, checks that it is whole, and remembers it.

@@ -131,10 +131,8 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 				return err
 			}
 			// What a client wrote over meanwhile must be entered again: its notification may be the one that led here.
-			for _, digest := range unlisted {
-				if err := a.store.RemoveBlob(ref.Repository+"@referrers", digest); err != nil {
-					return err
-				}
+			if _, err := a.forgetLost(ctx, ref, unlisted); err != nil {
+				return err
 			}
 			if v.Referrers {
 				a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
@@ -162,7 +160,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 			a.index(ctx, ref)
 		}
 	case reconcile.None:
-		if a.cfg.Headquarters() && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
+		if rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
 			if changed, err := a.settled(ctx, ref, rec); changed || err != nil {
 				return err
 			}

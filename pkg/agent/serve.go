@@ -212,9 +212,7 @@ func (a *Agent) notice(ctx context.Context, ev registry.Event) {
 	subject, fallback := registry.IsFallbackTag(ev.Tag)
 	switch {
 	case fallback:
-		if hq {
-			a.subjectChanged(ctx, ev.Repository, subject)
-		}
+		a.subjectChanged(ctx, ev.Repository, subject)
 	case ev.Tag != "":
 		at := ev.Time
 		if at.IsZero() || at.After(time.Now()) {
