@@ -11,11 +11,13 @@
 // # Roles
 //
 // A machine starts empty. [catalogv1.Found] makes it headquarters, which alone accepts Publish and Unpublish; the first Import makes it a follower,
-// which accepts only imports. Neither role is ever left.
+// which accepts only imports. Neither role is ever left. A machine that is empty, or headquarters before its first publish, may take over a saved
+// catalog ([catalogv1.RestoreCatalog]) and is headquarters then.
 //
 // # Invariants
 //
-//   - The record of a ref never goes back to a lower revision. A resync may drop it, when it left the scope.
+//   - The record of a ref never goes back to a lower revision. A resync may drop it, when it left the scope; pruning drops a tombstone. Only a resync of an
+//     epoch that an operator accepted replaces records whatever their revisions.
 //   - At headquarters each revision from one up to the position's is the revision of exactly one change, and the sum is a hash over all of them.
 //   - At a follower, outside a resync, every change within scope up to the position's revision was received. Records newer than the position
 //     exist only while a resync runs, or after one from a parent that was behind; views do not show them until the position reaches them.
@@ -106,6 +108,12 @@ type state struct {
 	founded    bool
 	resync     string             // ID of the resync under way
 	resyncSeen *btree.BTreeG[Ref] // refs that it named
+	demand     *catalogv1.Scope   // for which the position's scope hash was given; nil: not known
+	pruned     uint64             // revision up to which tombstones were dropped
+	accepted   string             // epoch that the next resync may bring in place of what is held
+	replacing  bool               // the resync under way brings it
+	restoring  string             // ID of the restore under way
+	conflicts  *btree.BTreeG[*catalogv1.Conflict]
 }
 
 type sumAt struct {
@@ -143,6 +151,7 @@ func New() *Machine {
 			groups:     btree.NewBTreeGOptions(func(a, b *catalogv1.Group) bool { return a.Path < b.Path }, treeOptions),
 			position:   &catalogv1.Position{},
 			resyncSeen: newSeen(),
+			conflicts:  btree.NewBTreeGOptions(lessConflict, treeOptions),
 		},
 		sums: btree.NewBTreeGOptions(func(a, b sumAt) bool { return a.revision < b.revision }, treeOptions),
 	}
@@ -216,6 +225,16 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 		err = m.setGroup(k.SetGroup.GetGroup())
 	case *catalogv1.Change_ForgetGroup:
 		m.groups.Delete(&catalogv1.Group{Path: k.ForgetGroup.GetPath()})
+	case *catalogv1.Change_Prune:
+		refs, err = m.prune(k.Prune.GetThrough())
+	case *catalogv1.Change_NoteConflict:
+		err = m.noteConflict(k.NoteConflict.GetConflict())
+	case *catalogv1.Change_SettleConflict:
+		err = m.settleConflict(k.SettleConflict)
+	case *catalogv1.Change_AcceptEpoch:
+		err = m.acceptEpoch(k.AcceptEpoch.GetEpoch())
+	case *catalogv1.Change_RestoreCatalog:
+		refs, err = m.restoreCatalog(k.RestoreCatalog)
 	default:
 		err = refuse(ErrUnknown, "%T", k)
 	}
@@ -263,6 +282,7 @@ func (m *Machine) Snapshot() *Snapshot {
 		s.revisions = m.revisions.Copy()
 		s.groups = m.groups.Copy()
 		s.resyncSeen = m.resyncSeen.Copy()
+		s.conflicts = m.conflicts.Copy()
 		m.snap = s
 	}
 	return m.snap

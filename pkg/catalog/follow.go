@@ -13,11 +13,14 @@ const resyncScope = "resync:"
 
 // imports takes over what a parent sent. Everything is checked before anything is changed.
 func (m *Machine) imports(im *catalogv1.Import) ([]Ref, *Refusal) {
-	if m.founded {
+	if m.founded || m.restoring != "" {
 		return nil, refuse(ErrFounded, "headquarters imports nothing")
 	}
 	if err := validateImport(im); err != nil {
 		return nil, err
+	}
+	if m.mayReplace(im) {
+		return m.importResync(im), nil
 	}
 	if !Continues(im.Ancestors, im.Position, m.position) {
 		return nil, refuse(ErrForeign, "epoch %s, offered up to revision %d, does not continue epoch %s at revision %d, which is held",
@@ -34,8 +37,36 @@ func (m *Machine) imports(im *catalogv1.Import) ([]Ref, *Refusal) {
 	// The same batch may come twice, from an old root and a new one: the position is where the further of them left it.
 	if im.Position.Epoch != m.position.Epoch || im.Position.Revision >= m.position.Revision {
 		m.moveTo(proto.CloneOf(im.Position))
+		m.demand = demandOf(im)
 	}
 	return refs, nil
+}
+
+// mayReplace says whether an import is of a resync that brings the accepted epoch in place of what is held.
+func (m *Machine) mayReplace(im *catalogv1.Import) bool {
+	return im.Resync != "" && m.accepted != "" && im.Position.Epoch == m.accepted
+}
+
+func demandOf(im *catalogv1.Import) *catalogv1.Scope {
+	if im.Demand == nil {
+		return nil
+	}
+	return Union(im.Demand)
+}
+
+// acceptEpoch lets the next resync bring an epoch that what is held does not lead to. Accepting the epoch that is held takes an earlier word back.
+func (m *Machine) acceptEpoch(epoch string) *Refusal {
+	if m.founded || m.restoring != "" {
+		return refuse(ErrFounded, "headquarters follows no epoch but its own")
+	}
+	if err := validateEpoch(epoch); err != nil {
+		return err
+	}
+	if epoch == m.position.Epoch && !m.replacing {
+		epoch = ""
+	}
+	m.accepted = epoch
+	return nil
 }
 
 // validateOrdinary checks what an import that continues from the position must hold.
@@ -63,6 +94,12 @@ func (m *Machine) importResync(im *catalogv1.Import) []Ref {
 		// until this one's end, for they are no older than what it may name.
 		m.resync, m.resyncSeen = im.Resync, newSeen()
 	}
+	if m.mayReplace(im) && im.Position.Epoch != m.position.Epoch {
+		// From here on what is held counts for nothing but to be shown until it is replaced.
+		m.replacing = true
+		m.position = &catalogv1.Position{}
+		m.sums.Clear()
+	}
 	m.adoptLine(im)
 	refs := m.take(im.Records, func(ref Ref) { m.resyncSeen.Set(ref) })
 	if !im.End {
@@ -82,7 +119,11 @@ func (m *Machine) importResync(im *catalogv1.Import) []Ref {
 		refs = append(refs, RefOf(rec))
 	}
 	m.resync, m.resyncSeen = "", newSeen()
+	if m.replacing {
+		m.accepted, m.replacing, m.pruned = "", false, 0
+	}
 	m.moveTo(proto.CloneOf(im.Position))
+	m.demand = demandOf(im)
 	return refs
 }
 
@@ -98,16 +139,19 @@ func (m *Machine) adoptLine(im *catalogv1.Import) {
 	m.ancestors = line
 }
 
-// take applies each record that is newer than the one held, and calls named for every one.
+// take applies each record that is newer than the one held, and calls named for every one. Records of an epoch that is being replaced are older than any.
 func (m *Machine) take(records []*catalogv1.Record, named func(Ref)) []Ref {
 	var refs []Ref
 	for _, rec := range records {
 		ref := RefOf(rec)
+		if held, ok := m.get(ref); ok && held.Revision >= rec.Revision && !m.outdated(ref) {
+			if named != nil {
+				named(ref)
+			}
+			continue
+		}
 		if named != nil {
 			named(ref)
-		}
-		if held, ok := m.get(ref); ok && held.Revision >= rec.Revision {
-			continue
 		}
 		m.put(proto.CloneOf(rec))
 		refs = append(refs, ref)
@@ -161,4 +205,39 @@ func (r Relation) String() string {
 		return "follows"
 	}
 	return "foreign"
+}
+
+// outdated: the record of a ref is of the epoch that is being replaced. What the resync named is of the new one.
+func (m *Machine) outdated(ref Ref) bool {
+	if !m.replacing {
+		return false
+	}
+	_, seen := m.resyncSeen.Get(ref)
+	return !seen
+}
+
+// prune drops tombstones up to a revision.
+func (m *Machine) prune(through uint64) ([]Ref, *Refusal) {
+	switch {
+	case m.position.Epoch == "" || m.resync != "":
+		return nil, refuse(ErrNoEpoch, "nothing whole is held that could be pruned")
+	case through > m.position.Revision:
+		return nil, refuse(ErrInvalid, "pruning through revision %d, the last one is %d", through, m.position.Revision)
+	case through <= m.pruned:
+		return nil, refuse(ErrUnchanged, "pruned through revision %d already", m.pruned)
+	}
+	var old []*catalogv1.Record
+	m.revisions.Scan(func(rec *catalogv1.Record) bool {
+		if rec.Revision <= through && rec.Deleted {
+			old = append(old, rec)
+		}
+		return rec.Revision <= through
+	})
+	refs := make([]Ref, 0, len(old))
+	for _, rec := range old {
+		m.drop(rec)
+		refs = append(refs, RefOf(rec))
+	}
+	m.pruned = through
+	return refs, nil
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -75,7 +77,7 @@ func drawImport(t *rapid.T, snap *catalog.Snapshot) *catalogv1.Import {
 func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Change {
 	ref := catalog.Ref{Repository: drawRepo.Draw(t, "repository"), Tag: drawTag.Draw(t, "tag")}
 	held, _ := snap.Get(ref)
-	switch rapid.IntRange(0, 11).Draw(t, "kind") {
+	switch rapid.IntRange(0, 15).Draw(t, "kind") {
 	case 0:
 		return &catalogv1.Change{Kind: &catalogv1.Change_Found{Found: &catalogv1.Found{Epoch: drawEpoch.Draw(t, "epoch")}}}
 	case 1, 2, 3, 4:
@@ -99,6 +101,9 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 		return &catalogv1.Change{Kind: &catalogv1.Change_SetSettings{SetSettings: &catalogv1.SetSettings{
 			Settings: &catalogv1.GroupSettings{Labels: map[string]string{"x": ref.Tag, "y": ref.Repository, "z": ""}}}}}
 	}
+	if c := drawHealing(t, snap, ref); c != nil {
+		return c
+	}
 	path := rapid.SampledFrom([]string{"hq/a", "hq/b", "hq//c"}).Draw(t, "group")
 	if rapid.Bool().Draw(t, "forget") {
 		return &catalogv1.Change{Kind: &catalogv1.Change_ForgetGroup{ForgetGroup: &catalogv1.ForgetGroup{Path: path}}}
@@ -107,6 +112,41 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 		Path: path, Labels: map[string]string{"b": "1", "a": "2"}, Demand: scopeOf(ref.Repository),
 		Sites: []*catalogv1.GroupSite{{Site: "y"}, {Site: "x"}},
 	}}}}
+}
+
+// drawHealing draws a change of those that mend a catalog; nil: another.
+func drawHealing(t *rapid.T, snap *catalog.Snapshot, ref catalog.Ref) *catalogv1.Change {
+	switch rapid.IntRange(0, 6).Draw(t, "healing") {
+	case 0:
+		return &catalogv1.Change{Kind: &catalogv1.Change_Prune{Prune: &catalogv1.Prune{
+			Through: drawRevision(t, snap.Position().Revision-min(snap.Position().Revision, 1))}}}
+	case 1:
+		return &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: &catalogv1.Conflict{
+			Repository: ref.Repository, Tag: ref.Tag, Target: descriptor(drawTarget.Draw(t, "loser")), Winner: digest(drawTarget.Draw(t, "winner")),
+			Site: "hq-a", PushedAt: timestamppb.New(time.Unix(5, 0)),
+		}}}}
+	case 2:
+		return &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: &catalogv1.SettleConflict{
+			Repository: ref.Repository, Tag: ref.Tag, Digest: rapid.SampledFrom([]string{"", digest("A")}).Draw(t, "settled")}}}
+	case 3:
+		return &catalogv1.Change{Kind: &catalogv1.Change_AcceptEpoch{AcceptEpoch: &catalogv1.AcceptEpoch{Epoch: drawEpoch.Draw(t, "epoch")}}}
+	case 4, 5:
+		r := &catalogv1.RestoreCatalog{Id: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "run"), Begin: rapid.Bool().Draw(t, "begin")}
+		for rev := uint64(1); rev <= 4; rev++ {
+			if rapid.Bool().Draw(t, "record") {
+				r.Records = append(r.Records, &catalogv1.Record{
+					Repository: drawRepo.Draw(t, "repository"), Tag: drawTag.Draw(t, "tag"), Revision: rev,
+					Target: descriptor(drawTarget.Draw(t, "target")), Sum: wordSum(fmt.Sprint(rev)), Deleted: rapid.Bool().Draw(t, "deleted"),
+				})
+			}
+		}
+		if r.End = rapid.Bool().Draw(t, "end"); r.End {
+			r.Epoch = drawEpoch.Draw(t, "epoch")
+			r.Ancestors = []*catalogv1.Ancestor{{Position: &catalogv1.Position{Epoch: "e0", Revision: 5, Sum: wordSum("saved")}}}
+		}
+		return &catalogv1.Change{Kind: &catalogv1.Change_RestoreCatalog{RestoreCatalog: r}}
+	}
+	return nil
 }
 
 func scopeOf(patterns ...string) *catalogv1.Scope {
@@ -170,8 +210,11 @@ func TestReplicas_EqualWhateverRestarts(t *testing.T) {
 				if p := c.GetPublish(); p != nil {
 					p.Target.Digest = "changed"
 				}
-				for _, rec := range c.GetImport().GetRecords() {
+				for _, rec := range append(c.GetImport().GetRecords(), c.GetRestoreCatalog().GetRecords()...) {
 					rec.Target.Digest = "changed"
+				}
+				if k := c.GetNoteConflict().GetConflict(); k != nil {
+					k.Target.Digest = "changed"
 				}
 			}
 			data := snapshotBytes(t, replicas[0].Snapshot())
@@ -317,6 +360,9 @@ func TestHeadquarters_EqualsTwin(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "changes") {
 			snap := m.Snapshot()
 			c := drawChange(t, snap, snap.Position().Revision+1)
+			if c.GetRestoreCatalog() != nil {
+				continue
+			}
 			at := rapid.Int64Range(1, 1000).Draw(t, "time")
 			clock = max(clock, at)
 			results := m.Apply(&catalogv1.Command{Actor: "sweep", Time: timestamppb.New(time.Unix(at, 0)), Changes: []*catalogv1.Change{c}})
@@ -326,6 +372,13 @@ func TestHeadquarters_EqualsTwin(t *testing.T) {
 				want = w.publish(c.GetPublish(), "sweep", now)
 			case c.GetUnpublish() != nil:
 				want = w.unpublish(c.GetUnpublish(), "sweep", now)
+			case c.GetPrune() != nil:
+				if results[0].Err == nil {
+					maps.DeleteFunc(w.records, func(_ catalog.Ref, rec *catalogv1.Record) bool {
+						return rec.Deleted && rec.Revision <= c.GetPrune().Through
+					})
+				}
+				continue
 			default:
 				continue
 			}
@@ -409,7 +462,9 @@ func TestChild_Converges(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
 			case 0, 1, 2:
-				hq.Apply(drawCommand(t, hq.Snapshot()))
+				cmd := drawCommand(t, hq.Snapshot())
+				cmd.Changes = slices.DeleteFunc(cmd.Changes, func(c *catalogv1.Change) bool { return c.GetRestoreCatalog() != nil })
+				hq.Apply(cmd)
 			case 3, 4:
 				step(gd, hq, gdScope, &gdRun)
 			case 5, 6:
@@ -450,7 +505,13 @@ func TestChild_Converges(t *testing.T) {
 			if !proto.Equal(want.Position(), child.Snapshot().Position()) {
 				t.Fatalf("position %v, want %v", child.Snapshot().Position(), want.Position())
 			}
-			diff := cmp.Diff(slices.Collect(want.Since(0)), slices.Collect(child.Snapshot().Since(0)), protocmp.Transform())
+			// A child keeps tombstones that its parent has pruned until it prunes, too.
+			kept := func(records iter.Seq[*catalogv1.Record]) []*catalogv1.Record {
+				return slices.DeleteFunc(slices.Collect(records), func(rec *catalogv1.Record) bool {
+					return rec.Deleted && rec.Revision <= parent.Snapshot().Pruned()
+				})
+			}
+			diff := cmp.Diff(kept(want.Since(0)), kept(child.Snapshot().Since(0)), protocmp.Transform())
 			if diff != "" {
 				t.Fatalf("-parent +child:\n%s", diff)
 			}

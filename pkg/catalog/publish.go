@@ -22,13 +22,15 @@ func (m *Machine) found(f *catalogv1.Found) *Refusal {
 	switch {
 	case m.founded:
 		return refuse(ErrFounded, "epoch %s is in force", m.position.Epoch)
+	case m.restoring != "":
+		return refuse(ErrFounded, "restore %s is under way", m.restoring)
 	case m.position.Epoch != "":
 		return refuse(ErrNotHeadquarters, "this group follows epoch %s", m.position.Epoch)
 	}
 	if err := validateEpoch(f.GetEpoch()); err != nil {
 		return err
 	}
-	m.founded = true
+	m.founded, m.accepted, m.demand = true, "", nil
 	m.moveTo(&catalogv1.Position{Epoch: f.Epoch, Sum: firstSum(f.Epoch)})
 	return nil
 }

@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"flag"
@@ -14,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
@@ -40,6 +41,11 @@ func descriptor(word string) *catalogv1.Descriptor {
 //	NAME unpublish REF [rev=N] [expect=N]
 //	NAME pull PARENT [scope=PATTERN,…] [limit=N] [resync=ID] [again]  asks the parent's view for a batch after its position and imports it
 //	NAME import EPOCH/REVISION [scope=HASH] [sum=WORD] [resync=ID] [end] [from=EPOCH/REVISION]… [REF=TARGET@REVISION]…
+//	NAME prune REVISION
+//	NAME conflict REF LOSER WINNER [site=NAME]
+//	NAME settle REF [LOSER]
+//	NAME accept EPOCH
+//	NAME takeover SAVED EPOCH [limit=N] [stop]                        restores what machine SAVED holds, in parts; stop: without the last
 //	NAME restart                                                      through a snapshot
 //	NAME show
 //	NAME relation PARENT [scope=PATTERN,…]
@@ -139,6 +145,30 @@ func (s *stage) run(t *testing.T, line string) string {
 		return s.pull(name, o)
 	case "import":
 		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: s.parseImport(words[2:])}})
+	case "prune":
+		n, err := strconv.ParseUint(o.bare[0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_Prune{Prune: &catalogv1.Prune{Through: n}}})
+	case "conflict":
+		ref := splitRef(o.bare[0])
+		held, _ := snap.Get(ref)
+		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: &catalogv1.Conflict{
+			Repository: ref.Repository, Tag: ref.Tag, Target: s.descriptor(o.bare[1]), Winner: s.descriptor(o.bare[2]).Digest,
+			Site: cmp.Or(o.keys["site"], "hq-b"), Revision: held.GetRevision(), Reason: o.keys["reason"],
+		}}}})
+	case "settle":
+		ref := splitRef(o.bare[0])
+		c := &catalogv1.SettleConflict{Repository: ref.Repository, Tag: ref.Tag}
+		if len(o.bare) > 1 {
+			c.Digest = digest(o.bare[1])
+		}
+		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: c}})
+	case "accept":
+		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_AcceptEpoch{AcceptEpoch: &catalogv1.AcceptEpoch{Epoch: o.bare[0]}}})
+	case "takeover":
+		return s.takeover(m, o)
 	case "restart":
 		var buf bytes.Buffer
 		n, err := snap.WriteTo(&buf)
@@ -181,10 +211,36 @@ func (s *stage) apply(m *catalog.Machine, changes ...*catalogv1.Change) string {
 	return out.String()
 }
 
+func (s *stage) takeover(m *catalog.Machine, o options) string {
+	saved := s.machine(o.bare[0]).Snapshot()
+	s.clock++
+	var parts []*catalogv1.RestoreCatalog
+	id := fmt.Sprint("run", s.clock)
+	part := &catalogv1.RestoreCatalog{Id: id, Begin: true}
+	for rec := range saved.Records() {
+		if len(part.Records) == int(o.number("limit", 1000)) {
+			parts = append(parts, part)
+			part = &catalogv1.RestoreCatalog{Id: id}
+		}
+		part.Records = append(part.Records, rec)
+	}
+	parts = append(parts, part)
+	if !slices.Contains(o.bare, "stop") {
+		p := saved.Position()
+		line := append(slices.Clone(saved.Ancestors()), &catalogv1.Ancestor{Position: &catalogv1.Position{Epoch: p.Epoch, Revision: p.Revision, Sum: p.Sum}})
+		parts = append(parts, &catalogv1.RestoreCatalog{Id: id, End: true, Epoch: o.bare[1], Ancestors: line})
+	}
+	var out strings.Builder
+	for _, r := range parts {
+		out.WriteString(s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_RestoreCatalog{RestoreCatalog: r}}))
+	}
+	return out.String()
+}
+
 func (s *stage) pull(name string, o options) string {
 	m, parent := s.machine(name), s.machine(o.bare[0]).Snapshot()
 	view := parent.View(o.scope())
-	im := &catalogv1.Import{Ancestors: parent.Ancestors(), Resync: o.keys["resync"]}
+	im := &catalogv1.Import{Ancestors: parent.Ancestors(), Resync: o.keys["resync"], Demand: o.scope()}
 	after := m.Snapshot().Position().GetRevision()
 	if im.Resync != "" {
 		after = s.cursor[name+im.Resync]
@@ -250,6 +306,18 @@ func (s *stage) show(snap *catalog.Snapshot) string {
 		out.WriteString(" founded")
 	}
 	fmt.Fprintf(&out, " clock %d\n", snap.Clock().Unix())
+	if snap.Restoring() {
+		out.WriteString("  restoring\n")
+	}
+	if snap.Accepted() != "" {
+		fmt.Fprintf(&out, "  accepted %s\n", snap.Accepted())
+	}
+	if snap.Pruned() > 0 {
+		fmt.Fprintf(&out, "  pruned through %d\n", snap.Pruned())
+	}
+	for c := range snap.AllConflicts() {
+		fmt.Fprintf(&out, "  conflict over %s:%s: %s at %s, against %s@%d\n", c.Repository, c.Tag, s.word(c.Target.Digest), c.Site, s.word(c.Winner), c.Revision)
+	}
 	for rec := range snap.Records() {
 		fmt.Fprintf(&out, "  %s@%d %s", catalog.RefOf(rec), rec.Revision, s.word(rec.Target.Digest))
 		if rec.Deleted {
@@ -306,7 +374,7 @@ func TestScenarios(t *testing.T) {
 				}
 				return
 			}
-			if diff := cmp.Diff(string(data), got.String()); diff != "" {
+			if diff := gocmp.Diff(string(data), got.String()); diff != "" {
 				t.Errorf("-want +got (go test -rewrite writes it anew):\n%s", diff)
 			}
 		})

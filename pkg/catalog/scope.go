@@ -160,9 +160,29 @@ func absorbs(o, s *catalogv1.Subscription) bool {
 	return o.Repositories[0] == everything && len(o.Exclude) == 0 && (o.Keep == 0 || s.Keep != 0 && s.Keep <= o.Keep)
 }
 
-// ScopeHash returns the hash of the scope that is in force at a group with this demand under a parent whose position carries parentHash, which is empty
-// at headquarters. It covers the whole path: when any scope above changes, so does every hash below.
-func ScopeHash(parentHash string, demand *catalogv1.Scope) string {
+// ScopeHash returns the hash of the scope that is in force at a group with this demand, given what its parent's position carries (parentHash, empty at
+// headquarters) and what the parent demanded for that (parentDemand; nil: not known).
+//
+// What a group demands includes what the groups below it demand, so the scope in force at a group is mostly just its own demand, whoever its parent is: then the
+// hash is of that alone, and a group may change to a parent further up without receiving anything anew. Where the parent's own scope is narrower, or not known, the
+// hash covers the whole path, and changes with any scope on it.
+func ScopeHash(parentHash string, parentDemand, demand *catalogv1.Scope) string {
+	own := scopeHash("", demand)
+	if parentHash == "" || parentDemand != nil && parentHash == scopeHash("", parentDemand) && covers(parentDemand, demand) {
+		return own
+	}
+	return scopeHash(parentHash, demand)
+}
+
+// covers says whether each subscription of inner is one of outer, or absorbed by one.
+func covers(outer, inner *catalogv1.Scope) bool {
+	all := Union(outer).AnyOf
+	return !slices.ContainsFunc(Union(inner).AnyOf, func(s *catalogv1.Subscription) bool {
+		return !slices.ContainsFunc(all, func(o *catalogv1.Subscription) bool { return compareSubscriptions(o, s) == 0 || absorbs(o, s) })
+	})
+}
+
+func scopeHash(parentHash string, demand *catalogv1.Scope) string {
 	e := encoder{}
 	e.text("fanout scope")
 	e.text(parentHash)

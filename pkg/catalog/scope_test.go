@@ -86,21 +86,25 @@ func TestUnion_SelectsWhatItsPartsSelect(t *testing.T) {
 		if !proto.Equal(u, catalog.Union(b, a)) || !proto.Equal(u, catalog.Union(u)) {
 			t.Fatal("not canonical")
 		}
-		if catalog.ScopeHash("x", u) != catalog.ScopeHash("x", &catalogv1.Scope{AnyOf: append(b.AnyOf, a.AnyOf...)}) {
+		if catalog.ScopeHash("x", nil, u) != catalog.ScopeHash("x", nil, &catalogv1.Scope{AnyOf: append(b.AnyOf, a.AnyOf...)}) {
 			t.Fatal("equal scopes, different hashes")
 		}
-		if catalog.ScopeHash("x", u) == catalog.ScopeHash("y", u) {
+		if catalog.ScopeHash("x", nil, u) == catalog.ScopeHash("y", nil, u) {
 			t.Fatal("the parent's scope does not count")
 		}
-		if v := catalog.Union(a); !proto.Equal(u, v) && catalog.ScopeHash("", u) == catalog.ScopeHash("", v) {
+		if v := catalog.Union(a); !proto.Equal(u, v) && catalog.ScopeHash("", nil, u) == catalog.ScopeHash("", nil, v) {
 			t.Fatal("different scopes, equal hashes")
+		}
+		// A parent whose own demand is in force as a whole: what it includes is in force as at headquarters.
+		if own := catalog.ScopeHash("", nil, u); catalog.ScopeHash(own, u, a) != catalog.ScopeHash("", nil, a) {
+			t.Fatal("what a parent demands for its child is not the child's")
 		}
 	})
 }
 
 func TestScopeHash_IsStable(t *testing.T) {
 	const want = "d7a742943127"
-	if got := catalog.ScopeHash("", scopeOf("**")); len(got) != 64 || got[:12] != want {
+	if got := catalog.ScopeHash("", nil, scopeOf("**")); len(got) != 64 || got[:12] != want {
 		t.Errorf("got %s, want %s…: groups of two versions would resync for ever", got, want)
 	}
 }

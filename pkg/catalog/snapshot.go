@@ -31,6 +31,15 @@ func (s *Snapshot) Founded() bool { return s.founded }
 // Resyncing returns the ID of the resync under way, or "".
 func (s *Snapshot) Resyncing() string { return s.resync }
 
+// Restoring says that a saved catalog is being taken over, and not whole yet.
+func (s *Snapshot) Restoring() bool { return s.restoring != "" }
+
+// Accepted is the epoch that an operator accepted and that has not come whole yet; "" when there is none.
+func (s *Snapshot) Accepted() string { return s.accepted }
+
+// Pruned is the revision up to which tombstones were dropped.
+func (s *Snapshot) Pruned() uint64 { return s.pruned }
+
 // Len is the number of records, tombstones included.
 func (s *Snapshot) Len() int { return s.records.Len() }
 

@@ -29,6 +29,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	out := &itemWriter{w: bufio.NewWriterSize(w, 64<<10), sum: sha256.New()}
 	header := &catalogv1.SnapshotHeader{
 		Format: snapshotFormat, Position: s.position, Ancestors: s.ancestors, Settings: s.settings, Resync: s.resync, Founded: s.founded,
+		Demand: s.demand, Pruned: s.pruned, Accepted: s.accepted, Replacing: s.replacing, Restoring: s.restoring,
 	}
 	if !s.clock.IsZero() {
 		header.Clock = timestamppb.New(s.clock)
@@ -54,6 +55,9 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		return out.err == nil
 	})
 	flush()
+	for c := range s.AllConflicts() {
+		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Conflict{Conflict: c}})
+	}
 	for rec := range s.Records() {
 		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Record{Record: rec}})
 		if out.err != nil {
@@ -204,6 +208,10 @@ func (m *Machine) restore(item *catalogv1.SnapshotItem, first bool) error {
 		refusal = m.setMember(k.Member)
 	case *catalogv1.SnapshotItem_Group:
 		refusal = m.setGroup(k.Group)
+	case *catalogv1.SnapshotItem_Conflict:
+		if refusal = validateConflict(k.Conflict); refusal == nil {
+			m.conflicts.Set(k.Conflict)
+		}
 	case *catalogv1.SnapshotItem_ResyncSeen:
 		for _, s := range k.ResyncSeen.Refs {
 			ref, err := ParseRef(s)
@@ -245,6 +253,12 @@ func (m *Machine) restoreHeader(h *catalogv1.SnapshotHeader) error {
 	if h.Founded && h.Resync != "" {
 		return corrupt("headquarters in a resync")
 	}
+	if h.Replacing && (h.Accepted == "" || h.Resync == "") || h.Restoring != "" && (h.Founded || p.Epoch != "") || h.Founded && (h.Accepted != "" || h.Demand != nil) {
+		return corrupt("its header contradicts itself")
+	}
+	if err := ValidateScope(h.Demand); err != nil {
+		return corrupt("%v", err)
+	}
 	if h.Settings != nil {
 		if err := m.setSettings(h.Settings); err != nil {
 			return corrupt("%v", err)
@@ -257,6 +271,7 @@ func (m *Machine) restoreHeader(h *catalogv1.SnapshotHeader) error {
 		m.clock = h.Clock.AsTime()
 	}
 	m.ancestors, m.founded, m.resync = h.Ancestors, h.Founded, h.Resync
+	m.demand, m.pruned, m.accepted, m.replacing, m.restoring = h.Demand, h.Pruned, h.Accepted, h.Replacing, h.Restoring
 	m.position = p
 	if len(p.Sum) == sumSize {
 		m.moveTo(p)

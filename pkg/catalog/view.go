@@ -21,7 +21,7 @@ type View struct {
 func (s *Snapshot) View(scope *catalogv1.Scope) View {
 	scope = Union(scope)
 	all := len(scope.AnyOf) == 1 && len(scope.AnyOf[0].Exclude) == 0 && scope.AnyOf[0].Repositories[0] == everything
-	return View{snap: s, scope: scope, all: all, hash: ScopeHash(s.position.Scope, scope)}
+	return View{snap: s, scope: scope, all: all, hash: ScopeHash(s.position.Scope, s.demand, scope)}
 }
 
 // Hash is the scope hash that the position of a group with this view carries.
@@ -70,8 +70,8 @@ func (v View) Batch(after uint64, limit int) (records []*catalogv1.Record, reach
 // Relation says how a child that demands this view is to be served, given the position that it has committed.
 func (v View) Relation(child *catalogv1.Position) Relation {
 	r := v.snap.onLine(child)
-	if r == RelationFollows && child.GetEpoch() != "" && child.GetScope() != v.hash {
-		return RelationResync
+	if r == RelationFollows && child.GetEpoch() != "" && (child.GetScope() != v.hash || child.GetRevision() < v.snap.pruned) {
+		return RelationResync // another scope was in force, or a tombstone that it has not seen may be gone
 	}
 	return r
 }

@@ -990,6 +990,11 @@ type Change struct {
 	//	*Change_SetSettings
 	//	*Change_SetGroup
 	//	*Change_ForgetGroup
+	//	*Change_Prune
+	//	*Change_NoteConflict
+	//	*Change_SettleConflict
+	//	*Change_AcceptEpoch
+	//	*Change_RestoreCatalog
 	Kind          isChange_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1113,6 +1118,51 @@ func (x *Change) GetForgetGroup() *ForgetGroup {
 	return nil
 }
 
+func (x *Change) GetPrune() *Prune {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_Prune); ok {
+			return x.Prune
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetNoteConflict() *NoteConflict {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_NoteConflict); ok {
+			return x.NoteConflict
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSettleConflict() *SettleConflict {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_SettleConflict); ok {
+			return x.SettleConflict
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetAcceptEpoch() *AcceptEpoch {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_AcceptEpoch); ok {
+			return x.AcceptEpoch
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetRestoreCatalog() *RestoreCatalog {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_RestoreCatalog); ok {
+			return x.RestoreCatalog
+		}
+	}
+	return nil
+}
+
 type isChange_Kind interface {
 	isChange_Kind()
 }
@@ -1162,6 +1212,31 @@ type Change_ForgetGroup struct {
 	ForgetGroup *ForgetGroup `protobuf:"bytes,9,opt,name=forget_group,json=forgetGroup,proto3,oneof"`
 }
 
+type Change_Prune struct {
+	// prune drops tombstones that nobody needs any more.
+	Prune *Prune `protobuf:"bytes,10,opt,name=prune,proto3,oneof"`
+}
+
+type Change_NoteConflict struct {
+	// note_conflict lists a push that lost. Headquarters only.
+	NoteConflict *NoteConflict `protobuf:"bytes,11,opt,name=note_conflict,json=noteConflict,proto3,oneof"`
+}
+
+type Change_SettleConflict struct {
+	// settle_conflict takes one off the list. Headquarters only.
+	SettleConflict *SettleConflict `protobuf:"bytes,12,opt,name=settle_conflict,json=settleConflict,proto3,oneof"`
+}
+
+type Change_AcceptEpoch struct {
+	// accept_epoch lets the next resync replace what is held by a catalog that does not continue it. Not at headquarters.
+	AcceptEpoch *AcceptEpoch `protobuf:"bytes,13,opt,name=accept_epoch,json=acceptEpoch,proto3,oneof"`
+}
+
+type Change_RestoreCatalog struct {
+	// restore_catalog takes over a saved catalog. Headquarters only, while nothing was published.
+	RestoreCatalog *RestoreCatalog `protobuf:"bytes,14,opt,name=restore_catalog,json=restoreCatalog,proto3,oneof"`
+}
+
 func (*Change_Found) isChange_Kind() {}
 
 func (*Change_Publish) isChange_Kind() {}
@@ -1179,6 +1254,16 @@ func (*Change_SetSettings) isChange_Kind() {}
 func (*Change_SetGroup) isChange_Kind() {}
 
 func (*Change_ForgetGroup) isChange_Kind() {}
+
+func (*Change_Prune) isChange_Kind() {}
+
+func (*Change_NoteConflict) isChange_Kind() {}
+
+func (*Change_SettleConflict) isChange_Kind() {}
+
+func (*Change_AcceptEpoch) isChange_Kind() {}
+
+func (*Change_RestoreCatalog) isChange_Kind() {}
 
 // Found starts headquarters' catalog in a new epoch. It is refused when the catalog has one.
 type Found struct {
@@ -1439,7 +1524,9 @@ type Import struct {
 	// resync is the random ID of the run; empty: an ordinary import.
 	Resync string `protobuf:"bytes,4,opt,name=resync,proto3" json:"resync,omitempty"`
 	// end of the resync.
-	End           bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	End bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	// demand for which the position's scope hash was given; absent: not known.
+	Demand        *Scope `protobuf:"bytes,6,opt,name=demand,proto3" json:"demand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1507,6 +1594,13 @@ func (x *Import) GetEnd() bool {
 		return x.End
 	}
 	return false
+}
+
+func (x *Import) GetDemand() *Scope {
+	if x != nil {
+		return x.Demand
+	}
+	return nil
 }
 
 // SetMember adds or changes a member.
@@ -1739,6 +1833,427 @@ func (x *ForgetGroup) GetPath() string {
 	return ""
 }
 
+// Prune drops tombstones up to a revision. A child whose position is below it is sent everything anew, since it may have missed one.
+type Prune struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// through is the last revision whose tombstone is dropped.
+	Through       uint64 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prune) Reset() {
+	*x = Prune{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prune) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prune) ProtoMessage() {}
+
+func (x *Prune) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prune.ProtoReflect.Descriptor instead.
+func (*Prune) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Prune) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+// Conflict is a push at headquarters that lost against another push of its ref, and that nobody has judged yet.
+type Conflict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository of the ref.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// tag of the ref.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// target that lost. Its site keeps it under a hold.
+	Target *Descriptor `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// site whose registry showed it.
+	Site string `protobuf:"bytes,4,opt,name=site,proto3" json:"site,omitempty"`
+	// pushed_at is when that registry was first seen to show it; absent: not known.
+	PushedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=pushed_at,json=pushedAt,proto3" json:"pushed_at,omitempty"`
+	// noted_at is when it was listed, by the machine's clock.
+	NotedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=noted_at,json=notedAt,proto3" json:"noted_at,omitempty"`
+	// winner is the digest that the ref showed instead.
+	Winner string `protobuf:"bytes,7,opt,name=winner,proto3" json:"winner,omitempty"`
+	// revision of the record that won.
+	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// reason in words.
+	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conflict) Reset() {
+	*x = Conflict{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conflict) ProtoMessage() {}
+
+func (x *Conflict) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
+func (*Conflict) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Conflict) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *Conflict) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Conflict) GetTarget() *Descriptor {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Conflict) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Conflict) GetPushedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PushedAt
+	}
+	return nil
+}
+
+func (x *Conflict) GetNotedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotedAt
+	}
+	return nil
+}
+
+func (x *Conflict) GetWinner() string {
+	if x != nil {
+		return x.Winner
+	}
+	return ""
+}
+
+func (x *Conflict) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Conflict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// NoteConflict lists a conflict; one of the same ref, site and target is replaced.
+type NoteConflict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// conflict to list; its noted_at is the machine's to set.
+	Conflict      *Conflict `protobuf:"bytes,1,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteConflict) Reset() {
+	*x = NoteConflict{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteConflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteConflict) ProtoMessage() {}
+
+func (x *NoteConflict) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteConflict.ProtoReflect.Descriptor instead.
+func (*NoteConflict) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *NoteConflict) GetConflict() *Conflict {
+	if x != nil {
+		return x.Conflict
+	}
+	return nil
+}
+
+// SettleConflict takes a conflict off the list.
+type SettleConflict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository of the ref.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// tag of the ref.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// digest that lost; empty: all conflicts of the ref.
+	Digest        string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleConflict) Reset() {
+	*x = SettleConflict{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleConflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleConflict) ProtoMessage() {}
+
+func (x *SettleConflict) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleConflict.ProtoReflect.Descriptor instead.
+func (*SettleConflict) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SettleConflict) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *SettleConflict) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *SettleConflict) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// AcceptEpoch names the epoch that an operator accepts.
+type AcceptEpoch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch that may replace what is held.
+	Epoch         string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptEpoch) Reset() {
+	*x = AcceptEpoch{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptEpoch) ProtoMessage() {}
+
+func (x *AcceptEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptEpoch.ProtoReflect.Descriptor instead.
+func (*AcceptEpoch) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AcceptEpoch) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+// RestoreCatalog takes over a saved catalog in parts. With the last one the catalog begins a new epoch at the revision that was saved, so that whoever had followed
+// the saved one up to there follows on.
+type RestoreCatalog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the run, random.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// records, in any order.
+	Records []*Record `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
+	// groups below.
+	Groups []*Group `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// end of the run: the fields below are set.
+	End bool `protobuf:"varint,4,opt,name=end,proto3" json:"end,omitempty"`
+	// epoch that begins, random.
+	Epoch string `protobuf:"bytes,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// ancestors of the epoch: those of the saved one, and its position, oldest first.
+	Ancestors []*Ancestor `protobuf:"bytes,6,rep,name=ancestors,proto3" json:"ancestors,omitempty"`
+	// begin of the run: what an earlier one left is dropped. Every other part is refused unless its run is under way.
+	Begin         bool `protobuf:"varint,7,opt,name=begin,proto3" json:"begin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCatalog) Reset() {
+	*x = RestoreCatalog{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCatalog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCatalog) ProtoMessage() {}
+
+func (x *RestoreCatalog) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCatalog.ProtoReflect.Descriptor instead.
+func (*RestoreCatalog) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RestoreCatalog) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RestoreCatalog) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *RestoreCatalog) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *RestoreCatalog) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
+func (x *RestoreCatalog) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *RestoreCatalog) GetAncestors() []*Ancestor {
+	if x != nil {
+		return x.Ancestors
+	}
+	return nil
+}
+
+func (x *RestoreCatalog) GetBegin() bool {
+	if x != nil {
+		return x.Begin
+	}
+	return false
+}
+
 // SnapshotItem is one of the delimited messages of which a snapshot of the state is a stream: a header, then the rest in any order, then a trailer.
 type SnapshotItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1752,6 +2267,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Group
 	//	*SnapshotItem_Trailer
 	//	*SnapshotItem_ResyncSeen
+	//	*SnapshotItem_Conflict
 	Kind          isSnapshotItem_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1759,7 +2275,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2287,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2300,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SnapshotItem) GetKind() isSnapshotItem_Kind {
@@ -1848,6 +2364,15 @@ func (x *SnapshotItem) GetResyncSeen() *ResyncSeen {
 	return nil
 }
 
+func (x *SnapshotItem) GetConflict() *Conflict {
+	if x != nil {
+		if x, ok := x.Kind.(*SnapshotItem_Conflict); ok {
+			return x.Conflict
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Kind interface {
 	isSnapshotItem_Kind()
 }
@@ -1882,6 +2407,11 @@ type SnapshotItem_ResyncSeen struct {
 	ResyncSeen *ResyncSeen `protobuf:"bytes,6,opt,name=resync_seen,json=resyncSeen,proto3,oneof"`
 }
 
+type SnapshotItem_Conflict struct {
+	// conflict that is not settled.
+	Conflict *Conflict `protobuf:"bytes,7,opt,name=conflict,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Record) isSnapshotItem_Kind() {}
@@ -1893,6 +2423,8 @@ func (*SnapshotItem_Group) isSnapshotItem_Kind() {}
 func (*SnapshotItem_Trailer) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_ResyncSeen) isSnapshotItem_Kind() {}
+
+func (*SnapshotItem_Conflict) isSnapshotItem_Kind() {}
 
 // SnapshotHeader holds the single values of the state.
 type SnapshotHeader struct {
@@ -1910,14 +2442,24 @@ type SnapshotHeader struct {
 	// resync under way: its ID; empty when there is none.
 	Resync string `protobuf:"bytes,6,opt,name=resync,proto3" json:"resync,omitempty"`
 	// founded here: the group is headquarters; else the catalog was imported, or is empty.
-	Founded       bool `protobuf:"varint,7,opt,name=founded,proto3" json:"founded,omitempty"`
+	Founded bool `protobuf:"varint,7,opt,name=founded,proto3" json:"founded,omitempty"`
+	// demand for which the position's scope hash was given; absent: not known.
+	Demand *Scope `protobuf:"bytes,8,opt,name=demand,proto3" json:"demand,omitempty"`
+	// pruned is the revision up to which tombstones were dropped.
+	Pruned uint64 `protobuf:"varint,9,opt,name=pruned,proto3" json:"pruned,omitempty"`
+	// accepted epoch, which the next resync may bring in place of what is held; empty: none.
+	Accepted string `protobuf:"bytes,10,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// replacing: the resync under way brings the accepted epoch.
+	Replacing bool `protobuf:"varint,11,opt,name=replacing,proto3" json:"replacing,omitempty"`
+	// restoring is the ID of a restore under way; empty: none.
+	Restoring     string `protobuf:"bytes,12,opt,name=restoring,proto3" json:"restoring,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2471,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2484,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -1994,6 +2536,41 @@ func (x *SnapshotHeader) GetFounded() bool {
 	return false
 }
 
+func (x *SnapshotHeader) GetDemand() *Scope {
+	if x != nil {
+		return x.Demand
+	}
+	return nil
+}
+
+func (x *SnapshotHeader) GetPruned() uint64 {
+	if x != nil {
+		return x.Pruned
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetAccepted() string {
+	if x != nil {
+		return x.Accepted
+	}
+	return ""
+}
+
+func (x *SnapshotHeader) GetReplacing() bool {
+	if x != nil {
+		return x.Replacing
+	}
+	return false
+}
+
+func (x *SnapshotHeader) GetRestoring() string {
+	if x != nil {
+		return x.Restoring
+	}
+	return ""
+}
+
 // ResyncSeen are refs that the resync under way has named so far.
 type ResyncSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2005,7 +2582,7 @@ type ResyncSeen struct {
 
 func (x *ResyncSeen) Reset() {
 	*x = ResyncSeen{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2594,7 @@ func (x *ResyncSeen) String() string {
 func (*ResyncSeen) ProtoMessage() {}
 
 func (x *ResyncSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2607,7 @@ func (x *ResyncSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResyncSeen.ProtoReflect.Descriptor instead.
 func (*ResyncSeen) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResyncSeen) GetRefs() []string {
@@ -2053,7 +2630,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2642,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2655,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotTrailer) GetItems() uint64 {
@@ -2175,7 +2752,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x123\n" +
-	"\achanges\x18\x03 \x03(\v2\x19.fanout.catalog.v1.ChangeR\achanges\"\xba\x04\n" +
+	"\achanges\x18\x03 \x03(\v2\x19.fanout.catalog.v1.ChangeR\achanges\"\x95\a\n" +
 	"\x06Change\x120\n" +
 	"\x05found\x18\x01 \x01(\v2\x18.fanout.catalog.v1.FoundH\x00R\x05found\x126\n" +
 	"\apublish\x18\x02 \x01(\v2\x1a.fanout.catalog.v1.PublishH\x00R\apublish\x12<\n" +
@@ -2186,7 +2763,13 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rremove_member\x18\x06 \x01(\v2\x1f.fanout.catalog.v1.RemoveMemberH\x00R\fremoveMember\x12C\n" +
 	"\fset_settings\x18\a \x01(\v2\x1e.fanout.catalog.v1.SetSettingsH\x00R\vsetSettings\x12:\n" +
 	"\tset_group\x18\b \x01(\v2\x1b.fanout.catalog.v1.SetGroupH\x00R\bsetGroup\x12C\n" +
-	"\fforget_group\x18\t \x01(\v2\x1e.fanout.catalog.v1.ForgetGroupH\x00R\vforgetGroupB\x06\n" +
+	"\fforget_group\x18\t \x01(\v2\x1e.fanout.catalog.v1.ForgetGroupH\x00R\vforgetGroup\x120\n" +
+	"\x05prune\x18\n" +
+	" \x01(\v2\x18.fanout.catalog.v1.PruneH\x00R\x05prune\x12F\n" +
+	"\rnote_conflict\x18\v \x01(\v2\x1f.fanout.catalog.v1.NoteConflictH\x00R\fnoteConflict\x12L\n" +
+	"\x0fsettle_conflict\x18\f \x01(\v2!.fanout.catalog.v1.SettleConflictH\x00R\x0esettleConflict\x12C\n" +
+	"\faccept_epoch\x18\r \x01(\v2\x1e.fanout.catalog.v1.AcceptEpochH\x00R\vacceptEpoch\x12L\n" +
+	"\x0frestore_catalog\x18\x0e \x01(\v2!.fanout.catalog.v1.RestoreCatalogH\x00R\x0erestoreCatalogB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\x05Found\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xd6\x02\n" +
@@ -2209,13 +2792,14 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"repository\x18\x03 \x01(\tR\n" +
 	"repository\x12\x10\n" +
 	"\x03tag\x18\x04 \x01(\tR\x03tag\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xdb\x01\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\"\x8d\x02\n" +
 	"\x06Import\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
 	"\tancestors\x18\x03 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x16\n" +
 	"\x06resync\x18\x04 \x01(\tR\x06resync\x12\x10\n" +
-	"\x03end\x18\x05 \x01(\bR\x03end\">\n" +
+	"\x03end\x18\x05 \x01(\bR\x03end\x120\n" +
+	"\x06demand\x18\x06 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\">\n" +
 	"\tSetMember\x121\n" +
 	"\x06member\x18\x01 \x01(\v2\x19.fanout.catalog.v1.MemberR\x06member\"\"\n" +
 	"\fRemoveMember\x12\x12\n" +
@@ -2225,7 +2809,39 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\bSetGroup\x12.\n" +
 	"\x05group\x18\x01 \x01(\v2\x18.fanout.catalog.v1.GroupR\x05group\"!\n" +
 	"\vForgetGroup\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\xf1\x02\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"!\n" +
+	"\x05Prune\x12\x18\n" +
+	"\athrough\x18\x01 \x01(\x04R\athrough\"\xc3\x02\n" +
+	"\bConflict\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x125\n" +
+	"\x06target\x18\x03 \x01(\v2\x1d.fanout.catalog.v1.DescriptorR\x06target\x12\x12\n" +
+	"\x04site\x18\x04 \x01(\tR\x04site\x127\n" +
+	"\tpushed_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bpushedAt\x125\n" +
+	"\bnoted_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\anotedAt\x12\x16\n" +
+	"\x06winner\x18\a \x01(\tR\x06winner\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\"G\n" +
+	"\fNoteConflict\x127\n" +
+	"\bconflict\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.ConflictR\bconflict\"Z\n" +
+	"\x0eSettleConflict\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"#\n" +
+	"\vAcceptEpoch\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\x80\x02\n" +
+	"\x0eRestoreCatalog\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\arecords\x18\x02 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x120\n" +
+	"\x06groups\x18\x03 \x03(\v2\x18.fanout.catalog.v1.GroupR\x06groups\x12\x10\n" +
+	"\x03end\x18\x04 \x01(\bR\x03end\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\x129\n" +
+	"\tancestors\x18\x06 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x14\n" +
+	"\x05begin\x18\a \x01(\bR\x05begin\"\xac\x03\n" +
 	"\fSnapshotItem\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.fanout.catalog.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.fanout.catalog.v1.RecordH\x00R\x06record\x123\n" +
@@ -2233,8 +2849,9 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05group\x18\x04 \x01(\v2\x18.fanout.catalog.v1.GroupH\x00R\x05group\x12>\n" +
 	"\atrailer\x18\x05 \x01(\v2\".fanout.catalog.v1.SnapshotTrailerH\x00R\atrailer\x12@\n" +
 	"\vresync_seen\x18\x06 \x01(\v2\x1d.fanout.catalog.v1.ResyncSeenH\x00R\n" +
-	"resyncSeenB\x06\n" +
-	"\x04kind\"\xbe\x02\n" +
+	"resyncSeen\x129\n" +
+	"\bconflict\x18\a \x01(\v2\x1b.fanout.catalog.v1.ConflictH\x00R\bconflictB\x06\n" +
+	"\x04kind\"\xe0\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
@@ -2242,7 +2859,13 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05clock\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05clock\x12<\n" +
 	"\bsettings\x18\x05 \x01(\v2 .fanout.catalog.v1.GroupSettingsR\bsettings\x12\x16\n" +
 	"\x06resync\x18\x06 \x01(\tR\x06resync\x12\x18\n" +
-	"\afounded\x18\a \x01(\bR\afounded\" \n" +
+	"\afounded\x18\a \x01(\bR\afounded\x120\n" +
+	"\x06demand\x18\b \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x12\x16\n" +
+	"\x06pruned\x18\t \x01(\x04R\x06pruned\x12\x1a\n" +
+	"\baccepted\x18\n" +
+	" \x01(\tR\baccepted\x12\x1c\n" +
+	"\treplacing\x18\v \x01(\bR\treplacing\x12\x1c\n" +
+	"\trestoring\x18\f \x01(\tR\trestoring\" \n" +
 	"\n" +
 	"ResyncSeen\x12\x12\n" +
 	"\x04refs\x18\x01 \x03(\tR\x04refs\"?\n" +
@@ -2262,7 +2885,7 @@ func file_fanout_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_fanout_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*Descriptor)(nil),            // 0: fanout.catalog.v1.Descriptor
 	(*Record)(nil),                // 1: fanout.catalog.v1.Record
@@ -2287,29 +2910,35 @@ var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*SetSettings)(nil),           // 20: fanout.catalog.v1.SetSettings
 	(*SetGroup)(nil),              // 21: fanout.catalog.v1.SetGroup
 	(*ForgetGroup)(nil),           // 22: fanout.catalog.v1.ForgetGroup
-	(*SnapshotItem)(nil),          // 23: fanout.catalog.v1.SnapshotItem
-	(*SnapshotHeader)(nil),        // 24: fanout.catalog.v1.SnapshotHeader
-	(*ResyncSeen)(nil),            // 25: fanout.catalog.v1.ResyncSeen
-	(*SnapshotTrailer)(nil),       // 26: fanout.catalog.v1.SnapshotTrailer
-	nil,                           // 27: fanout.catalog.v1.GroupSettings.LabelsEntry
-	nil,                           // 28: fanout.catalog.v1.Group.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*Prune)(nil),                 // 23: fanout.catalog.v1.Prune
+	(*Conflict)(nil),              // 24: fanout.catalog.v1.Conflict
+	(*NoteConflict)(nil),          // 25: fanout.catalog.v1.NoteConflict
+	(*SettleConflict)(nil),        // 26: fanout.catalog.v1.SettleConflict
+	(*AcceptEpoch)(nil),           // 27: fanout.catalog.v1.AcceptEpoch
+	(*RestoreCatalog)(nil),        // 28: fanout.catalog.v1.RestoreCatalog
+	(*SnapshotItem)(nil),          // 29: fanout.catalog.v1.SnapshotItem
+	(*SnapshotHeader)(nil),        // 30: fanout.catalog.v1.SnapshotHeader
+	(*ResyncSeen)(nil),            // 31: fanout.catalog.v1.ResyncSeen
+	(*SnapshotTrailer)(nil),       // 32: fanout.catalog.v1.SnapshotTrailer
+	nil,                           // 33: fanout.catalog.v1.GroupSettings.LabelsEntry
+	nil,                           // 34: fanout.catalog.v1.Group.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
 }
 var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: fanout.catalog.v1.Record.target:type_name -> fanout.catalog.v1.Descriptor
 	0,  // 1: fanout.catalog.v1.Record.referrers:type_name -> fanout.catalog.v1.Descriptor
-	29, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
-	29, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
+	35, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
+	35, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
 	2,  // 4: fanout.catalog.v1.Ancestor.position:type_name -> fanout.catalog.v1.Position
 	4,  // 5: fanout.catalog.v1.Scope.any_of:type_name -> fanout.catalog.v1.Subscription
-	27, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
+	33, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
 	4,  // 7: fanout.catalog.v1.GroupSettings.subscribe:type_name -> fanout.catalog.v1.Subscription
 	8,  // 8: fanout.catalog.v1.GroupSettings.publish:type_name -> fanout.catalog.v1.PublishSettings
 	9,  // 9: fanout.catalog.v1.GroupSettings.drift:type_name -> fanout.catalog.v1.DriftSettings
-	28, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
+	34, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
 	5,  // 11: fanout.catalog.v1.Group.demand:type_name -> fanout.catalog.v1.Scope
 	11, // 12: fanout.catalog.v1.Group.sites:type_name -> fanout.catalog.v1.GroupSite
-	29, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
+	35, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
 	13, // 14: fanout.catalog.v1.Command.changes:type_name -> fanout.catalog.v1.Change
 	14, // 15: fanout.catalog.v1.Change.found:type_name -> fanout.catalog.v1.Found
 	15, // 16: fanout.catalog.v1.Change.publish:type_name -> fanout.catalog.v1.Publish
@@ -2320,30 +2949,45 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	20, // 21: fanout.catalog.v1.Change.set_settings:type_name -> fanout.catalog.v1.SetSettings
 	21, // 22: fanout.catalog.v1.Change.set_group:type_name -> fanout.catalog.v1.SetGroup
 	22, // 23: fanout.catalog.v1.Change.forget_group:type_name -> fanout.catalog.v1.ForgetGroup
-	0,  // 24: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
-	0,  // 25: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
-	29, // 26: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
-	1,  // 27: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
-	2,  // 28: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
-	3,  // 29: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	6,  // 30: fanout.catalog.v1.SetMember.member:type_name -> fanout.catalog.v1.Member
-	7,  // 31: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
-	10, // 32: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
-	24, // 33: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
-	1,  // 34: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
-	6,  // 35: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
-	10, // 36: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
-	26, // 37: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
-	25, // 38: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
-	2,  // 39: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
-	3,  // 40: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	29, // 41: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
-	7,  // 42: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	23, // 24: fanout.catalog.v1.Change.prune:type_name -> fanout.catalog.v1.Prune
+	25, // 25: fanout.catalog.v1.Change.note_conflict:type_name -> fanout.catalog.v1.NoteConflict
+	26, // 26: fanout.catalog.v1.Change.settle_conflict:type_name -> fanout.catalog.v1.SettleConflict
+	27, // 27: fanout.catalog.v1.Change.accept_epoch:type_name -> fanout.catalog.v1.AcceptEpoch
+	28, // 28: fanout.catalog.v1.Change.restore_catalog:type_name -> fanout.catalog.v1.RestoreCatalog
+	0,  // 29: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
+	0,  // 30: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
+	35, // 31: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
+	1,  // 32: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
+	2,  // 33: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
+	3,  // 34: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	5,  // 35: fanout.catalog.v1.Import.demand:type_name -> fanout.catalog.v1.Scope
+	6,  // 36: fanout.catalog.v1.SetMember.member:type_name -> fanout.catalog.v1.Member
+	7,  // 37: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
+	10, // 38: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
+	0,  // 39: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
+	35, // 40: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
+	35, // 41: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
+	24, // 42: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
+	1,  // 43: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
+	10, // 44: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
+	3,  // 45: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	30, // 46: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
+	1,  // 47: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
+	6,  // 48: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
+	10, // 49: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
+	32, // 50: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
+	31, // 51: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
+	24, // 52: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
+	2,  // 53: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
+	3,  // 54: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	35, // 55: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	7,  // 56: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
+	5,  // 57: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }
@@ -2361,14 +3005,20 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 		(*Change_SetSettings)(nil),
 		(*Change_SetGroup)(nil),
 		(*Change_ForgetGroup)(nil),
+		(*Change_Prune)(nil),
+		(*Change_NoteConflict)(nil),
+		(*Change_SettleConflict)(nil),
+		(*Change_AcceptEpoch)(nil),
+		(*Change_RestoreCatalog)(nil),
 	}
-	file_fanout_catalog_v1_catalog_proto_msgTypes[23].OneofWrappers = []any{
+	file_fanout_catalog_v1_catalog_proto_msgTypes[29].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Record)(nil),
 		(*SnapshotItem_Member)(nil),
 		(*SnapshotItem_Group)(nil),
 		(*SnapshotItem_Trailer)(nil),
 		(*SnapshotItem_ResyncSeen)(nil),
+		(*SnapshotItem_Conflict)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2376,7 +3026,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_catalog_v1_catalog_proto_rawDesc), len(file_fanout_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
