@@ -391,6 +391,23 @@ func (sp *Spool) Remove(digest string, cause error) error {
 	return nil
 }
 
+// Evict drops a committed blob that nobody has open, so that its room is free before another needs it. It says whether it
+// did: false when the blob is not there, not committed, or open.
+func (sp *Spool) Evict(digest string) bool {
+	k, err := parseDigest(digest)
+	if err != nil {
+		return false
+	}
+	sp.mu.Lock()
+	var trash []dropped
+	if e := sp.entries[k]; e != nil && !sp.closed && e.committed && e.open == 0 {
+		trash = sp.dropLocked(e, errEvicted)
+	}
+	sp.mu.Unlock()
+	sp.unlink(trash)
+	return len(trash) > 0
+}
+
 // Verify reads a committed blob back, and drops it when it is not what its digest promises (ErrDigestMismatch).
 func (sp *Spool) Verify(ctx context.Context, digest string) error {
 	r, err := sp.Open(digest)
