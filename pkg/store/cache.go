@@ -19,15 +19,21 @@ var (
 	bucketManifests   = []byte("manifests")    // digest → media type, content
 	bucketManifestUse = []byte("manifest-use") // digest → number of last use, size
 	bucketManifestLRU = []byte("manifest-lru") // number of last use → digest
+	bucketCheckpoints = []byte("checkpoints")  // digest → checkpoint
 	keyManifestBytes  = []byte("manifest-bytes")
+	keyBoot           = []byte("boot") // in which the checkpoints were put
 )
 
 // cache is cache.db. It isn't synced: a killed process loses nothing, and after the machine went down while it was open
 // (cache.open names the boot) nothing in it is believed. A transaction that finds damage throws the file away and starts
 // again on an empty one.
+//
+// Checkpoints speak of files that nobody synced, so they are worth nothing in another boot, also after a clean stop. The
+// transaction that names the boot is the one that removes those of the boot before, and comes before all others.
 type cache struct {
 	path          string
 	marker        string
+	boot          string
 	disk          disk
 	log           *slog.Logger
 	manifestLimit int64
@@ -40,19 +46,18 @@ type cache struct {
 	touched map[key]struct{} // manifests read since their use was last written down
 }
 
-func openCache(dir string, manifestLimit int64, d disk, log *slog.Logger) (*cache, error) {
+func openCache(dir, boot string, manifestLimit int64, d disk, log *slog.Logger) (*cache, error) {
 	c := &cache{
-		path: filepath.Join(dir, "cache.db"), marker: filepath.Join(dir, "cache.open"), disk: d, log: log,
+		path: filepath.Join(dir, "cache.db"), marker: filepath.Join(dir, "cache.open"), boot: boot, disk: d, log: log,
 		manifestLimit: manifestLimit, touched: make(map[key]struct{}),
 	}
-	boot := bootID()
-	if was, err := os.ReadFile(c.marker); err == nil && (boot == "" || string(was) != boot) {
+	if was, err := os.ReadFile(c.marker); err == nil && string(was) != boot {
 		log.Warn("the machine went down while the cache was open; starting with an empty one")
 		if err := d.remove("cache.remove", c.path); err != nil {
 			return nil, fmt.Errorf("removing the cache: %w", err)
 		}
 	}
-	if err := c.mark(dir, boot); err != nil {
+	if err := c.mark(dir); err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
 	err := c.openDB()
@@ -69,13 +74,13 @@ func openCache(dir string, manifestLimit int64, d disk, log *slog.Logger) (*cach
 }
 
 // mark notes, durably and before anything is written, that the cache is open.
-func (c *cache) mark(dir, boot string) error {
+func (c *cache) mark(dir string) error {
 	f, err := c.disk.open("cache.marker", c.marker, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
 	defer f.close()
-	if err := f.writeAt([]byte(boot), 0); err != nil {
+	if err := f.writeAt([]byte(c.boot), 0); err != nil {
 		return err
 	}
 	if err := f.sync(); err != nil {
@@ -114,14 +119,7 @@ func (c *cache) openDB() error {
 		if err != nil {
 			return err
 		}
-		return db.Update(func(tx *bolt.Tx) error {
-			for _, b := range [][]byte{bucketState, bucketBlobs, bucketManifests, bucketManifestUse, bucketManifestLRU} {
-				if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		return db.Update(c.prepare)
 	})
 	if err == nil {
 		c.db = db
@@ -139,6 +137,25 @@ func (c *cache) openDB() error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
+}
+
+func (c *cache) prepare(tx *bolt.Tx) error {
+	for _, b := range [][]byte{bucketState, bucketBlobs, bucketManifests, bucketManifestUse, bucketManifestLRU, bucketCheckpoints} {
+		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+			return err
+		}
+	}
+	st := tx.Bucket(bucketState)
+	if string(st.Get(keyBoot)) == c.boot {
+		return nil
+	}
+	if err := tx.DeleteBucket(bucketCheckpoints); err != nil {
+		return err
+	}
+	if _, err := tx.CreateBucket(bucketCheckpoints); err != nil {
+		return err
+	}
+	return st.Put(keyBoot, []byte(c.boot))
 }
 
 func (c *cache) view(op string, fn func(*bolt.Tx) error) error {

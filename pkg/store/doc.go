@@ -11,8 +11,9 @@
 //	spool/blobs/<hex>.<size>    committed content; its modification time is its last use
 //	spool/trash/<n>             being unlinked
 //
-// The directory blobs is the index of what is committed, so that there is nothing to fall out of step with it. Durable
-// checkpoints (bytes hashed and the SHA-256 state) are in meta.db, tied by a random number to the ingest they belong to.
+// The directory blobs is the index of what is committed, so that there is nothing to fall out of step with it. Checkpoints
+// (bytes hashed and the SHA-256 state) are in cache.db, tied by a random number to the ingest they belong to, and gone in the
+// next boot of the machine.
 //
 // The invariants:
 //   - A piece is marked in .pieces only after its data was written, so after a kill of the process a marked piece is whole.
@@ -40,8 +41,8 @@
 //
 // # Metadata
 //
-// meta.db (bbolt, synced) holds what can't be had again: the incarnation, ref states, values, checkpoints. cache.db
-// (bbolt, not synced) holds what can: where the own registry holds which blob, and manifests. cache.db is thrown away when
+// meta.db (bbolt, synced) holds what can't be had again: the incarnation, ref states, values. cache.db (bbolt,
+// not synced) holds what can: where the own registry holds which blob, manifests, checkpoints. cache.db is thrown away when
 // it is damaged, or when the machine went down while it was open.
 //
 // # Concurrency

@@ -74,7 +74,7 @@ func decodeHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// checkpoint is a value in meta.db, under the digest's bytes:
+// checkpoint is a value in cache.db, under the digest's bytes:
 //
 //	 0  version       1
 //	 1  nonce        16

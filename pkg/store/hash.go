@@ -119,7 +119,7 @@ func (e *entry) save(hashed int64) error {
 	e.mu.Unlock()
 	v, err := checkpoint{nonce: n, size: e.size, hashed: hashed, hash: e.hash}.encode()
 	if err == nil {
-		err = e.sp.meta.update("checkpoint.put", func(tx *bolt.Tx) error { return tx.Bucket(bucketCheckpoints).Put(e.key[:], v) })
+		err = e.sp.cache.update("checkpoint.put", func(tx *bolt.Tx) error { return tx.Bucket(bucketCheckpoints).Put(e.key[:], v) })
 	}
 	if err != nil {
 		e.sp.log.Warn("putting a checkpoint", "digest", e.key.String(), "error", err)
@@ -185,7 +185,7 @@ func (e *entry) forgetCheckpoint() {
 	if skip {
 		return
 	}
-	err := e.sp.meta.update("checkpoint.delete", func(tx *bolt.Tx) error {
+	err := e.sp.cache.update("checkpoint.delete", func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketCheckpoints)
 		if v := b.Get(e.key[:]); len(v) < checkpointFixed || nonce(v[1:17]) != n {
 			return nil

@@ -271,7 +271,7 @@ func (e *entry) load() error {
 // readCheckpoint gives the start when there is no checkpoint of this very ingest.
 func (e *entry) readCheckpoint(h header) (checkpoint, error) {
 	var raw []byte
-	err := e.sp.meta.view("checkpoint.get", func(tx *bolt.Tx) error {
+	err := e.sp.cache.view("checkpoint.get", func(tx *bolt.Tx) error {
 		raw = slices.Clone(tx.Bucket(bucketCheckpoints).Get(e.key[:]))
 		return nil
 	})
@@ -319,7 +319,8 @@ func (e *entry) readBack(data *file, marks []uint32, l loaded) error {
 // pruneCheckpoints removes those whose ingest is gone.
 func (sp *Spool) pruneCheckpoints() error {
 	var stale [][]byte
-	err := sp.meta.view("checkpoint.list", func(tx *bolt.Tx) error {
+	err := sp.cache.view("checkpoint.list", func(tx *bolt.Tx) error {
+		stale = nil
 		return tx.Bucket(bucketCheckpoints).ForEach(func(k, v []byte) error {
 			if e := sp.entries[key(padKey(k))]; e == nil || len(k) != len(key{}) || e.committed || len(v) < checkpointFixed || nonce(v[1:17]) != e.nonce {
 				stale = append(stale, slices.Clone(k))
@@ -330,7 +331,7 @@ func (sp *Spool) pruneCheckpoints() error {
 	if err != nil || len(stale) == 0 {
 		return err
 	}
-	return sp.meta.update("checkpoint.prune", func(tx *bolt.Tx) error {
+	return sp.cache.update("checkpoint.prune", func(tx *bolt.Tx) error {
 		for _, k := range stale {
 			if err := tx.Bucket(bucketCheckpoints).Delete(k); err != nil {
 				return err

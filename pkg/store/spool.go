@@ -49,7 +49,7 @@ type Counters struct {
 type Spool struct {
 	dir             string
 	disk            disk
-	meta            *Store
+	cache           *cache
 	log             *slog.Logger
 	limit           int64
 	checkpointEvery int64

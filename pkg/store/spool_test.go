@@ -14,8 +14,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const piece = int64(store.PieceSize)
 
+// open opens in one and the same boot of the machine, unless cfg names another.
 func open(t testing.TB, cfg store.Config) *store.Store {
 	t.Helper()
+	if !store.HasBoot(cfg) {
+		cfg = store.InBoot(cfg, "test")
+	}
 	if cfg.SpoolBytes == 0 {
 		cfg.SpoolBytes = storetest.Limit
 	}

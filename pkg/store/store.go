@@ -47,6 +47,9 @@ type Config struct {
 	// Fault, for tests, is called before each disk operation with its label; an error is returned in the operation's
 	// stead. A write that fails so is half done first.
 	Fault func(op string) error
+
+	// boot, for tests, stands for bootID.
+	boot func() string
 }
 
 func (cfg *Config) setDefaults() error {
@@ -72,6 +75,9 @@ func (cfg *Config) setDefaults() error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.boot == nil {
+		cfg.boot = bootID
+	}
 	return nil
 }
 
@@ -96,6 +102,10 @@ func Open(cfg Config) (_ *Store, err error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the store's directory: %w", err)
 	}
+	boot := cfg.boot()
+	if boot == "" {
+		boot = rand.Text() // nothing is known of the time before, so each Open is a boot of its own
+	}
 	s := &Store{dir: cfg.Dir, disk: disk{fault: cfg.Fault}}
 	defer func() {
 		if err != nil {
@@ -106,11 +116,11 @@ func Open(cfg Config) (_ *Store, err error) {
 	if err := s.openMeta(); err != nil {
 		return nil, err
 	}
-	if s.cache, err = openCache(cfg.Dir, cfg.ManifestBytes, s.disk, cfg.Logger); err != nil {
+	if s.cache, err = openCache(cfg.Dir, boot, cfg.ManifestBytes, s.disk, cfg.Logger); err != nil {
 		return nil, err
 	}
 	s.spool = &Spool{
-		dir: filepath.Join(cfg.Dir, "spool"), disk: s.disk, meta: s, log: cfg.Logger,
+		dir: filepath.Join(cfg.Dir, "spool"), disk: s.disk, cache: s.cache, log: cfg.Logger,
 		limit: cfg.SpoolBytes, checkpointEvery: cfg.CheckpointBytes,
 	}
 	if err := s.spool.load(); err != nil {
@@ -120,12 +130,11 @@ func Open(cfg Config) (_ *Store, err error) {
 }
 
 var (
-	bucketState       = []byte("state")
-	bucketRefs        = []byte("refs")
-	bucketValues      = []byte("values")
-	bucketCheckpoints = []byte("checkpoints")
-	keyIncarnation    = []byte("incarnation")
-	keyFormat         = []byte("format")
+	bucketState    = []byte("state")
+	bucketRefs     = []byte("refs")
+	bucketValues   = []byte("values")
+	keyIncarnation = []byte("incarnation")
+	keyFormat      = []byte("format")
 )
 
 const formatVersion = "1"
@@ -153,10 +162,14 @@ func (s *Store) openMeta() (err error) {
 	db.MaxBatchDelay = batchDelay
 	s.meta = db
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{bucketState, bucketRefs, bucketValues, bucketCheckpoints} {
+		for _, b := range [][]byte{bucketState, bucketRefs, bucketValues} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
+		}
+		// Checkpoints were here before they were in cache.db.
+		if err := tx.DeleteBucket(bucketCheckpoints); err != nil && !errors.Is(err, berrors.ErrBucketNotFound) {
+			return err
 		}
 		st := tx.Bucket(bucketState)
 		if v := st.Get(keyFormat); v != nil && string(v) != formatVersion {
