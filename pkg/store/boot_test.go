@@ -77,6 +77,35 @@ func TestBoot_CheckpointOfBefore(t *testing.T) {
 	finish(t, s, data)
 }
 
+// TestBoot_CacheReplaced: checkpoints go with a cache.db that is damaged while the store runs, and that costs only reading.
+func TestBoot_CacheReplaced(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, "a", dir)
+	data, _ := storetest.Content(1, 8*piece)
+	in := ingest(t, s, data)
+	writePieces(t, in, data, 0, 1, 2, 3)
+	fillFile(t, filepath.Join(dir, "cache.db"), 0, 0x5a)
+	writePieces(t, in, data, 5)
+	if _, err := s.HasManifest(storetest.Digest(data)); err != nil { // meets the damage
+		t.Fatal(err)
+	}
+	killed := clone(t, dir)
+	s = openIn(t, "a", killed)
+	in = ingest(t, s, data)
+	if st := in.Status(); st.Hashed != 0 || st.Received != 5*piece {
+		t.Fatalf("Status = %+v", st)
+	}
+	writePieces(t, in, data, 4) // and checkpoints are put again
+	killed = clone(t, killed)
+	s = openIn(t, "a", killed)
+	in = ingest(t, s, data)
+	if st := in.Status(); st.Hashed != 6*piece || st.Received != 6*piece {
+		t.Fatalf("Status = %+v", st)
+	}
+	_ = in.Close()
+	finish(t, s, data)
+}
+
 // TestUpgrade_Checkpoints: a directory whose meta.db has checkpoints loses those and nothing else.
 func TestUpgrade_Checkpoints(t *testing.T) {
 	dir := t.TempDir()

@@ -38,9 +38,11 @@ type cache struct {
 	log           *slog.Logger
 	manifestLimit int64
 
-	mu     sync.RWMutex // for writing: db is being replaced
-	db     *bolt.DB
-	closed bool
+	// writing is held around updates, so that none waits within bbolt: a transaction that met damage may keep its locks for good.
+	writing sync.Mutex
+	mu      sync.RWMutex // for writing: db is being replaced
+	db      *bolt.DB     // nil when it could not be replaced
+	closed  bool
 
 	touchMu sync.Mutex
 	touched map[key]struct{} // manifests read since their use was last written down
@@ -125,8 +127,8 @@ func (c *cache) openDB() error {
 		c.db = db
 		return nil
 	}
-	if db != nil {
-		_ = guard(db.Close)
+	if db != nil && !errors.Is(err, ErrDamaged) {
+		_ = db.Close()
 	}
 	var perr *os.PathError
 	switch {
@@ -164,6 +166,8 @@ func (c *cache) view(op string, fn func(*bolt.Tx) error) error {
 
 // update runs fn in the caller's goroutine, where a panic can be caught; a commit without a sync is too short to be worth sharing.
 func (c *cache) update(op string, fn func(*bolt.Tx) error) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	return c.do(op, func(db *bolt.DB) error { return db.Update(fn) })
 }
 
@@ -187,6 +191,9 @@ func (c *cache) try(fn func(*bolt.DB) error) (*bolt.DB, error) {
 	if c.closed {
 		return nil, ErrClosed
 	}
+	if c.db == nil {
+		return nil, fmt.Errorf("%w: %s could not be made anew", ErrDamaged, c.path)
+	}
 	return c.db, guard(func() error { return fn(c.db) })
 }
 
@@ -201,7 +208,9 @@ func (c *cache) replace(bad *bolt.DB, cause error) error {
 		return nil
 	}
 	c.log.Warn("the cache is damaged; going on with an empty one", "error", cause)
-	_ = guard(bad.Close)
+	// It isn't closed, because Close waits for every lock; cut to nothing, it takes no room on disk while it is mapped still.
+	c.db = nil
+	_ = os.Truncate(c.path, 0)
 	if err := c.disk.remove("cache.remove", c.path); err != nil {
 		return fmt.Errorf("removing the cache: %w", err)
 	}
@@ -219,6 +228,9 @@ func (c *cache) close() error {
 		return nil
 	}
 	c.closed = true
+	if c.db == nil {
+		return nil
+	}
 	// Only what was synced is believed after the marker is gone; when that fails it stays, and the worst is an empty cache.
 	serr := guard(c.db.Sync)
 	if err := guard(c.db.Close); err != nil {

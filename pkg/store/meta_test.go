@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fanout-io/fanout/internal/faultfs"
 	"github.com/fanout-io/fanout/pkg/store"
 	"github.com/fanout-io/fanout/pkg/store/storetest"
 	"github.com/google/go-cmp/cmp"
@@ -248,6 +249,57 @@ func TestCacheDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 			if v, err := s.Value("k"); err != nil || string(v) != "v" {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestCacheDamaged_WhileOpen: who meets the damage and who comes meanwhile go on with an empty cache, also when that can't be
+// made at once, and nobody hangs.
+func TestCacheDamaged_WhileOpen(t *testing.T) {
+	for name, from := range map[string]int64{"all": 0, "behind the meta pages": 8192} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			var f faultfs.Faults
+			s := open(t, store.Config{Dir: dir, Fault: f.Check})
+			m := manifest(1, 50_000)
+			if err := s.PutManifests(m); err != nil {
+				t.Fatal(err)
+			}
+			fillFile(t, filepath.Join(dir, "cache.db"), from, 0x5a)
+			f.FailNth("cache.remove", 1, nil)
+			if err := s.AddBlobs("r", m.Digest); !errors.Is(err, faultfs.ErrInjected) {
+				t.Fatalf("AddBlobs: %v", err)
+			}
+			if err := s.PutManifests(m); err != nil {
+				t.Fatal(err)
+			}
+			fillFile(t, filepath.Join(dir, "cache.db"), from, 0x5a)
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					if err := s.PutManifests(m, manifest(10+i, 100)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			for i := range 8 {
+				if has, err := s.HasManifest(manifest(10+i, 100).Digest); !has || err != nil {
+					t.Fatal(i, has, err)
+				}
+			}
+			f.FailAll("cache.remove", faultfs.ErrInjected)
+			fillFile(t, filepath.Join(dir, "cache.db"), from, 0x5a)
+			if err := s.AddBlobs("r", m.Digest); !errors.Is(err, faultfs.ErrInjected) {
+				t.Fatalf("AddBlobs: %v", err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, store.Config{Dir: clone(t, dir)}) // as another process would: the lock on the old file ends with this one
+			if err := s.AddBlobs("r", m.Digest); err != nil {
 				t.Fatal(err)
 			}
 		})
