@@ -21,7 +21,6 @@ var (
 	bucketManifestLRU = []byte("manifest-lru") // number of last use → digest
 	bucketCheckpoints = []byte("checkpoints")  // digest → checkpoint
 	keyManifestBytes  = []byte("manifest-bytes")
-	keyBoot           = []byte("boot") // in which the checkpoints were put
 )
 
 // cache is cache.db. It isn't synced: a killed process loses nothing, and after the machine went down while it was open

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"math/bits"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -52,6 +53,8 @@ type entry struct {
 
 	// Written under both Spool.mu and mu; read under either.
 	committed bool
+	// unproved: committed in an earlier boot of the machine and not looked at in this one. The file is elsewhere then.
+	unproved bool
 
 	// prepareMu lets one caller at a time read an ingest back from disk.
 	prepareMu sync.Mutex
@@ -86,6 +89,20 @@ func newEntry(sp *Spool, k key, size int64) *entry {
 	e := &entry{sp: sp, key: k, size: size, pieces: pieceCount(size)}
 	e.cond.L = &e.mu
 	return e
+}
+
+// blobPath is where the content is once it is committed. Under Spool.mu or mu.
+func (e *entry) blobPath() string {
+	if e.unproved {
+		return filepath.Join(e.sp.unprovedDir(), blobName(e.key, e.size))
+	}
+	return e.sp.blobPath(e.key, e.size)
+}
+
+func (e *entry) failure() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
 }
 
 func (e *entry) pieceLen(i int) int64 { return min(PieceSize, e.size-int64(i)*PieceSize) }
@@ -264,9 +281,18 @@ func (e *entry) prepare(writer bool) error {
 }
 
 func (e *entry) openCommitted() error {
-	f, err := e.sp.disk.open("blob", e.sp.blobPath(e.key, e.size), os.O_RDONLY)
+	e.mu.Lock()
+	path, unproved := e.blobPath(), e.unproved
+	e.mu.Unlock()
+	f, err := e.sp.disk.open("blob", path, os.O_RDONLY)
 	if err != nil {
 		return lostFile(err)
+	}
+	if unproved {
+		if err := e.prove(f); err != nil {
+			f.close()
+			return err
+		}
 	}
 	return e.adopt(f, nil)
 }

@@ -24,9 +24,10 @@ type found struct {
 	used time.Time
 }
 
-// load finds what is in the spool and removes what a crash left over. Names it doesn't know it leaves alone.
-func (sp *Spool) load() error {
-	for _, dir := range []string{sp.ingestDir(), sp.blobDir(), sp.trashDir()} {
+// load finds what is in the spool and removes what a crash left over. Names it doesn't know it leaves alone. newBoot: what is
+// there was written before the machine was started.
+func (sp *Spool) load(newBoot bool) error {
+	for _, dir := range []string{sp.ingestDir(), sp.blobDir(), sp.unprovedDir(), sp.trashDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -38,7 +39,12 @@ func (sp *Spool) load() error {
 	if err := sp.emptyTrash(); err != nil {
 		return err
 	}
-	blobs, err := sp.loadBlobs()
+	if newBoot {
+		if err := sp.unprove(); err != nil {
+			return err
+		}
+	}
+	blobs, err := sp.loadBlobs(sp.blobDir(), false)
 	if err != nil {
 		return err
 	}
@@ -46,7 +52,12 @@ func (sp *Spool) load() error {
 	if err != nil {
 		return err
 	}
-	all := append(blobs, ingests...)
+	// Last, because what was begun or committed since is there for the reason that the unproved one was no good.
+	unproved, err := sp.loadBlobs(sp.unprovedDir(), true)
+	if err != nil {
+		return err
+	}
+	all := slices.Concat(blobs, ingests, unproved)
 	slices.SortStableFunc(all, func(a, b found) int { return cmp.Compare(a.used.UnixNano(), b.used.UnixNano()) })
 	for _, f := range all {
 		sp.addLocked(f.e)
@@ -93,33 +104,31 @@ func parseBlobName(name string) (k key, size int64, ok bool) {
 	return k, size, true
 }
 
-func (sp *Spool) loadBlobs() ([]found, error) {
-	des, err := sp.disk.readDir("blob.list", sp.blobDir())
+func (sp *Spool) loadBlobs(dir string, unproved bool) ([]found, error) {
+	des, err := sp.disk.readDir("blob.list", dir)
 	if err != nil {
 		return nil, err
 	}
 	var out []found
-	seen := make(map[key]bool, len(des))
 	for _, de := range des {
 		k, size, ok := parseBlobName(de.Name())
 		if !ok {
-			sp.stranger(sp.blobDir(), de)
+			sp.stranger(dir, de)
 			continue
 		}
 		fi, err := de.Info()
 		if err != nil {
 			return nil, err
 		}
-		if !fi.Mode().IsRegular() || fi.Size() != size || seen[k] {
-			sp.log.Warn("committed blob has not the size it was committed with; removed", "digest", k.String(), "size", size, "found", fi.Size())
-			if err := sp.disk.remove("blob.remove", filepath.Join(sp.blobDir(), de.Name())); err != nil {
+		if !fi.Mode().IsRegular() || fi.Size() != size || sp.entries[k] != nil {
+			sp.log.Warn("committed blob has not the size it was committed with, or is there twice; removed", "digest", k.String(), "size", size, "found", fi.Size())
+			if err := sp.disk.remove("blob.remove", filepath.Join(dir, de.Name())); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		seen[k] = true
 		e := newEntry(sp, k, size)
-		e.committed, e.updated = true, fi.ModTime()
+		e.committed, e.unproved, e.updated = true, unproved, fi.ModTime()
 		out = append(out, found{e, fi.ModTime()})
 		sp.entries[k] = e
 	}
@@ -151,6 +160,7 @@ func (sp *Spool) loadIngests() ([]found, error) {
 			e, err := sp.loadIngest(k)
 			if err == nil {
 				out = append(out, found{e, e.updated})
+				sp.entries[k] = e
 				continue
 			}
 			if !errors.Is(err, ErrDamaged) {
@@ -295,10 +305,7 @@ func (e *entry) readBack(data *file, marks []uint32, l loaded) error {
 		if marks[i] == 0 {
 			continue
 		}
-		e.mu.Lock()
-		err := e.err
-		e.mu.Unlock()
-		if err != nil {
+		if err := e.failure(); err != nil {
 			return err
 		}
 		p := buf[:e.pieceLen(i)]

@@ -37,7 +37,7 @@ type Status struct {
 type Counters struct {
 	// HashedBytes went through SHA-256 for ingests (a second look at a mismatch included).
 	HashedBytes int64
-	// ReadBackBytes were compared with their marks when an ingest was reopened.
+	// ReadBackBytes were compared with their marks when an ingest was reopened, or with their digest when a blob was proved.
 	ReadBackBytes int64
 	// EvictedBlobs and EvictedBytes made room for others; ingests that were under way count with their full size.
 	EvictedBlobs, EvictedBytes int64
@@ -68,22 +68,26 @@ type Spool struct {
 	used int64 // sum of the entries' sizes
 }
 
-func (sp *Spool) ingestDir() string { return filepath.Join(sp.dir, "ingest") }
-func (sp *Spool) blobDir() string   { return filepath.Join(sp.dir, "blobs") }
-func (sp *Spool) trashDir() string  { return filepath.Join(sp.dir, "trash") }
+func (sp *Spool) ingestDir() string   { return filepath.Join(sp.dir, "ingest") }
+func (sp *Spool) blobDir() string     { return filepath.Join(sp.dir, "blobs") }
+func (sp *Spool) unprovedDir() string { return filepath.Join(sp.dir, "unproved") }
+func (sp *Spool) trashDir() string    { return filepath.Join(sp.dir, "trash") }
 
 func (sp *Spool) dataPath(k key) string   { return filepath.Join(sp.ingestDir(), k.hex()+".data") }
 func (sp *Spool) piecesPath(k key) string { return filepath.Join(sp.ingestDir(), k.hex()+".pieces") }
 func (sp *Spool) blobPath(k key, size int64) string {
-	return filepath.Join(sp.blobDir(), k.hex()+"."+strconv.FormatInt(size, 10))
+	return filepath.Join(sp.blobDir(), blobName(k, size))
 }
+
+func blobName(k key, size int64) string { return k.hex() + "." + strconv.FormatInt(size, 10) }
 
 // Ingest opens the one writer of a blob and goes on from what an earlier one, or an earlier process, has left. It fails
 // with ErrBusy while there is another writer, ErrExists when the blob is committed, ErrTooLarge when it can never fit,
 // ErrNoSpace when room can't be reserved now, ErrSizeMismatch when it is committed with another size. Progress under
 // another size (one of the two descriptors lied) is dropped.
 //
-// Reopening what an earlier process left reads back the pieces that no checkpoint covers, and takes its time for it.
+// Reopening what an earlier process left reads back the pieces that no checkpoint covers, and takes its time for it; so does
+// proving a blob that was committed before the machine was started anew.
 func (sp *Spool) Ingest(digest string, size int64) (*Ingest, error) {
 	k, err := parseDigest(digest)
 	if err != nil {
@@ -94,6 +98,9 @@ func (sp *Spool) Ingest(digest string, size int64) (*Ingest, error) {
 	}
 	if size > sp.limit {
 		return nil, fmt.Errorf("%w: %s has %d bytes, the whole spool has %d: raise limits.spool", ErrTooLarge, k, size, sp.limit)
+	}
+	if err := sp.settle(k); err != nil {
+		return nil, err
 	}
 	e, fresh, trash, err := sp.claim(k, size)
 	sp.unlink(trash)
@@ -222,7 +229,7 @@ func (sp *Spool) dropLocked(e *entry, cause error) (trash []dropped) {
 	e.elem = nil
 	sp.used -= e.size
 	e.fail(cause)
-	from := sp.blobPath(e.key, e.size)
+	from := e.blobPath()
 	if !e.committed {
 		from = sp.dataPath(e.key)
 		if err := sp.disk.remove("drop.pieces.remove", sp.piecesPath(e.key)); err != nil {
@@ -293,11 +300,13 @@ func (sp *Spool) releaseLocked(e *entry) {
 	sp.lru.MoveToBack(e.elem)
 	if e.committed {
 		// Only the order of eviction after a restart hangs on it.
-		_ = sp.disk.touch("blob.touch", sp.blobPath(e.key, e.size), time.Now())
+		_ = sp.disk.touch("blob.touch", e.blobPath(), time.Now())
 	}
 }
 
-// Open opens a blob, committed or in progress; ErrNotFound.
+// Open opens a blob, committed or in progress; ErrNotFound. One that was committed before the machine was started anew is
+// hashed when it is first opened, which takes its time; ErrDamaged says that it was not what its digest promises, and is
+// dropped.
 func (sp *Spool) Open(digest string) (*Reader, error) {
 	k, err := parseDigest(digest)
 	if err != nil {

@@ -113,7 +113,8 @@ func Open(cfg Config) (_ *Store, err error) {
 		}
 	}()
 	// The lock on meta.db is the lock on the directory: nothing else is touched before it is held.
-	if err := s.openMeta(); err != nil {
+	lastBoot, err := s.openMeta()
+	if err != nil {
 		return nil, err
 	}
 	if s.cache, err = openCache(cfg.Dir, boot, cfg.ManifestBytes, s.disk, cfg.Logger); err != nil {
@@ -123,8 +124,15 @@ func Open(cfg Config) (_ *Store, err error) {
 		dir: filepath.Join(cfg.Dir, "spool"), disk: s.disk, cache: s.cache, log: cfg.Logger,
 		limit: cfg.SpoolBytes, checkpointEvery: cfg.CheckpointBytes,
 	}
-	if err := s.spool.load(); err != nil {
+	if err := s.spool.load(lastBoot != boot); err != nil {
 		return nil, fmt.Errorf("opening the spool: %w", err)
+	}
+	// Only now, when what an earlier boot committed is out of the way, may this one's commits be told from it.
+	if lastBoot != boot {
+		put := func(tx *bolt.Tx) error { return tx.Bucket(bucketState).Put(keyBoot, []byte(boot)) }
+		if err := s.update("spool.boot.put", put); err != nil {
+			return nil, fmt.Errorf("opening the spool: %w", err)
+		}
 	}
 	return s, nil
 }
@@ -135,11 +143,13 @@ var (
 	bucketValues   = []byte("values")
 	keyIncarnation = []byte("incarnation")
 	keyFormat      = []byte("format")
+	keyBoot        = []byte("boot") // meta.db: in which the spool was last opened; cache.db: in which the checkpoints were put
 )
 
 const formatVersion = "1"
 
-func (s *Store) openMeta() (err error) {
+// openMeta says in which boot of the machine the spool was last opened.
+func (s *Store) openMeta() (lastBoot string, err error) {
 	path := filepath.Join(s.dir, "meta.db")
 	// What bbolt makes of a damaged file may be a panic; it must be an error that names the file.
 	defer func() {
@@ -148,16 +158,16 @@ func (s *Store) openMeta() (err error) {
 		}
 	}()
 	if err := s.disk.check("meta.open"); err != nil {
-		return fmt.Errorf("opening %s: %w", path, err)
+		return "", fmt.Errorf("opening %s: %w", path, err)
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return fmt.Errorf("%w: %s: stop the other agent, or give this one a directory of its own", ErrLocked, s.dir)
+		return "", fmt.Errorf("%w: %s: stop the other agent, or give this one a directory of its own", ErrLocked, s.dir)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return fmt.Errorf("%w: %s: %w; restore it, or move the store's directory away to begin anew", ErrDamaged, path, err)
+		return "", fmt.Errorf("%w: %s: %w; restore it, or move the store's directory away to begin anew", ErrDamaged, path, err)
 	case err != nil:
-		return diskErr(fmt.Errorf("opening %s: %w", path, err))
+		return "", diskErr(fmt.Errorf("opening %s: %w", path, err))
 	}
 	db.MaxBatchDelay = batchDelay
 	s.meta = db
@@ -175,6 +185,7 @@ func (s *Store) openMeta() (err error) {
 		if v := st.Get(keyFormat); v != nil && string(v) != formatVersion {
 			return fmt.Errorf("%w: %s has format %q, this program knows %q: use the program that wrote it", ErrDamaged, path, v, formatVersion)
 		}
+		lastBoot = string(st.Get(keyBoot))
 		if v := st.Get(keyIncarnation); v != nil {
 			s.incarnation = string(v)
 			return nil
@@ -188,9 +199,9 @@ func (s *Store) openMeta() (err error) {
 		return st.Put(keyIncarnation, []byte(s.incarnation))
 	})
 	if err != nil {
-		return diskErr(fmt.Errorf("preparing %s: %w", path, err))
+		return "", diskErr(fmt.Errorf("preparing %s: %w", path, err))
 	}
-	return s.disk.syncDir("meta.dir.sync", s.dir)
+	return lastBoot, s.disk.syncDir("meta.dir.sync", s.dir)
 }
 
 // Close stops everything: open ingests keep their progress, and they and all readers fail with ErrClosed from now on.
