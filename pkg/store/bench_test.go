@@ -19,7 +19,7 @@ func fresh(data []byte, n uint64) (digest string) {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// BenchmarkIngest writes, hashes, syncs and commits.
+// BenchmarkIngest writes, hashes and commits.
 func BenchmarkIngest(b *testing.B) {
 	for _, c := range []struct {
 		name  string

@@ -118,7 +118,7 @@ func (f *file) sync() error {
 	if err := f.d.check(f.op + ".sync"); err != nil {
 		return err
 	}
-	return diskErr(datasync(f.f))
+	return diskErr(f.f.Sync())
 }
 
 func (f *file) size() (int64, error) {

@@ -1,9 +1,7 @@
 package store_test
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -293,32 +291,6 @@ func TestStaleCheckpoint(t *testing.T) {
 	finish(t, s, data)
 }
 
-// TestStaleCheckpoint_SameProcess: nor does it when the next one is read back without a start in between.
-func TestStaleCheckpoint_SameProcess(t *testing.T) {
-	var f faultfs.Faults
-	s := open(t, store.Config{Dir: t.TempDir(), CheckpointBytes: piece, Fault: f.Check})
-	data, _ := storetest.Content(5, 4*piece)
-	in := ingest(t, s, data)
-	writePieces(t, in, data, 0, 1, 2)
-	f.FailAll("checkpoint.delete", faultfs.ErrInjected)
-	_ = in.Abort(nil)
-	in = ingest(t, s, data)
-	f.FailAll("ingest.data.sync", faultfs.ErrInjected)
-	if _, err := in.WriteAt(data[:piece], 0); !errors.Is(err, faultfs.ErrInjected) {
-		t.Fatalf("WriteAt: %v", err)
-	}
-	f.FailAll("ingest.data.sync", nil)
-	r := in.NewReader() // keeps the ingest, which has nothing that counts, from being dropped
-	defer r.Close()
-	_ = in.Close()
-	in = ingest(t, s, data)
-	if got, want := in.Missing(), []store.Range{{Off: 0, Len: 4 * piece}}; !cmp.Equal(got, want) {
-		t.Fatal(cmp.Diff(want, got))
-	}
-	_ = in.Close()
-	finish(t, s, data)
-}
-
 func TestCommittedSize(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, store.Config{Dir: dir})
@@ -395,53 +367,6 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.Check(t, storetest.Disk(s.Spool()), data)
-}
-
-// TestFailedSync: what came after the last good checkpoint is fetched again, and readers that were following get it.
-func TestFailedSync(t *testing.T) {
-	var f faultfs.Faults
-	s := open(t, store.Config{Dir: t.TempDir(), CheckpointBytes: 2 * piece, Fault: f.Check})
-	data, d := storetest.Content(21, 6*piece)
-	in := ingest(t, s, data)
-	writePieces(t, in, data, 0, 1, 2)
-	r := in.NewReader()
-	defer r.Close()
-	f.FailNth("ingest.data.sync", 2, syscall.EIO)
-	if _, err := in.WriteAt(data[3*piece:4*piece], 3*piece); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("WriteAt: %v", err)
-	}
-	if _, err := in.WriteAt(data[4*piece:], 4*piece); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("WriteAt after a failed sync: %v", err)
-	}
-	if err := in.Commit(); err == nil {
-		t.Fatal("Commit after a failed sync")
-	}
-	if _, err := r.ReadAt(make([]byte, 10), 3*piece); err != nil {
-		t.Fatalf("a reader is cut off: %v", err)
-	}
-	if err := in.Close(); err != nil {
-		t.Fatal(err)
-	}
-	in = ingest(t, s, data)
-	if got, want := in.Missing(), []store.Range{{Off: 2 * piece, Len: 4 * piece}}; !cmp.Equal(got, want) {
-		t.Fatal(cmp.Diff(want, got))
-	}
-	done := make(chan error)
-	go func() {
-		st := r.Stream(storetest.Deadline(t), 0)
-		defer st.Close()
-		b, err := io.ReadAll(st)
-		if err == nil && !bytes.Equal(b, data) {
-			err = errors.New("other bytes")
-		}
-		done <- err
-	}()
-	if err := errors.Join(fill(in, data), in.Commit(), <-done); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Spool().Verify(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestCloseFailsWhatIsOpen(t *testing.T) {

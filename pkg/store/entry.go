@@ -81,8 +81,6 @@ type entry struct {
 	hashed  int64 // always whole pieces, or size
 	saved   int64 // covered by the checkpoint
 	resumed bool  // the hash began from a checkpoint
-	synced  bool  // the names of this ingest are durable
-	syncErr error // a sync failed: nothing after saved can be trusted, and nothing more is written
 }
 
 func newEntry(sp *Spool, k key, size int64) *entry {
@@ -230,7 +228,6 @@ func (e *entry) install(l loaded) error {
 	e.nonce, e.started = l.header.nonce, l.header.started
 	e.present, e.busy = l.present, newBitset(e.pieces)
 	e.hash, e.hashed, e.saved, e.resumed = l.checkpoint.hash, l.checkpoint.hashed, l.checkpoint.hashed, l.checkpoint.hashed > 0
-	e.syncErr, e.synced = nil, e.resumed
 	e.received, e.front = 0, 0
 	for i := e.present.nextSet(0, e.pieces); i < e.pieces; {
 		j := e.present.nextClear(i, e.pieces)
@@ -254,14 +251,13 @@ func (b bitset) nextSet(i, n int) int {
 	return n
 }
 
-// prepare opens the files, and reads back an ingest whose state in memory can't be relied on: after a restart, and for the
-// next writer (never for a reader, since a write could be under way) after a failed sync.
-func (e *entry) prepare(writer bool) error {
+// prepare opens the files, and reads back an ingest that an earlier process left.
+func (e *entry) prepare() error {
 	e.prepareMu.Lock()
 	defer e.prepareMu.Unlock()
 	e.mu.Lock()
 	committed, err := e.committed, e.err
-	usable := committed || e.ready && (e.syncErr == nil || !writer)
+	usable := committed || e.ready
 	open := e.data != nil
 	e.mu.Unlock()
 	switch {

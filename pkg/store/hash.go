@@ -26,7 +26,7 @@ func (e *entry) advance(p []byte, off, budget int64) error {
 	defer e.mu.Unlock()
 	for budget > 0 {
 		n := min(e.offset(e.front)-e.hashed, PieceSize)
-		if e.hashing || e.err != nil || e.syncErr != nil || n <= 0 {
+		if e.hashing || e.err != nil || n <= 0 {
 			return nil
 		}
 		e.hashing = true
@@ -37,7 +37,7 @@ func (e *entry) advance(p []byte, off, budget int64) error {
 		if err == nil {
 			hashed += n
 			if hashed-e.saved >= e.sp.checkpointEvery && hashed < e.size {
-				err = e.save(hashed)
+				e.save(hashed)
 			}
 		}
 		e.mu.Lock()
@@ -100,20 +100,15 @@ func (e *entry) finishHash() error {
 	switch {
 	case e.err != nil:
 		return e.err
-	case e.syncErr != nil:
-		return e.syncErr
 	case e.hashed != e.size:
 		return fmt.Errorf("%w: hashed %d of %d bytes of %s", ErrIncomplete, e.hashed, e.size, e.key)
 	}
 	return nil
 }
 
-// save makes the data durable and then the checkpoint at hashed. It belongs to who has the hash. A checkpoint that can't
-// be put costs only hashing after a restart, so that is logged; a sync that fails is an error.
-func (e *entry) save(hashed int64) error {
-	if err := e.sync("checkpoint"); err != nil {
-		return err
-	}
+// save puts a checkpoint at hashed. It belongs to who has the hash. One that can't be put costs only reading and hashing
+// after a restart.
+func (e *entry) save(hashed int64) {
 	e.mu.Lock()
 	n := e.nonce
 	e.mu.Unlock()
@@ -123,58 +118,11 @@ func (e *entry) save(hashed int64) error {
 	}
 	if err != nil {
 		e.sp.log.Warn("putting a checkpoint", "digest", e.key.String(), "error", err)
-		return nil
+		return
 	}
 	e.mu.Lock()
 	e.saved = hashed
 	e.mu.Unlock()
-	return nil
-}
-
-// sync makes content, marks and names durable. It belongs to who has the hash.
-func (e *entry) sync(why string) error {
-	e.mu.Lock()
-	data, marks, synced, err := e.data, e.marks, e.synced, e.err
-	e.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if data == nil || marks == nil {
-		return ErrClosed
-	}
-	if err := data.sync(); err != nil {
-		return e.distrust(fmt.Errorf("syncing %s for its %s: %w", e.key, why, err), marks)
-	}
-	if why == "commit" {
-		return nil // the marks are about to go
-	}
-	if err := marks.sync(); err != nil {
-		return e.distrust(fmt.Errorf("syncing pieces of %s: %w", e.key, err), marks)
-	}
-	if !synced {
-		if err := e.sp.disk.syncDir("ingest.dir.sync", e.sp.ingestDir()); err != nil {
-			return e.distrust(err, marks)
-		}
-		e.mu.Lock()
-		e.synced = true
-		e.mu.Unlock()
-	}
-	return nil
-}
-
-// distrust handles a failed sync. The kernel may have dropped the dirty pages and call the next sync good, so all that
-// came after the checkpoint loses its marks; the next writer finds it absent. Without even that, the content goes.
-func (e *entry) distrust(cause error, marks *file) error {
-	cause = fmt.Errorf("%w; close the ingest and open it again: what came after its checkpoint is fetched anew", cause)
-	e.mu.Lock()
-	saved := e.saved
-	e.syncErr = cause
-	e.cond.Broadcast()
-	e.mu.Unlock()
-	if err := marks.truncate(headerSize + int64(pieceCount(saved))*markSize); err != nil {
-		e.sp.drop(e, fmt.Errorf("%w: %w", ErrAborted, errors.Join(cause, err)))
-	}
-	return cause
 }
 
 // forgetCheckpoint removes the checkpoint of this ingest, not that of a later one.

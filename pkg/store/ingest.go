@@ -74,14 +74,12 @@ var marksPool = sync.Pool{New: func() any { return new([maxRun * markSize]byte) 
 // writeSome makes at least piece i present, from p, and returns the first piece that it has not looked at.
 func (e *entry) writeSome(i, last int, p []byte) (next int, err error) {
 	e.mu.Lock()
-	for e.err == nil && e.syncErr == nil && e.busy.get(i) && !e.present.get(i) {
+	for e.err == nil && e.busy.get(i) && !e.present.get(i) {
 		e.cond.Wait()
 	}
 	switch {
 	case e.err != nil:
 		err = e.err
-	case e.syncErr != nil:
-		err = e.syncErr
 	case e.present.get(i):
 		next = i + 1
 	}
@@ -149,15 +147,14 @@ func (in *Ingest) NewReader() *Reader {
 	if err != nil {
 		return deadReader(e, err)
 	}
-	if err := e.prepare(false); err != nil {
+	if err := e.prepare(); err != nil {
 		sp.release(e)
 		return deadReader(e, err)
 	}
 	return &Reader{e: e}
 }
 
-// Commit publishes the blob once every piece is there (else ErrIncomplete) and it is on disk with its size and SHA-256
-// verified. Content that is something else is dropped, readers are told, and the error is ErrDigestMismatch. After another
+// Commit publishes the blob once every piece is there (else ErrIncomplete) and its size and SHA-256 are verified. Content that is something else is dropped, readers are told, and the error is ErrDigestMismatch. After another
 // error the ingest stays open: call Commit again, or Close and open it anew.
 func (in *Ingest) Commit() error {
 	in.life.Lock()
@@ -187,9 +184,7 @@ func (in *Ingest) Commit() error {
 	sp.mu.Unlock()
 	marks.close()
 	// The blob is there. What fails from here on is mended by the next Open, so it is no reason to say otherwise.
-	if err := sp.disk.syncDir("commit.dir.sync", sp.blobDir()); err != nil {
-		sp.log.Warn("syncing the directory of blobs", "digest", e.key.String(), "error", err)
-	} else if err := sp.disk.remove("commit.pieces.remove", sp.piecesPath(e.key)); err != nil {
+	if err := sp.disk.remove("commit.pieces.remove", sp.piecesPath(e.key)); err != nil {
 		sp.log.Warn("removing a committed blob's pieces", "digest", e.key.String(), "error", err)
 	}
 	e.forgetCheckpoint()
@@ -198,7 +193,7 @@ func (in *Ingest) Commit() error {
 	return nil
 }
 
-// verify hashes what is not hashed yet, makes the content durable, and looks at size and digest.
+// verify hashes what is not hashed yet, and looks at size and digest.
 func (in *Ingest) verify() error {
 	e := in.e
 	e.mu.Lock()
@@ -217,9 +212,6 @@ func (in *Ingest) verify() error {
 	}
 	e.takeHash()
 	defer e.giveHash()
-	if err := e.sync("commit"); err != nil {
-		return err
-	}
 	length, err := data.size()
 	if err != nil {
 		return err
@@ -277,13 +269,12 @@ func (in *Ingest) Close() error {
 	}
 	in.done = true
 	e, sp := in.e, in.e.sp
-	var err error
 	e.takeHash()
 	e.mu.Lock()
-	hashed, worth := e.hashed, e.err == nil && e.syncErr == nil && e.hashed > e.saved
+	hashed, worth := e.hashed, e.err == nil && e.hashed > e.saved
 	e.mu.Unlock()
 	if worth {
-		err = e.save(hashed)
+		e.save(hashed)
 	}
 	e.giveHash()
 
@@ -295,8 +286,5 @@ func (in *Ingest) Close() error {
 	sp.mu.Unlock()
 	sp.unlink(trash)
 	sp.releaseWriter(e)
-	if err != nil {
-		return fmt.Errorf("closing ingest of %s: %w", e.key, err)
-	}
 	return nil
 }

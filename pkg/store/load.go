@@ -32,9 +32,6 @@ func (sp *Spool) load(newBoot bool) error {
 			return err
 		}
 	}
-	if err := sp.disk.syncDir("spool.dir.sync", sp.dir); err != nil {
-		return err
-	}
 	sp.entries, sp.lru = make(map[key]*entry), list.New()
 	if err := sp.emptyTrash(); err != nil {
 		return err

@@ -110,7 +110,7 @@ func (sp *Spool) Ingest(digest string, size int64) (*Ingest, error) {
 	if fresh {
 		err = e.create()
 	} else {
-		err = e.prepare(true)
+		err = e.prepare()
 	}
 	if err != nil {
 		if fresh || errors.Is(err, ErrDamaged) {
@@ -316,7 +316,7 @@ func (sp *Spool) Open(digest string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.prepare(false); err != nil {
+	if err := e.prepare(); err != nil {
 		if errors.Is(err, ErrDamaged) {
 			sp.drop(e, err)
 		}
@@ -467,9 +467,7 @@ func (sp *Spool) close() {
 	}
 	sp.mu.Unlock()
 	for _, in := range writers {
-		if err := in.Close(); err != nil {
-			sp.log.Warn("saving progress", "digest", in.e.key.String(), "error", err)
-		}
+		_ = in.Close()
 	}
 	for _, e := range all {
 		e.fail(ErrClosed)
