@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -647,6 +649,35 @@ func TestFetch_EvictedBetween(t *testing.T) {
 	}
 	s.mustFetch(t, b)
 	if n := s.received("hq-a"); n != 2<<20 {
+		t.Errorf("%d bytes came", n)
+	}
+}
+
+// Content that the spool finds to be no good when it opens it is fetched as if it were not there.
+func TestFetch_DamagedInSpool(t *testing.T) {
+	f := newFabric(t)
+	b := newBlob(18, 1<<20)
+	f.serve("hq-a", goodFake(b))
+	dir := t.TempDir()
+	st, err := store.Open(store.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	s := newSite(f, "hq/gd", "gd-a", upstream("hq-a"), func(fc *transfer.FetcherConfig, sc *transfer.ServerConfig) {
+		fc.Spool, sc.Spool = st.Spool(), st.Spool()
+	})
+	s.spool = st.Spool()
+	s.put(t, b)
+	files, err := filepath.Glob(filepath.Join(dir, "spool", "blobs", "*"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	s.mustFetch(t, b)
+	if n := s.received("hq-a"); n != 1<<20 {
 		t.Errorf("%d bytes came", n)
 	}
 }

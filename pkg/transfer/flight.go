@@ -307,7 +307,7 @@ func (fl *flight) openWhole() (bool, error) {
 		return false, err
 	}
 	r, err := spool.Open(fl.digest)
-	if errors.Is(err, store.ErrNotFound) { // evicted meanwhile
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrDamaged) { // evicted meanwhile, or spoiled by a power cut and dropped
 		return false, nil
 	}
 	if err != nil {
