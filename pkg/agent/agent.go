@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,8 +36,6 @@ const (
 	parallelSteps = 16
 	// reportEvery is how often health is told upward at most.
 	reportEvery = 200 * time.Millisecond
-	// checkEvery is the time between two looks at whether the registry answers.
-	checkEvery = 10 * time.Second
 	// registryTimeout is how long the registry may take to begin an answer: so soon it is said that it hangs.
 	registryTimeout = 30 * time.Second
 	// clockBound is by how much the clocks of two sites at headquarters may differ.
@@ -83,6 +80,9 @@ type Agent struct {
 	noted   noted  // referrers that were said to be pushed
 	entered pushes // when referrers of a ref were last entered again
 
+	doubt nudge // whether the registry answers
+	stale nudge // what is known of the registry's content
+
 	mu         sync.Mutex
 	regErr     error // last check of the registry
 	sweptOnce  bool
@@ -95,7 +95,7 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, opts: opts, logger: opts.Logger, metrics: prometheus.NewRegistry(),
 		queue: newQueue(), progress: newProgress(cfg.Site), events: newEvents(cfg.Site), closures: newClosures(),
-		swept: make(chan struct{}),
+		swept: make(chan struct{}), doubt: newNudge(), stale: newNudge(),
 	}
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
@@ -297,6 +297,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.fetcher.Run(gctx) })
 	g.Go(func() error { a.followCatalog(gctx); return nil })
 	g.Go(func() error { a.reportHealth(gctx); return nil })
+	g.Go(func() error { a.followRoster(gctx); return nil })
 	if a.registry != nil {
 		g.Go(func() error { a.checkRegistry(gctx); return nil })
 		g.Go(func() error { a.sweepForever(gctx); return nil })
@@ -365,37 +366,6 @@ func (a *Agent) noteRecord(rec *catalogv1.Record) {
 	}
 	a.progress.want(ref, rec.GetRevision())
 	a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
-}
-
-// checkRegistry asks again and again whether the registry answers and takes the credentials.
-func (a *Agent) checkRegistry(ctx context.Context) {
-	for {
-		cctx, cancel := context.WithTimeout(ctx, checkEvery)
-		err := a.registry.Ping(cctx)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		a.mu.Lock()
-		was := a.regErr
-		a.regErr = err
-		a.mu.Unlock()
-		if (err == nil) != (was == nil) {
-			a.progress.touch()
-			if err != nil {
-				a.events.warning("RegistryUnavailable", "", err.Error())
-			} else {
-				a.events.normal("RegistryAvailable", "", a.registryAddress())
-			}
-		}
-		wait := checkEvery
-		if err != nil {
-			wait = time.Second
-		}
-		if !sleep(ctx, wait/2+rand.N(wait/2)) {
-			return
-		}
-	}
 }
 
 // sleep waits for a time; false when ctx ended first.

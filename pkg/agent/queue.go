@@ -9,7 +9,11 @@ import (
 
 const (
 	backoffBase = 500 * time.Millisecond
-	backoffMax  = 5 * time.Minute
+	// backoffMax bounds the wait of a ref that the registry refuses, or for which it fails.
+	backoffMax = 5 * time.Minute
+	// fetchBackoffMax bounds the wait of one that fails for lack of somebody to fetch from or a root to publish through. What is wrong may be mended several
+	// hops away, and nobody says so here; to ask again costs little.
+	fetchBackoffMax = 15 * time.Second
 	// perRepository is how many keys of one repository are worked on at once, so that one that hangs leaves workers for the others.
 	perRepository = workers / 4
 )
@@ -28,16 +32,22 @@ type queue struct {
 	again   map[key]bool
 	busy    map[string]int   // active keys of a repository
 	held    map[string][]key // ready keys of a repository that is as busy as it may be: each done lets one go
-	timers  map[key]*time.Timer
+	timers  map[key]*waiting
 	failed  map[key]int
 	wake    chan struct{}
 	stopped bool
 }
 
+// waiting is the wait of a key that failed. A firm one was asked for and hurry does not end it.
+type waiting struct {
+	*time.Timer
+	firm bool
+}
+
 func newQueue() *queue {
 	return &queue{
 		queued: map[key]bool{}, active: map[key]bool{}, again: map[key]bool{},
-		timers: map[key]*time.Timer{}, failed: map[key]int{}, busy: map[string]int{}, held: map[string][]key{}, wake: make(chan struct{}, 1),
+		timers: map[key]*waiting{}, failed: map[key]int{}, busy: map[string]int{}, held: map[string][]key{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -109,18 +119,23 @@ func (q *queue) failures(k key) int {
 	return q.failed[k]
 }
 
-// delay is how long to wait after the given number of failures: doubled each time, with jitter, and never less than what the other side asked for.
-func delay(failures int, atLeast time.Duration) time.Duration {
-	d := backoffMax
+// delay is how long to wait after the given number of failures: doubled each time up to a bound, with jitter, and never less than what the other side asked for.
+func delay(failures int, atMost, atLeast time.Duration) time.Duration {
+	d := atMost
 	if failures < 10 {
-		d = min(backoffBase<<failures, backoffMax)
+		d = min(backoffBase<<failures, atMost)
 	}
 	d = d/2 + rand.N(d/2+1)
 	return max(d, atLeast)
 }
 
-// done ends work on k. With a wait above zero the work failed and is tried again after it.
-func (q *queue) done(k key, wait time.Duration) {
+// done ends work on k. With a wait above zero the work failed and is tried again after it, or sooner when hurry is called.
+func (q *queue) done(k key, wait time.Duration) { q.end(k, wait, false) }
+
+// postpone ends work on k that failed and must not be tried again before a time.
+func (q *queue) postpone(k key, wait time.Duration) { q.end(k, wait, true) }
+
+func (q *queue) end(k key, wait time.Duration, firm bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.active, k)
@@ -137,7 +152,19 @@ func (q *queue) done(k key, wait time.Duration) {
 	case again:
 		q.addLocked(k)
 	case wait > 0:
-		q.timers[k] = time.AfterFunc(wait, func() { q.add(k) })
+		q.timers[k] = &waiting{time.AfterFunc(wait, func() { q.add(k) }), firm}
+	}
+}
+
+// hurry says that what made work fail may be over: failed keys come back now, and those that fail again wait a short time at first.
+func (q *queue) hurry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	clear(q.failed)
+	for k, w := range q.timers {
+		if !w.firm {
+			q.addLocked(k)
+		}
 	}
 }
 
@@ -162,7 +189,7 @@ func (q *queue) later(k key, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.stopped && q.timers[k] == nil && !q.queued[k] && !q.again[k] {
-		q.timers[k] = time.AfterFunc(wait, func() { q.add(k) })
+		q.timers[k] = &waiting{time.AfterFunc(wait, func() { q.add(k) }), true}
 	}
 }
 

@@ -73,13 +73,44 @@ func TestQueueBringsFailuresBackAndAnEventEndsTheWait(t *testing.T) {
 	})
 }
 
+func TestQueueHurryEndsWaitsThatNobodyAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		failing, asked, working := key{repository: "a", tag: "failing"}, key{repository: "a", tag: "asked"}, key{repository: "a", tag: "working"}
+		for _, k := range []key{failing, asked, working} {
+			q.add(k)
+			take(t, q)
+		}
+		q.done(failing, time.Hour)
+		q.postpone(asked, time.Hour)
+		q.add(working)
+		q.done(working, time.Hour) // tried again at once, since it was added meanwhile
+		take(t, q)
+		idle(t, q)
+		begin := time.Now()
+		q.hurry()
+		if got := take(t, q); got != failing || time.Since(begin) > time.Second {
+			t.Fatalf("got %v after %s", got, time.Since(begin))
+		}
+		if a, b := q.failures(failing), q.failures(working); a != 0 || b != 0 {
+			t.Errorf("%d and %d failures: waits would be long from the start", a, b)
+		}
+		q.done(failing, 0)
+		q.done(working, 0)
+		if got := take(t, q); got != asked || time.Since(begin) < 50*time.Minute {
+			t.Fatalf("got %v after %s, before the time that the registry asked for", got, time.Since(begin))
+		}
+		q.stop()
+	})
+}
+
 func TestDelayGrowsWithinBounds(t *testing.T) {
 	for n := range 100 {
-		if d := delay(n, 0); d <= 0 || d > backoffMax {
+		if d := delay(n, backoffMax, 0); d <= 0 || d > backoffMax {
 			t.Fatalf("%d failures: %s", n, d)
 		}
 	}
-	if d := delay(0, time.Hour); d != time.Hour {
+	if d := delay(0, backoffMax, time.Hour); d != time.Hour {
 		t.Errorf("a registry that asks for an hour gets %s", d)
 	}
 }

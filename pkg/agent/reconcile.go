@@ -65,17 +65,34 @@ func (a *Agent) work(ctx context.Context) {
 			wait = time.Millisecond
 		case err != nil:
 			failures := a.queue.failures(k)
-			wait = delay(failures, registry.RetryAfter(err))
+			asked := registry.RetryAfter(err)
+			wait = delay(failures, longest(err), asked)
 			a.noteFailure(k, err, failures+1, wait)
+			if asked > 0 {
+				a.queue.postpone(k, wait)
+				continue
+			}
 		}
 		a.queue.done(k, wait)
 	}
+}
+
+// longest is the bound of the wait after an error.
+func longest(err error) time.Duration {
+	var re *registry.Error
+	if errors.As(err, &re) {
+		return backoffMax
+	}
+	return fetchBackoffMax
 }
 
 func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) {
 	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
 	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "attempts", failures, "retry_in", wait)
 	a.events.warning("Failed", ref.String(), err.Error())
+	if errors.Is(err, registry.ErrUnavailable) {
+		a.doubt.set()
+	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
 		p.State, p.Reason, p.Attempts = "failed", err.Error(), uint32(failures)
 		p.NextAttempt = timestamppb.New(time.Now().Add(wait))

@@ -12,7 +12,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/store"
 )
 
-// sweepForever compares all of the registry with the catalog, at the start and then at an interval. Webhooks make things fast; the sweep makes them certain.
+// sweepForever compares all of the registry with the catalog, at the start, then at an interval, and when the registry was away. Webhooks make things fast; the sweep makes them certain.
 func (a *Agent) sweepForever(ctx context.Context) {
 	for failures := 0; ; {
 		err := a.sweep(ctx)
@@ -29,13 +29,13 @@ func (a *Agent) sweepForever(ctx context.Context) {
 		}
 		a.mu.Unlock()
 		if err != nil {
-			wait = min(wait, delay(failures, registry.RetryAfter(err)))
+			wait = min(wait, delay(failures, backoffMax, registry.RetryAfter(err)))
 			failures++
 			a.logger.Warn("sweep failed", "error", err, "retry_in", wait)
 		} else {
 			failures = 0
 		}
-		if !sleep(ctx, wait) {
+		if !a.stale.wait(ctx, sweepAgain, wait) {
 			return
 		}
 	}
