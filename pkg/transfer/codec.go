@@ -49,7 +49,7 @@ func ServerOptions() []grpc.ServerOption {
 }
 
 // DialOptions are what a connection to another agent must be made with, but for its credentials. A dead peer fails its
-// streams within KeepaliveTime + KeepaliveTimeout; one that is back is met again within ten seconds.
+// streams within KeepaliveTime + KeepaliveTimeout; one that is back is met again within about two seconds.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithDefaultCallOptions(
@@ -65,7 +65,7 @@ func DialOptions() []grpc.DialOption {
 			Time: KeepaliveTime, Timeout: KeepaliveTimeout, PermitWithoutStream: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,24 +95,29 @@ func (a *attachClient) run() {
 	cfg := &a.o.n.cfg
 	ctx := a.o.ctx
 	defer a.set(func() { a.group = "" })
-	pauses := backoff{limit: cfg.Timeouts.Backoff}
+	refusals, away := backoff{limit: cfg.Timeouts.Backoff}, backoff{limit: cfg.Timeouts.Away}
 	said := ""         // the reason that was logged last
 	var lost time.Time // since when no parent was reached
 	for first := 0; ctx.Err() == nil; first++ {
-		attached, err := a.try(ctx, cfg.Parents, first, false)
+		attached, refused, err := a.try(ctx, cfg.Parents, first, false)
 		if attached {
 			lost, first = time.Time{}, first-1
 		} else if lost.IsZero() {
 			lost = time.Now()
 		}
 		if !attached && len(cfg.FallbackParents) > 0 && time.Since(lost) >= cfg.Timeouts.Fallback && ctx.Err() == nil {
-			attached, err = a.try(ctx, cfg.FallbackParents, first, true)
+			attached, refused, err = a.try(ctx, cfg.FallbackParents, first, true)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		if attached && (errors.Is(err, errAgain) || !errors.Is(err, ErrRefused) && !errors.Is(err, ErrRubbish)) {
-			pauses.reset()
+		pauses := &away
+		switch {
+		case refused:
+			pauses = &refusals
+		case attached:
+			refusals.reset()
+			away.reset()
 		}
 		a.set(func() {
 			if a.group = ""; !errors.Is(err, errAgain) {
@@ -129,19 +136,24 @@ func (a *attachClient) run() {
 	}
 }
 
-// try attaches to the first of these addresses that leads to a root, and returns when that ends; attached: it led to one. The error says how it ended, or why it
-// came to nothing.
-func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallback bool) (attached bool, err error) {
+// try attaches to the first of these addresses that leads to a root, and returns when that ends; attached: it led to one; refused: what there is to wait for is
+// a person, since all who answered refused or sent rubbish, and all did answer. The error says how it ended, or why it came to nothing.
+func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallback bool) (attached, refused bool, err error) {
 	var errs []error
+	refusals := 0
 	for i := range addrs {
 		addr := addrs[(first+i)%len(addrs)]
 		for range maxRedirects {
 			attached, next, err := a.session(ctx, addr, fallback)
+			refused := !errors.Is(err, errAgain) && (errors.Is(err, ErrRefused) || errors.Is(err, ErrRubbish))
 			if attached || ctx.Err() != nil {
-				return attached, err
+				return attached, refused, err
 			}
 			if next == "" || next == addr {
 				errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+				if refused {
+					refusals++
+				}
 				break
 			}
 			addr = next
@@ -150,7 +162,9 @@ func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallb
 	if len(errs) == 0 {
 		errs = append(errs, errors.New("the parents redirect in a circle"))
 	}
-	return false, errors.Join(errs...)
+	// In one order, whoever was asked first: the same words are not logged again.
+	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
+	return false, refusals == len(errs), errors.Join(errs...)
 }
 
 // session attaches to one address and serves the stream until it ends.

@@ -356,6 +356,30 @@ func record(revision uint64) *catalogv1.Record {
 	}
 }
 
+// TestAttach_ParentThatWasAwayIsFoundSoon: only a refusal makes the pauses long.
+func TestAttach_ParentThatWasAwayIsFoundSoon(t *testing.T) {
+	f := newFabric(t)
+	f.group("hq", []string{"hq-a", "hq-b"})
+	gd := f.group("hq/gd", []string{"gd-a"}, "hq-a", "hq-b")
+	gd[0].cfg.Timeouts.Backoff = time.Hour
+	asked := func(more int) func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		want := gd[0].dials + more
+		return func() bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return gd[0].dials >= want
+		}
+	}
+	f.start("gd-a")
+	until(t, "it asks again and again while no parent answers", asked(12))
+	f.start("hq-a")
+	until(t, "it asks again and again while the parent has no root", asked(12))
+	f.start("hq-b")
+	until(t, "it attaches", func() bool { return gd[0].node.Roster().Parent == "hq" })
+}
+
 func TestFallback_AttachesHigherUpAndComesBack(t *testing.T) {
 	f := newFabric(t)
 	hq := f.group("hq", []string{"hq-a"})

@@ -93,8 +93,11 @@ type Timeouts struct {
 	Silence time.Duration
 	// Call bounds short calls and the first answer on a stream: 10s.
 	Call time.Duration
-	// Backoff is the longest pause between attempts; they begin with a fiftieth of it: 15s.
+	// Backoff is the longest pause between attempts to attach to a parent that refuses or sends rubbish; they begin with a fiftieth of it: 15s.
 	Backoff time.Duration
+	// Away is the same for parents that do not answer or have no root. It is short, since most such attempts cost nothing: the connection has a back-off of
+	// its own, and while that lasts it answers at once: 1s.
+	Away time.Duration
 	// Fallback: how long all parents must be out of reach before fallback parents are tried: 30s.
 	Fallback time.Duration
 	// Probe: how often the parents are asked for while attached to a fallback parent: 15s.
@@ -113,7 +116,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		def   time.Duration
 	}{
 		{&t.Heartbeat, time.Second}, {&t.Election, time.Second}, {&t.Lease, 500 * time.Millisecond}, {&t.Stream, time.Second}, {&t.Silence, time.Minute}, {&t.Call, 10 * time.Second},
-		{&t.Backoff, 15 * time.Second}, {&t.Fallback, 30 * time.Second}, {&t.Probe, 15 * time.Second}, {&t.Settle, 200 * time.Millisecond},
+		{&t.Backoff, 15 * time.Second}, {&t.Away, time.Second}, {&t.Fallback, 30 * time.Second}, {&t.Probe, 15 * time.Second}, {&t.Settle, 200 * time.Millisecond},
 		{&t.Demand, time.Second}, {&t.Grace, 10 * time.Second},
 	} {
 		if *d.value <= 0 {

@@ -51,6 +51,7 @@ type site struct {
 	reg         *prometheus.Registry
 	server      *grpc.Server
 	conns       map[string]*grpc.ClientConn
+	dials       int // calls of dial, guarded by the fabric's lock
 	cancel      context.CancelCauseFunc
 	done        chan error
 }
@@ -152,6 +153,7 @@ func (s *site) start() {
 func (s *site) dial(_ context.Context, addr string) (grpc.ClientConnInterface, error) {
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
+	s.dials++
 	if c := s.conns[addr]; c != nil {
 		return c, nil
 	}
