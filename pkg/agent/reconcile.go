@@ -209,7 +209,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: st.BaseRevision,
 		Intent: st.Intent, IntentRevision: st.IntentRevision, Theirs: rec,
 		Drift:    reconcile.Drift{Changed: set.GetDrift().GetChanged(), Deleted: set.GetDrift().GetDeleted()},
-		PushedAt: pushed, ClockBound: clockBound,
+		PushedAt: pushed, ClockBound: clockBound, Own: rec.GetOrigin() == a.cfg.Site,
 	}
 	if a.cfg.Headquarters() {
 		in.Place = reconcile.Headquarters

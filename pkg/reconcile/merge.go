@@ -53,6 +53,9 @@ type Input struct {
 	IntentRevision uint64
 	// Theirs is the catalog's record; it may be a tombstone; nil: the ref is not in the catalog.
 	Theirs *catalogv1.Record
+	// Own: Theirs was published by this site, so this registry showed it then. It counts as the base when that is older: the answer to the publish may
+	// never have come.
+	Own bool
 	// PublishMatch: the repository is one that may be published unasked.
 	PublishMatch bool
 	// Existing: the tag was there before fanout came, and such are to be ignored.
@@ -123,7 +126,7 @@ type Verdict struct {
 func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: reason} }
 
 // Merge is the three-way merge for one ref at one site. O is what the registry shows (ours), B the base, T what the record says (theirs; a tombstone says
-// absent); − is absent, ? not known. A registry that shows the intent has B = O. The rows are tried from the top:
+// absent); − is absent, ? not known. A registry that shows the intent has B = O. Where the record is this site's own and newer than B, and O ≠ T, B = T. The rows are tried from the top:
 //
 //	any place
 //	  O ?                                                none       the registry was not looked at
@@ -189,6 +192,9 @@ func Merge(in Input) Verdict {
 	}
 	if in.Ours.Digest == shows(t) {
 		return mergeEqual(in)
+	}
+	if in.Own && in.Base.Known && t.GetRevision() > in.BaseRevision {
+		in.Base, in.BaseRevision = Side{Known: true, Digest: shows(t)}, t.GetRevision()
 	}
 	if t.GetDeleted() {
 		return mergeTombstone(in)
