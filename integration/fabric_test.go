@@ -26,6 +26,13 @@ import (
 var binaries string
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv(registryEnv); config != "" {
+		if err := serveRegistry(config); err != nil {
+			fmt.Fprintln(os.Stderr, "registry:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "fanout-integration-")
 	if err == nil {
@@ -58,8 +65,9 @@ type site struct {
 	http    string
 	parents []string
 	members []*site
-	extra   string // more configuration
-	link    *proxy // in front of fabric, when the traffic to it is to be counted
+	extra   string       // more configuration
+	link    *proxy       // in front of fabric, when the traffic to it is to be counted
+	own     *ownRegistry // nil where the registry is embedded
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
@@ -91,6 +99,7 @@ func (a *addresses) release() {
 type spec struct {
 	name, group, extra string
 	counted            bool // children and fellows reach it through a counting proxy
+	registry           bool // its registry is a process of its own
 }
 
 // start lays a fabric out, starts all its processes and stops them with the test.
@@ -119,6 +128,12 @@ func start(t testing.TB, specs ...spec) map[string]*site {
 		}
 	}
 	free.release()
+	for i, sp := range specs {
+		if s := order[i]; sp.registry {
+			s.own = startRegistry(t, s.reg, s.http)
+			s.extra += s.own.extra()
+		}
+	}
 	for _, s := range order {
 		s.start()
 		t.Cleanup(s.stop)
@@ -300,10 +315,11 @@ func (s *site) where(ref string) []whereSite {
 	return w.Sites
 }
 
-// proxy is a link: it passes TCP on and counts what flows towards the one who dialled.
+// proxy is a link: it passes TCP on and counts what flows towards the one who dialled, and how often a connection ended that was carrying blobs.
 type proxy struct {
 	addr, to string
 	down     atomic.Int64 // bytes towards the dialler
+	breaks   atomic.Int64
 	pace     atomic.Pointer[rate.Limiter]
 }
 
@@ -337,13 +353,42 @@ func (p *proxy) pass(c net.Conn) {
 		_, _ = io.Copy(up, c)
 		_ = up.(*net.TCPConn).CloseWrite()
 	}()
-	_, _ = io.Copy(c, &counter{r: up, n: &p.down, pace: &p.pace})
+	flow := &counter{r: up, n: &p.down, pace: &p.pace}
+	_, _ = io.Copy(c, flow)
+	if flow.busy() {
+		p.breaks.Add(1)
+	}
 }
 
 type counter struct {
-	r    io.Reader
-	n    *atomic.Int64
-	pace *atomic.Pointer[rate.Limiter]
+	r      io.Reader
+	n      *atomic.Int64
+	pace   *atomic.Pointer[rate.Limiter]
+	window time.Time // when the count began
+	recent int       // bytes since then
+	before int       // bytes in the window before
+}
+
+// busyWindow and busyBytes tell a connection that carries blobs from one that carries heartbeats.
+const (
+	busyWindow = time.Second
+	busyBytes  = 64 << 10
+)
+
+// busy says whether blobs came in the last seconds.
+func (c *counter) busy() bool {
+	age := time.Since(c.window)
+	return age < busyWindow && c.recent+c.before > busyBytes || age < 2*busyWindow && c.recent > busyBytes
+}
+
+func (c *counter) note(n int) {
+	switch age := time.Since(c.window); {
+	case age > 2*busyWindow:
+		c.window, c.before, c.recent = time.Now(), 0, 0
+	case age > busyWindow:
+		c.window, c.before, c.recent = time.Now(), c.recent, 0
+	}
+	c.recent += n
 }
 
 func (c *counter) Read(b []byte) (int, error) {
@@ -354,5 +399,6 @@ func (c *counter) Read(b []byte) (int, error) {
 		}
 	}
 	c.n.Add(int64(n))
+	c.note(n)
 	return n, err
 }
