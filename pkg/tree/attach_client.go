@@ -302,7 +302,10 @@ func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Wel
 			if w.GetForeignEpoch() {
 				return rubbish("records of a foreign epoch")
 			}
-			if err := a.take(h.ctx, k.Records, ancestors); err != nil {
+			h.busy.Store(true)
+			err := a.take(h.ctx, k.Records, ancestors)
+			h.busy.Store(false)
+			if err != nil {
 				return err
 			}
 			ancestors = nil

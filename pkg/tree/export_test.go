@@ -3,6 +3,8 @@ package tree
 import (
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
@@ -71,3 +73,34 @@ func (t *Table) PendingOf(site string) map[string]*treev1.PendingRef {
 
 // ReadHello is readHello.
 var ReadHello = readHello
+
+// FailDisk makes every write to the raft log ask fault first. To be called before Run.
+func (n *Node) FailDisk(fault func() error) {
+	n.faulty = func(s logAndStable) logAndStable { return &faultyStore{s, fault} }
+}
+
+type faultyStore struct {
+	logAndStable
+	fault func() error
+}
+
+func (f *faultyStore) StoreLogs(logs []*raft.Log) error {
+	if err := f.fault(); err != nil {
+		return err
+	}
+	return f.logAndStable.StoreLogs(logs)
+}
+
+func (f *faultyStore) Set(key, value []byte) error {
+	if err := f.fault(); err != nil {
+		return err
+	}
+	return f.logAndStable.Set(key, value)
+}
+
+func (f *faultyStore) SetUint64(key []byte, value uint64) error {
+	if err := f.fault(); err != nil {
+		return err
+	}
+	return f.logAndStable.SetUint64(key, value)
+}

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,6 +56,7 @@ type site struct {
 	dials       int // calls of dial, guarded by the fabric's lock
 	cancel      context.CancelCauseFunc
 	done        chan error
+	full        atomic.Bool // the disk takes no more of the raft log
 }
 
 func newFabric(t testing.TB) *fabric {
@@ -128,6 +131,12 @@ func (s *site) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	node.FailDisk(func() error {
+		if s.full.Load() {
+			return fmt.Errorf("writing: %w", syscall.ENOSPC)
+		}
+		return nil
+	})
 	ln, err := net.Listen("tcp", cfg.FabricAdvertise)
 	if err != nil {
 		t.Fatal(err)

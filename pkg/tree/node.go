@@ -54,10 +54,13 @@ type Node struct {
 	healthChanged notifier
 
 	raft    atomic.Pointer[raft.Raft] // while Run runs
+	disk    atomic.Pointer[raftDisk]  // since Run opened it
 	office  atomic.Pointer[office]    // while this is the root
 	told    atomic.Pointer[treev1.Roster]
 	learned atomic.Pointer[learned]
 	stopped chan struct{}
+	// faulty, for tests, stands before the raft log.
+	faulty func(logAndStable) logAndStable
 
 	mu      sync.Mutex
 	ran     bool
@@ -119,7 +122,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	n.raft.Store(r)
-	err = n.live(ctx, r)
+	err = n.live(ctx, r, stores.disk)
 	n.raft.Store(nil)
 	// Raft's own goroutines end, and its files are at rest, when this returns.
 	if e := r.Shutdown().Error(); e != nil {
@@ -133,12 +136,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 }
 
 // live runs all that a member does while raft runs.
-func (n *Node) live(ctx context.Context, r *raft.Raft) error {
+func (n *Node) live(ctx context.Context, r *raft.Raft, disk *raftDisk) error {
 	// Its own context: leadership is handed over while everything still works.
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	defer disk.stop() // nothing waits for room any more
 	observer, observed := n.observe(r)
 	defer r.DeregisterObserver(observer)
 	wg.Go(func() { n.passLeaderOn(inner, observed) })

@@ -144,6 +144,9 @@ func (o *office) propose(ctx context.Context, actor string, changes []*catalogv1
 	select {
 	case o.proposals <- p: // unbuffered: the proposer has it
 	case <-ctx.Done():
+		if err := o.n.DiskTrouble(); err != nil {
+			return nil, fmt.Errorf("the raft log can't be written: %w: %w", err, context.Cause(ctx))
+		}
 		return nil, context.Cause(ctx)
 	case <-o.ctx.Done():
 		return nil, ErrNotRoot
@@ -152,6 +155,9 @@ func (o *office) propose(ctx context.Context, actor string, changes []*catalogv1
 	case out := <-p.done:
 		return out.results, out.err
 	case <-ctx.Done():
+		if err := o.n.DiskTrouble(); err != nil {
+			return nil, fmt.Errorf("%w: the raft log can't be written: %w: %w", ErrUnknownOutcome, err, context.Cause(ctx))
+		}
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, context.Cause(ctx))
 	}
 }

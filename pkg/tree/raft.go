@@ -40,6 +40,7 @@ func splitID(id raft.ServerID) (site, incarnation string) {
 // raftStores are what raft keeps on disk.
 type raftStores struct {
 	bolt  *raftboltdb.BoltStore
+	disk  *raftDisk // bolt, as raft sees it
 	snaps *raft.FileSnapshotStore
 }
 
@@ -60,7 +61,13 @@ func (n *Node) openStores() (*raftStores, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the raft snapshots in %s: %w", dir, err), bolt.Close())
 	}
-	return &raftStores{bolt: bolt, snaps: snaps}, nil
+	var written logAndStable = bolt
+	if n.faulty != nil {
+		written = n.faulty(bolt)
+	}
+	disk := newRaftDisk(written, n.log, n.yields, n.diskChanged)
+	n.disk.Store(disk)
+	return &raftStores{bolt: bolt, disk: disk, snaps: snaps}, nil
 }
 
 // mendHalfFounding lets a founder go on that died between raft's two writes of a bootstrap. Its term is then set, and its log empty, and raft would
@@ -91,6 +98,34 @@ func (n *Node) mendHalfFounding(s *raftStores) error {
 	return nil
 }
 
+// yields says whether a fellow can take over from this member when its raft log can't be written.
+func (n *Node) yields() bool {
+	r := n.raft.Load()
+	if r == nil || r.State() != raft.Leader {
+		return false
+	}
+	voters := 0
+	for _, s := range n.Servers() {
+		if s.Voter {
+			voters++
+		}
+	}
+	return voters > 1
+}
+
+func (n *Node) diskChanged() {
+	n.rosterChanged.notify()
+	n.healthChanged.notify()
+}
+
+// DiskTrouble is why the raft log can't be written; nil while it can. It is tried again every second; meanwhile this member takes no part in the group.
+func (n *Node) DiskTrouble() error {
+	if d := n.disk.Load(); d != nil {
+		return d.err()
+	}
+	return nil
+}
+
 // startRaft starts raft on the stores. The returned function stops it.
 func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, error) {
 	logger := newRaftLogger(n.log)
@@ -111,14 +146,14 @@ func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, err
 	conf.SnapshotInterval = snapshotInterval
 	conf.TrailingLogs = trailingLogs
 	conf.NoLegacyTelemetry = true
-	cache, err := raft.NewLogCache(logCacheEntries, s.bolt)
+	cache, err := raft.NewLogCache(logCacheEntries, s.disk)
 	if err != nil {
 		return nil, fmt.Errorf("making the log cache: %w", err)
 	}
 	trans := &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: layer, MaxPool: raftPool, Timeout: n.cfg.Timeouts.Call, Logger: logger, MsgpackUseNewTimeFormat: true,
 	})}
-	r, err := raft.NewRaft(conf, n.fsm, cache, s.bolt, s.snaps, trans)
+	r, err := raft.NewRaft(conf, n.fsm, cache, s.disk, s.snaps, trans)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), trans.Close())
 	}

@@ -39,6 +39,7 @@ type held struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	heard  atomic.Int64
+	busy   atomic.Bool // what was heard is being worked on: that it is not read from meanwhile is not the other side's silence
 }
 
 func hold(ctx context.Context) *held {
@@ -60,6 +61,9 @@ func (h *held) watch(silence time.Duration) {
 		case <-h.ctx.Done():
 			return
 		case <-tick.C:
+			if h.busy.Load() {
+				h.touch()
+			}
 			if quiet := time.Since(time.Unix(0, h.heard.Load())); quiet > silence {
 				h.cancel(fmt.Errorf("%w: %s", errSilent, quiet.Round(time.Millisecond)))
 				return
