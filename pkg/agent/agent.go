@@ -430,12 +430,14 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 			failed = id
 		}
 	}
-	roster := a.node.Roster()
+	roster, diskErr := a.node.Roster(), a.node.DiskTrouble()
 	switch {
-	case a.registry == nil:
+	case a.registry == nil && diskErr == nil:
 		h.State = "witness"
 	case regErr != nil:
 		h.State, h.Reason = "degraded", "registry: "+regErr.Error()+"; asked again every second"
+	case diskErr != nil:
+		h.State, h.Reason = "degraded", "raft log: "+diskErr.Error()+"; written again every second"
 	case a.otherSettings() != "":
 		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
 	case failed != "":

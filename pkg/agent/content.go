@@ -83,7 +83,23 @@ func (a *Agent) manifestAtHand(ctx context.Context, repo, digest string) (store.
 		return m, fmt.Errorf("manifest %s: %w", digest, localError(err))
 	}
 	m = store.Manifest(rm)
-	return m, errors.Join(a.store.PutManifests(m), a.store.AddBlobs(repo, digest))
+	if err := a.keepManifest(m); err != nil {
+		return m, err
+	}
+	if err := a.store.AddBlobs(repo, digest); err != nil && !errors.Is(err, store.ErrNoSpace) {
+		return m, err
+	}
+	return m, nil
+}
+
+// keepManifest puts a manifest into the cache. On a full disk it is gone without: whoever asked has it, those below this site too.
+func (a *Agent) keepManifest(m store.Manifest) error {
+	err := a.store.PutManifests(m)
+	if errors.Is(err, store.ErrNoSpace) {
+		a.logger.Debug("a manifest was not kept", "digest", m.Digest, "error", err)
+		return nil
+	}
+	return err
 }
 
 // closureOf gives all digests under a root, itself too, from what get finds.
@@ -369,7 +385,7 @@ func (a *Agent) askManifest(ctx context.Context, s transfer.Source, p *transferv
 	if m.Digest != digest {
 		return m, fmt.Errorf("%w: sent manifest %s", transfer.ErrProtocol, m.Digest)
 	}
-	return m, a.store.PutManifests(m)
+	return m, a.keepManifest(m)
 }
 
 // manifests lets the tree send manifests along with records and keep those that come.

@@ -121,6 +121,9 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 		s.State, s.Reason = "unknown", "the site was not heard of yet"
 	default:
 		s.State, s.Reason, s.Since = "waiting", "the site has not received the record yet", rec.GetPublishedAt()
+		if h.GetState() == "degraded" && h.GetReason() != "" {
+			s.Reason += "; " + h.GetReason()
+		}
 	}
 	return s
 }

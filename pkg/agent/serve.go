@@ -158,6 +158,9 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 		checks[name] = why
 	}
 	check("raft", roster.Root != "", "the group has no root now")
+	if err := a.node.DiskTrouble(); err != nil {
+		checks["raft"] = "the raft log can't be written: " + err.Error()
+	}
 	check("catalog", a.node.Catalog().Position().GetEpoch() != "", "no catalog was received yet")
 	if a.registry != nil {
 		check("registry", regErr == nil, fmt.Sprint(regErr))
