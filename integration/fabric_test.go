@@ -3,6 +3,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -59,6 +60,7 @@ type site struct {
 	name    string
 	group   string
 	dir     string
+	data    string // dataDir; default dir
 	reg     string
 	fabric  string
 	raft    string
@@ -98,8 +100,9 @@ func (a *addresses) release() {
 // spec is one line of a fabric: a site, its group, more configuration.
 type spec struct {
 	name, group, extra string
-	counted            bool // children and fellows reach it through a counting proxy
-	registry           bool // its registry is a process of its own
+	counted            bool   // children and fellows reach it through a counting proxy
+	registry           bool   // its registry is a process of its own
+	data               string // dataDir, where it is to be elsewhere
 }
 
 // start lays a fabric out, starts all its processes and stops them with the test.
@@ -110,7 +113,7 @@ func start(t testing.TB, specs ...spec) map[string]*site {
 	groups := map[string][]*site{}
 	var order []*site
 	for _, sp := range specs {
-		s := &site{t: t, name: sp.name, group: sp.group, extra: sp.extra, dir: filepath.Join(t.TempDir(), sp.name),
+		s := &site{t: t, name: sp.name, group: sp.group, extra: sp.extra, dir: filepath.Join(t.TempDir(), sp.name), data: sp.data,
 			reg: free.next(), fabric: free.next(), raft: free.next(), http: free.next(), log: &bytes.Buffer{}}
 		if sp.counted {
 			s.link = newProxy(t, s.fabric)
@@ -164,7 +167,7 @@ func (s *site) advertised() string {
 
 func (s *site) config() string {
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "site: %s\ngroup: %s\ndataDir: %s\nraft:\n  listen: %s\n  members:\n", s.name, s.group, s.dir, s.raft)
+	fmt.Fprintf(b, "site: %s\ngroup: %s\ndataDir: %s\nraft:\n  listen: %s\n  members:\n", s.name, s.group, cmp.Or(s.data, s.dir), s.raft)
 	for _, m := range s.members {
 		fmt.Fprintf(b, "    %s: %s\n", m.name, m.raft)
 	}
