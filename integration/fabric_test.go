@@ -324,6 +324,8 @@ type proxy struct {
 	down     atomic.Int64 // bytes towards the dialler
 	breaks   atomic.Int64
 	pace     atomic.Pointer[rate.Limiter]
+	// harm, where it is set, may change what flows towards the one who dialled; false: the connection is cut.
+	harm atomic.Pointer[func(b []byte) bool]
 }
 
 func newProxy(t testing.TB, to string) *proxy {
@@ -356,7 +358,7 @@ func (p *proxy) pass(c net.Conn) {
 		_, _ = io.Copy(up, c)
 		_ = up.(*net.TCPConn).CloseWrite()
 	}()
-	flow := &counter{r: up, n: &p.down, pace: &p.pace}
+	flow := &counter{r: up, n: &p.down, pace: &p.pace, harm: &p.harm}
 	_, _ = io.Copy(c, flow)
 	if flow.busy() {
 		p.breaks.Add(1)
@@ -367,6 +369,7 @@ type counter struct {
 	r      io.Reader
 	n      *atomic.Int64
 	pace   *atomic.Pointer[rate.Limiter]
+	harm   *atomic.Pointer[func([]byte) bool]
 	window time.Time // when the count began
 	recent int       // bytes since then
 	before int       // bytes in the window before
@@ -400,6 +403,9 @@ func (c *counter) Read(b []byte) (int, error) {
 		if err := l.WaitN(context.Background(), n); err != nil {
 			return 0, err
 		}
+	}
+	if harm := c.harm.Load(); harm != nil && n > 0 && !(*harm)(b[:n]) {
+		return n / 2, io.ErrUnexpectedEOF
 	}
 	c.n.Add(int64(n))
 	c.note(n)
