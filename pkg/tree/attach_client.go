@@ -98,32 +98,29 @@ func (a *attachClient) run() {
 	refusals, away := backoff{limit: cfg.Timeouts.Backoff}, backoff{limit: cfg.Timeouts.Away}
 	said := ""         // the reason that was logged last
 	var lost time.Time // since when no parent was reached
-	for first := 0; ctx.Err() == nil; first++ {
-		attached, refused, err := a.try(ctx, cfg.Parents, first, false)
-		if attached {
-			lost, first = time.Time{}, first-1
+	for first := 0; ctx.Err() == nil; {
+		tr := a.try(ctx, cfg.Parents, first, false)
+		if first = tr.next; tr.attached {
+			lost = time.Time{}
 		} else if lost.IsZero() {
 			lost = time.Now()
 		}
-		if !attached && len(cfg.FallbackParents) > 0 && time.Since(lost) >= cfg.Timeouts.Fallback && ctx.Err() == nil {
-			attached, refused, err = a.try(ctx, cfg.FallbackParents, first, true)
+		if !tr.attached && len(cfg.FallbackParents) > 0 && time.Since(lost) >= cfg.Timeouts.Fallback && ctx.Err() == nil {
+			tr = a.try(ctx, cfg.FallbackParents, 0, true)
 		}
+		err := tr.err
 		if ctx.Err() != nil {
 			return
 		}
 		pauses := &away
 		switch {
-		case refused:
+		case tr.refused:
 			pauses = &refusals
-		case attached:
+		case tr.attached:
 			refusals.reset()
 			away.reset()
 		}
-		a.set(func() {
-			if a.group = ""; !errors.Is(err, errAgain) {
-				a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
-			}
-		})
+		a.lost(err)
 		level := slog.LevelInfo
 		if err.Error() == said {
 			level = slog.LevelDebug
@@ -136,27 +133,60 @@ func (a *attachClient) run() {
 	}
 }
 
-// try attaches to the first of these addresses that leads to a root, and returns when that ends; attached: it led to one; refused: what there is to wait for is
-// a person, since all who answered refused or sent rubbish, and all did answer. The error says how it ended, or why it came to nothing.
-func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallback bool) (attached, refused bool, err error) {
+// lost notes that the group is attached to none now.
+func (a *attachClient) lost(err error) {
+	a.set(func() {
+		if a.group = ""; !errors.Is(err, errAgain) {
+			a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
+		}
+	})
+}
+
+// bad says that a stream ended because of what the parent sent or did not send: another may do better.
+func bad(err error) bool { return refusal(err) || errors.Is(err, errSilent) }
+
+// refusal says that asking again soon changes nothing.
+func refusal(err error) bool {
+	return !errors.Is(err, errAgain) && (errors.Is(err, ErrRefused) || errors.Is(err, ErrRubbish))
+}
+
+// trial is what became of asking a list of addresses.
+type trial struct {
+	// attached: one led to a root, which did as it should.
+	attached bool
+	// refused: what there is to wait for is a person, since all answered, and all refused or sent rubbish.
+	refused bool
+	// next is where to begin the next time: at the one that did well, else one further.
+	next int
+	// err says how it ended, or why it came to nothing.
+	err error
+}
+
+// try attaches to the first of these addresses, beginning with one of them, that leads to a root, and returns when that ends.
+func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallback bool) trial {
 	var errs []error
 	refusals := 0
 	for i := range addrs {
-		addr := addrs[(first+i)%len(addrs)]
+		at := (first + i) % len(addrs)
+		addr, path := addrs[at], addrs[at]
 		for range maxRedirects {
-			attached, next, err := a.session(ctx, addr, fallback)
-			refused := !errors.Is(err, errAgain) && (errors.Is(err, ErrRefused) || errors.Is(err, ErrRubbish))
-			if attached || ctx.Err() != nil {
-				return attached, refused, err
+			attached, redirect, err := a.session(ctx, addr, fallback)
+			if ctx.Err() != nil || attached && !bad(err) {
+				return trial{attached: attached, next: at, err: err}
 			}
-			if next == "" || next == addr {
-				errs = append(errs, fmt.Errorf("%s: %w", addr, err))
-				if refused {
+			if attached {
+				a.head.Store(0) // what it said of headquarters may be rubbish too
+				a.lost(fmt.Errorf("%s: %w", path, err))
+			}
+			if redirect == "" || redirect == addr {
+				errs = append(errs, fmt.Errorf("%s: %w", path, err))
+				if refusal(err) {
 					refusals++
 				}
 				break
 			}
-			addr = next
+			addr = redirect
+			path = addrs[at] + ", which leads to " + shorten(addr)
 		}
 	}
 	if len(errs) == 0 {
@@ -164,7 +194,7 @@ func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallb
 	}
 	// In one order, whoever was asked first: the same words are not logged again.
 	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
-	return false, refusals == len(errs), errors.Join(errs...)
+	return trial{refused: refusals == len(errs), next: (first + 1) % len(addrs), err: errors.Join(errs...)}
 }
 
 // session attaches to one address and serves the stream until it ends.
@@ -259,7 +289,7 @@ func checkParents(p *treev1.Parents) error {
 
 func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
 	a.o.n.log.Info("attached to a parent", "parent", w.GetGroup(), "parent_site", w.GetSite(), "address", addr, "fallback", fallback)
-	a.seen(w.GetPosition().GetRevision())
+	a.head.Store(w.GetPosition().GetRevision()) // and no more of what an earlier parent said
 	a.set(func() {
 		a.group, a.members, a.state, a.reason = w.GetGroup(), w.GetParents().GetMembers(), "", ""
 		switch {

@@ -134,7 +134,8 @@ func fromStream(err error) error {
 		return err
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return fmt.Errorf("%w: %s", ErrRefused, st.Message())
-	case codes.InvalidArgument, codes.ResourceExhausted:
+	case codes.InvalidArgument, codes.ResourceExhausted, codes.Internal:
+		// Internal: it can't be decoded.
 		return fmt.Errorf("%w: %s", ErrRubbish, st.Message())
 	}
 	return errors.New(st.Message())
