@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -17,18 +18,28 @@ import (
 	"github.com/fanout-io/fanout/pkg/tree"
 )
 
-// peers keeps one connection for each address; gRPC mends it when it breaks.
+// maxPeers bounds the connections: others name the addresses, and must not be able to name ever more.
+const maxPeers = 256
+
+// peers keeps one connection for each address; gRPC mends it when it breaks. The one that was asked for the longest ago makes room for a new one, those first that are
+// not in use.
 type peers struct {
 	identity *identity.Source
 	group    string
 
 	mu     sync.Mutex
-	conns  map[string]*grpc.ClientConn
+	conns  map[string]*peer
+	asked  uint64
 	closed bool
 }
 
+type peer struct {
+	*grpc.ClientConn
+	asked uint64 // when it was last asked for, by peers.asked
+}
+
 func newPeers(id *identity.Source, group string) *peers {
-	return &peers{identity: id, group: group, conns: map[string]*grpc.ClientConn{}}
+	return &peers{identity: id, group: group, conns: map[string]*peer{}}
 }
 
 // conn gives the connection to an address. Without TLS only loopback addresses are dialled.
@@ -38,8 +49,10 @@ func (p *peers) conn(_ context.Context, addr string) (grpc.ClientConnInterface, 
 	if p.closed {
 		return nil, context.Canceled
 	}
+	p.asked++
 	if c := p.conns[addr]; c != nil {
-		return c, nil
+		c.asked = p.asked
+		return c.ClientConn, nil
 	}
 	var creds credentials.TransportCredentials
 	if p.identity != nil {
@@ -55,8 +68,27 @@ func (p *peers) conn(_ context.Context, addr string) (grpc.ClientConnInterface, 
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", addr, err)
 	}
-	p.conns[addr] = c
+	p.makeRoom()
+	p.conns[addr] = &peer{c, p.asked}
 	return c, nil
+}
+
+// makeRoom closes a connection when there are as many as there may be. p.mu is held.
+func (p *peers) makeRoom() {
+	if len(p.conns) < maxPeers {
+		return
+	}
+	victim := ""
+	for addr, c := range p.conns {
+		v := p.conns[victim]
+		inUse := c.GetState() == connectivity.Ready
+		switch vInUse := v != nil && v.GetState() == connectivity.Ready; {
+		case v == nil, vInUse && !inUse, vInUse == inUse && c.asked < v.asked:
+			victim = addr
+		}
+	}
+	_ = p.conns[victim].Close()
+	delete(p.conns, victim)
 }
 
 // related allows agents of the own group and of the groups above it.
