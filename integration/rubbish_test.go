@@ -226,7 +226,7 @@ func TestParentSendsRubbish(t *testing.T) {
 	t.Parallel()
 	hq := start(t, spec{name: "hq-a", group: "hq"})["hq-a"]
 	first := push(t, hq, "app/first:1", image(t, 16<<10, 1))
-	whole(t, hq, "app/first", "1", first)
+	entire(t, hq, "app/first", "1", first)
 	for _, c := range []struct {
 		name   string
 		answer func(*treev1.Hello, attachStream) error // nil: noise
@@ -291,7 +291,7 @@ func TestParentSendsRubbish(t *testing.T) {
 			gd.parents = []string{addr, right.addr}
 			gd.start()
 			t.Cleanup(gd.stop)
-			whole(t, gd, "app/first", "1", first)
+			entire(t, gd, "app/first", "1", first)
 
 			right.set(true)
 			groupSays(t, gd, "not attached to a parent", addr, c.words)
@@ -309,12 +309,12 @@ func TestParentSendsRubbish(t *testing.T) {
 			if after := gd.resident(); after > before+48<<20 {
 				t.Errorf("the process grew from %d to %d bytes", before, after)
 			}
-			whole(t, gd, "app/first", "1", first)
+			entire(t, gd, "app/first", "1", first)
 
 			ref := "app/" + c.name
 			second := push(t, hq, ref+":2", image(t, 16<<10, 1))
 			right.set(false)
-			whole(t, gd, ref, "2", second)
+			entire(t, gd, ref, "2", second)
 			treeSays(t, hq, gd.name, "synced")
 		})
 	}

@@ -88,6 +88,7 @@ type Agent struct {
 	sweptOnce  bool
 	swept      chan struct{} // closed after the first sweep
 	sweepError error
+	nextSweep  time.Time
 }
 
 // New opens the data directory and joins the parts; it starts nothing. Run, or Close where Run is not called, must follow.
@@ -413,7 +414,7 @@ func failure(id string, p *treev1.PendingRef, failures int) string {
 
 func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
 	a.mu.Lock()
-	regErr := a.regErr
+	regErr, sweepErr, nextSweep := a.regErr, a.sweepError, a.nextSweep
 	a.mu.Unlock()
 	h := &treev1.SiteHealth{
 		Site: a.cfg.Site, Group: a.cfg.Group, Registry: a.registryAddress(), RegistryType: a.cfg.Registry.Type,
@@ -442,6 +443,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
 	case failed != "":
 		h.State, h.Reason = "degraded", failure(failed, pending[failed], failures)
+	case sweepErr != nil:
+		h.State, h.Reason = "degraded", "sweep: "+sweepErr.Error()+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
 	case len(pending) > 0:
 		h.State, h.Reason = "syncing", fmt.Sprintf("%d refs to deliver", len(pending))
 	case revision < roster.Head:

@@ -147,7 +147,7 @@ func (a *Agent) buildInfo() prometheus.Collector {
 // ready answers whether the agent can do its work; with ?verbose each check by name.
 func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
-	regErr, swept := a.regErr, a.sweptOnce
+	regErr, swept, sweepErr := a.regErr, a.sweptOnce, a.sweepError
 	a.mu.Unlock()
 	roster := a.node.Roster()
 	checks := map[string]string{}
@@ -164,7 +164,11 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 	check("catalog", a.node.Catalog().Position().GetEpoch() != "", "no catalog was received yet")
 	if a.registry != nil {
 		check("registry", regErr == nil, fmt.Sprint(regErr))
-		check("sweep", swept, "the registry was not looked through yet")
+		why := "the registry was not looked through yet"
+		if sweepErr != nil {
+			why += ": " + sweepErr.Error()
+		}
+		check("sweep", swept, why)
 	}
 	status := http.StatusOK
 	for _, why := range checks {

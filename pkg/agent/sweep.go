@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,16 +22,19 @@ func (a *Agent) sweepForever(ctx context.Context) {
 		}
 		wait := a.cfg.Sweep.Interval
 		wait = wait - wait/10 + rand.N(wait/5+1)
+		if err != nil {
+			wait = max(min(wait, delay(failures, backoffMax, 0)), registry.RetryAfter(err))
+		}
 		a.mu.Lock()
-		a.sweepError = err
+		a.sweepError, a.nextSweep = err, time.Now().Add(wait)
 		if err == nil && !a.sweptOnce {
 			a.sweptOnce = true
 			close(a.swept)
 		}
 		a.mu.Unlock()
 		if err != nil {
-			wait = min(wait, delay(failures, backoffMax, registry.RetryAfter(err)))
 			failures++
+			a.progress.touch()
 			a.logger.Warn("sweep failed", "error", err, "retry_in", wait)
 		} else {
 			failures = 0
@@ -44,7 +48,7 @@ func (a *Agent) sweepForever(ctx context.Context) {
 // baselineKey marks in the store that what was there before fanout came has been noted.
 const baselineKey = "baseline"
 
-// sweep puts every ref that the registry or the catalog knows into the queue. The first one at headquarters notes what is there already, so that it is not taken for a push, unless
+// sweep puts every ref that the registry or the catalog knows into the queue. What can't be listed holds up nothing else: the rest is looked at, and the first error is returned. The first one at headquarters notes what is there already, so that it is not taken for a push, unless
 // publish.existing says that it is to be published.
 func (a *Agent) sweep(ctx context.Context) error {
 	_, err := a.store.Value(baselineKey)
@@ -53,34 +57,53 @@ func (a *Agent) sweep(ctx context.Context) error {
 		return err
 	}
 	baseline := first && a.cfg.Headquarters() && a.cfg.Publish.Existing == "ignore"
+	var failed error
+	unlisted := 0
 	for repo, err := range a.registry.Repositories(ctx) {
 		if !first && !a.cfg.Headquarters() {
 			break // below headquarters the catalog says what to look at; only the first sweep looks at all, for blobs to mount
 		}
 		if err != nil {
-			return fmt.Errorf("listing repositories: %w", err)
+			failed, unlisted = cmp.Or(failed, fmt.Errorf("listing repositories: %w", err)), unlisted+1
+			break
 		}
-		for tag, err := range a.registry.Tags(ctx, repo) {
-			if errors.Is(err, registry.ErrNotFound) {
-				break // the repository went meanwhile, or has no tag left
-			}
-			if err != nil {
-				return fmt.Errorf("listing tags of %s: %w", repo, err)
-			}
-			ref := catalog.Ref{Repository: repo, Tag: tag}
-			if first {
-				a.index(ctx, ref)
-			}
-			if err := a.sweepTag(ctx, ref, baseline); err != nil {
-				return err
-			}
+		if err := a.sweepRepository(ctx, repo, first, baseline); err != nil {
+			failed, unlisted = cmp.Or(failed, err), unlisted+1
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 	for rec := range a.node.Catalog().Records() {
 		a.queue.add(key{repository: rec.GetRepository(), tag: rec.GetTag()})
 	}
-	if first {
+	switch {
+	case unlisted > 1:
+		return fmt.Errorf("%w; %d more failed", failed, unlisted-1)
+	case failed != nil:
+		return failed
+	case first:
 		return a.store.PutValue(baselineKey, []byte(time.Now().UTC().Format(time.RFC3339)))
+	}
+	return nil
+}
+
+// sweepRepository looks at all tags of a repository.
+func (a *Agent) sweepRepository(ctx context.Context, repo string, first, baseline bool) error {
+	for tag, err := range a.registry.Tags(ctx, repo) {
+		if errors.Is(err, registry.ErrNotFound) {
+			return nil // the repository went meanwhile, or has no tag left
+		}
+		if err != nil {
+			return fmt.Errorf("listing tags of %s: %w", repo, err)
+		}
+		ref := catalog.Ref{Repository: repo, Tag: tag}
+		if first {
+			a.index(ctx, ref)
+		}
+		if err := a.sweepTag(ctx, ref, baseline); err != nil {
+			return err
+		}
 	}
 	return nil
 }
