@@ -130,6 +130,13 @@ func TestFullDisk(t *testing.T) {
 			hq := sites["hq-a"]
 			hq.quiet("app/first:1", push(t, hq, "app/first:1", image(t, 64<<10, 1)))
 
+			half := ""
+			if embedded { // room for the spool's copy, and none for the registry's
+				disk.fill(t, 3<<20)
+				half = push(t, hq, "app/half:1", image(t, 2<<20, 1))
+				fails(t, hq, "gd-a", "app/half:1", "500", "bytes left")
+				treeSays(t, hq, "gd-a", "degraded", "500", "bytes left", "next attempt")
+			}
 			disk.fill(t, 0)
 			web := push(t, hq, "app/web:1", image(t, 2<<20, 2))
 			fails(t, hq, "gd-a", "app/web:1", fullDisk)
@@ -150,6 +157,9 @@ func TestFullDisk(t *testing.T) {
 
 			disk.empty(t)
 			hq.quiet("app/web:1", web)
+			if embedded {
+				hq.quiet("app/half:1", half)
+			}
 			hq.quiet(last, many)
 			treeSays(t, hq, "gd-a", "synced")
 			treeSays(t, hq, "sz-a", "synced")

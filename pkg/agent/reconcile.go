@@ -88,6 +88,7 @@ func longest(err error) time.Duration {
 
 func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) {
 	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
+	err = a.withRoom(err)
 	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "attempts", failures, "retry_in", wait)
 	a.events.warning("Failed", ref.String(), err.Error())
 	if errors.Is(err, registry.ErrUnavailable) {
@@ -97,6 +98,19 @@ func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) 
 		p.State, p.Reason, p.Attempts = "failed", err.Error(), uint32(failures)
 		p.NextAttempt = timestamppb.New(time.Now().Add(wait))
 	}, false)
+}
+
+// withRoom adds to an error of the embedded registry how much room its disk has left: of a full disk it says only "unknown error".
+func (a *Agent) withRoom(err error) error {
+	var re *registry.Error
+	if a.embedded == nil || !errors.As(err, &re) || re.Status < 500 {
+		return err
+	}
+	left, ok := room(a.cfg.DataDir)
+	if !ok {
+		return err
+	}
+	return fmt.Errorf("%w; the disk of the embedded registry has %d bytes left", err, left)
 }
 
 func (a *Agent) handle(ctx context.Context, k key) error {
