@@ -130,7 +130,7 @@ func (a *authenticator) transport(ctx context.Context, scopes []string) (http.Ro
 	if s, ok := a.cached(key); ok {
 		return s.rt, nil
 	}
-	s, err := a.handshake(ctx, scopes)
+	s, err := a.handshake(ctx, key, scopes)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +153,7 @@ func (a *authenticator) cached(key string) (session, bool) {
 	return s, true
 }
 
-func (a *authenticator) handshake(ctx context.Context, scopes []string) (session, error) {
+func (a *authenticator) handshake(ctx context.Context, key string, scopes []string) (session, error) {
 	challenge, err := a.ping(ctx)
 	if err != nil {
 		return session{}, err
@@ -162,20 +162,13 @@ func (a *authenticator) handshake(ctx context.Context, scopes []string) (session
 		rt, err := transport.FromToken(a.reg, a.creds, a.out, challenge, nil)
 		return session{rt: rt}, err
 	}
-	token, err := transport.Exchange(ctx, a.reg, a.creds, a.out, scopes, challenge)
+	b := &bearer{a: a, key: key, scopes: scopes, challenge: challenge}
+	life, err := b.exchange(ctx, "")
 	if err != nil {
 		return session{}, err
 	}
-	if token.Token == "" {
-		token.Token = token.AccessToken
-	}
-	rt, err := transport.FromToken(a.reg, a.creds, a.out, challenge, token)
-	// A token without a lifetime lives for a minute, says the token specification. The transport renews one that is refused.
-	life := 60 * time.Second
-	if token.ExpiresIn > 0 {
-		life = time.Duration(min(token.ExpiresIn, 3600)) * time.Second
-	}
-	return session{rt: rt, expires: time.Now().Add(life * 3 / 4)}, err
+	// The transport renews a token that is refused before that.
+	return session{rt: b, expires: time.Now().Add(life * 3 / 4)}, nil
 }
 
 func (a *authenticator) ping(ctx context.Context) (*transport.Challenge, error) {
