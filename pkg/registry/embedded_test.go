@@ -163,7 +163,7 @@ func TestEmbedded_Refuses(t *testing.T) {
 func TestFakeHarbor_Webhooks(t *testing.T) {
 	for _, cloud := range []bool{false, true} {
 		url, events := hookServer(t, registry.ParseHarbor, "Secret x", 0)
-		h, c := harbor(t, harbortest.Config{HookURL: url, HookAuth: "Secret x", CloudEvents: cloud})
+		h, c := harbor(t, harbortest.Config{HookURL: url, HookAuth: "Secret x", CloudEvents: cloud, Knobs: harbortest.Knobs{DeleteRight: true}})
 		img := registrytest.NewImage(1)
 		digest := img.Manifest.Digest
 		registrytest.Push(t, c, repo, "", img)

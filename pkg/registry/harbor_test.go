@@ -127,7 +127,7 @@ func TestHarbor_Refusals(t *testing.T) {
 		want    []error
 		words   []string
 	}{
-		"Quota":    {harbortest.Project{Quota: 50}, harbortest.Knobs{}, []error{registry.ErrQuota, registry.ErrDenied}, []string{"403", "DENIED", "configured upper limit of 50 B"}},
+		"Quota":    {harbortest.Project{Quota: 50}, harbortest.Knobs{DeleteRight: true}, []error{registry.ErrQuota, registry.ErrDenied}, []string{"403", "DENIED", "configured upper limit of 50 B"}},
 		"Proxy":    {harbortest.Project{Proxy: true}, harbortest.Knobs{}, []error{registry.ErrProxyCache, registry.ErrDenied}, []string{"proxy project: app"}},
 		"ReadOnly": {harbortest.Project{}, harbortest.Knobs{ReadOnly: true}, []error{registry.ErrReadOnly, registry.ErrDenied}, []string{"read only mode"}},
 	} {
@@ -241,6 +241,33 @@ func TestTokenExpires_BodyIsSentAgain(t *testing.T) {
 	d := pushBlob(t, c, "app/web", b)
 	if got, ok := h.Content("app/web", d); !ok || string(got) != string(b) {
 		t.Fatal("the blob is not there as it was sent")
+	}
+}
+
+// Harbor refuses a robot account without the right to delete that an upload is given up, and names no scope in the refusal. The token that is asked
+// for after that must be good for the next push.
+func TestHarbor_RefusedTokenIsRenewedWithItsScopes(t *testing.T) {
+	h, c := harbor(t, harbortest.Config{})
+	registrytest.Push(t, c, repo, "v1", registrytest.NewImage(1))
+	h.AddFault(harbortest.Fault{Match: harbortest.On(http.MethodPut, "/blobs/uploads/"), Times: 1, Status: http.StatusInternalServerError})
+	blob := registrytest.Bytes(1, 100)
+	_, err := c.PushBlob(t.Context(), repo, registry.DigestOf(blob), registrytest.Whole(blob))
+	wantIs(t, err, registry.ErrUnavailable)
+	if n := h.Sessions(); n != 1 {
+		t.Fatalf("%d sessions are left: it was given up, or there was none", n)
+	}
+	h.ExpireTokens()
+	pushBlob(t, c, repo, blob)
+	tokens := 0
+	for _, r := range h.Requests() {
+		if r.Path == "/service/token" {
+			if tokens++; !strings.Contains(r.Query, "scope=") {
+				t.Errorf("a token was asked for no scope: %s", r.Query)
+			}
+		}
+	}
+	if tokens < 3 {
+		t.Errorf("%d tokens were asked for", tokens)
 	}
 }
 

@@ -132,7 +132,7 @@ func TestPushBlob_BrokenConnections(t *testing.T) {
 
 func TestPushBlob_TriesAreBounded(t *testing.T) {
 	for _, v3 := range []bool{false, true} {
-		h, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{Sessions3: v3}}, small(1000))
+		h, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{Sessions3: v3, DeleteRight: true}}, small(1000))
 		h.SetProject("app", harbortest.Project{})
 		h.AddFault(harbortest.Fault{Match: harbortest.On(http.MethodPatch, ""), Status: 416, Code: "RANGE_INVALID"})
 		b := registrytest.Bytes(5, 10_000)
@@ -160,7 +160,7 @@ func TestPushBlob_StatusesComeBackAtOnce(t *testing.T) {
 	} {
 		for _, method := range []string{http.MethodPost, http.MethodPatch, http.MethodPut} {
 			t.Run(name+method, func(t *testing.T) {
-				h, c := harbor(t, harbortest.Config{}, small(1000))
+				h, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{DeleteRight: true}}, small(1000))
 				h.SetProject("app", harbortest.Project{})
 				f := tc.fault
 				f.Match = harbortest.On(method, "/uploads/")
@@ -248,7 +248,7 @@ func TestPushBlob_MountIsOneRequest(t *testing.T) {
 }
 
 func TestPushBlob_SourceFails(t *testing.T) {
-	h, c := harbor(t, harbortest.Config{}, small(1000))
+	h, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{DeleteRight: true}}, small(1000))
 	h.SetProject("app", harbortest.Project{})
 	b := registrytest.Bytes(5, 5000)
 	src := &failing{Source: registrytest.Whole(b), at: 2500}
@@ -275,7 +275,7 @@ func (f *failing) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestPushBlob_CanceledWhileTheRegistryHangs(t *testing.T) {
-	h, c := harbor(t, harbortest.Config{}, small(1000))
+	h, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{DeleteRight: true}}, small(1000))
 	h.SetProject("app", harbortest.Project{})
 	ctx, cancel := context.WithCancel(t.Context())
 	h.AddFault(harbortest.Fault{Match: func(r *http.Request) bool {

@@ -18,12 +18,14 @@ func (h *Harbor) api(w http.ResponseWriter, r *http.Request) {
 	_, known := h.access(r)
 	p := strings.TrimPrefix(r.URL.EscapedPath(), "/api/v2.0/")
 	switch {
-	case p == "projects" && r.Method == http.MethodHead:
-		if !h.HasProject(r.URL.Query().Get("project_name")) {
-			w.WriteHeader(http.StatusNotFound)
-		}
 	case !known && r.Method != http.MethodGet:
 		fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized")
+	case p == "projects" && r.Method == http.MethodHead:
+		if !h.HasProject(r.URL.Query().Get("project_name")) {
+			fail(w, http.StatusNotFound, "NOT_FOUND", "")
+		}
+	case h.behaviour().ReadOnly && r.Method != http.MethodGet:
+		fail(w, http.StatusForbidden, "DENIED", "The system is in read only mode. Any modification is prohibited.")
 	case p == "projects" && r.Method == http.MethodPost:
 		h.makeProject(w, r)
 	case p == "repositories" && r.Method == http.MethodGet:
@@ -41,7 +43,7 @@ func (h *Harbor) makeProject(w http.ResponseWriter, r *http.Request) {
 		Name string `json:"project_name"`
 	}
 	if err != nil || json.Unmarshal(body, &in) != nil || !projectName.MatchString(in.Name) {
-		fail(w, http.StatusBadRequest, "BAD_REQUEST", "bad request")
+		fail(w, http.StatusBadRequest, "BAD_REQUEST", "project name is not in lower case or contains illegal characters")
 		return
 	}
 	h.mu.Lock()
@@ -71,7 +73,7 @@ func (h *Harbor) listRepositories(w http.ResponseWriter, r *http.Request, known 
 	size, _ := strconv.Atoi(r.URL.Query().Get("page_size"))
 	number, _ := strconv.Atoi(r.URL.Query().Get("page"))
 	if size > 100 {
-		fail(w, http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "page_size in query should be less than or equal to 100")
+		fail(w, http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "validation failure list:\npage_size in query should be less than or equal to 100")
 		return
 	}
 	from := min(max(number-1, 0)*size, len(names))
@@ -80,7 +82,7 @@ func (h *Harbor) listRepositories(w http.ResponseWriter, r *http.Request, known 
 		out = append(out, map[string]string{"name": name})
 	}
 	w.Header().Set("X-Total-Count", strconv.Itoa(len(names)))
-	writeJSON(w, "application/json", out)
+	writeJSON(w, jsonType, out)
 }
 
 // deleteTag serves projects/P/repositories/R/artifacts/REF/tags/TAG, with the slashes of R escaped once or twice.
@@ -100,12 +102,14 @@ func (h *Harbor) deleteTag(w http.ResponseWriter, parts []string) {
 	defer h.mu.Unlock()
 	rp := h.repos[repo]
 	switch {
-	case h.knobs.ReadOnly:
-		fail(w, http.StatusForbidden, "DENIED", "The system is in read only mode. Any modification is prohibited.")
-	case rp == nil || rp.tags[tag] == "":
+	case h.projects[parts[1]] == nil:
+		fail(w, http.StatusForbidden, "FORBIDDEN", "forbidden")
+	case rp == nil || !rp.pushed:
+		fail(w, http.StatusNotFound, "NOT_FOUND", fmt.Sprintf("repository %s not found", repo))
+	case rp.tags[tag] == "":
 		fail(w, http.StatusNotFound, "NOT_FOUND", fmt.Sprintf("artifact %s:%s not found", repo, tag))
-	case h.projects[parts[1]] != nil && h.projects[parts[1]].immutable(repo, tag):
-		fail(w, http.StatusPreconditionFailed, "PRECONDITION", fmt.Sprintf("the tag %s is configured as immutable, cannot be deleted", tag))
+	case h.projects[parts[1]].immutable(repo, tag):
+		fail(w, http.StatusPreconditionFailed, "PRECONDITION", fmt.Sprintf("the tag %s configured as immutable, cannot be deleted", tag))
 	default:
 		// No webhook tells of this.
 		delete(rp.tags, tag)

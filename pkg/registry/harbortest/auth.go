@@ -30,27 +30,31 @@ func (h *Harbor) access(r *http.Request) (g grant, known bool) {
 // may says whether the request may do action in repo; else it has answered.
 func (h *Harbor) may(w http.ResponseWriter, r *http.Request, repo, action string) bool {
 	g, known := h.access(r)
-	if known && (g.user && g.actions == nil || strings.Contains(g.actions[repo], action)) {
-		return true
+	k := h.behaviour()
+	if action != "delete" || k.DeleteRight || k.Plain {
+		if known && (g.user && g.actions == nil || strings.Contains(g.actions[repo], action)) {
+			return true
+		}
 	}
 	scope := action
 	if action == "push" {
 		scope = "pull,push"
 	}
-	h.challenge(w, r, "repository:"+repo+":"+scope)
+	h.challenge(w, r, "repository:"+repo+":"+scope, fmt.Sprintf("unauthorized to access repository: %s, action: %s", repo, action))
 	return false
 }
 
-func (h *Harbor) challenge(w http.ResponseWriter, r *http.Request, scope string) {
+// challenge answers 401. Harbor names its token service only to those who sent no credentials.
+func (h *Harbor) challenge(w http.ResponseWriter, r *http.Request, scope, why string) {
 	value := fmt.Sprintf(`Bearer realm="http://%s/service/token",service="harbor-registry"`, r.Host)
 	if scope != "" {
 		value += fmt.Sprintf(`,scope=%q`, scope)
 	}
-	if h.behaviour().BasicChallenge {
+	if k := h.behaviour(); k.BasicChallenge || !k.Plain && r.Header.Get("Authorization") != "" {
 		value = `Basic realm="harbor"`
 	}
 	w.Header().Set("WWW-Authenticate", value)
-	fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized to access repository: unauthorized to access repository")
+	fail(w, http.StatusUnauthorized, "UNAUTHORIZED", why+": "+why)
 }
 
 // token gives anyone a token; one without rights where the credentials are wrong or the project is missing.
@@ -66,13 +70,17 @@ func (h *Harbor) token(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		project, _, _ := strings.Cut(parts[1], "/")
-		if h.knobs.Plain || h.projects[project] != nil {
+		switch {
+		case h.knobs.Plain:
 			g.actions[parts[1]] = parts[2]
+		case h.projects[project] != nil:
+			// Whatever is asked for, Harbor gives all that the account may do.
+			g.actions[parts[1]] = "pull,push,delete"
 		}
 	}
 	token := rand.Text()
 	h.tokens[token] = g
 	h.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", jsonType)
 	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": "", "expires_in": 1800, "issued_at": time.Now().UTC().Format(time.RFC3339)})
 }

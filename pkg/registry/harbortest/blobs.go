@@ -58,8 +58,23 @@ func (h *Harbor) blob(w http.ResponseWriter, r *http.Request, repo, digest strin
 		return
 	}
 	w.Header().Set("Docker-Content-Digest", digest)
+	if from, ok := behind(r.Header.Get("Range"), len(content)); ok && !k.Plain {
+		// The registry under Harbor promises the blob's length here and sends nothing.
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", len(content)))
+		w.Header().Set("Content-Length", strconv.Itoa(from))
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		return
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+}
+
+// behind says whether a range begins behind the end of size bytes.
+func behind(value string, size int) (length int, ok bool) {
+	first, _, _ := strings.Cut(strings.TrimPrefix(value, "bytes="), "-")
+	n, err := strconv.Atoi(first)
+	return size, err == nil && n >= size
 }
 
 func (h *Harbor) upload(w http.ResponseWriter, r *http.Request, repo, id string) {
@@ -117,10 +132,15 @@ func (h *Harbor) where(w http.ResponseWriter, r *http.Request, repo, id string, 
 func (h *Harbor) begin(w http.ResponseWriter, r *http.Request, repo string) {
 	digest, from := r.URL.Query().Get("mount"), r.URL.Query().Get("from")
 	h.mu.Lock()
+	if project, _, _ := strings.Cut(from, "/"); from != "" && !h.knobs.Plain && h.projects[project] == nil {
+		h.mu.Unlock()
+		noProject(w, project)
+		return
+	}
 	if digest != "" && from != "" && !h.knobs.NoMounts && h.repos[from] != nil {
 		if content, ok := h.repos[from].blobs[digest]; ok {
 			h.mu.Unlock()
-			h.accept(w, repo, digest, content, "")
+			h.accept(w, r.Host, repo, digest, content, "")
 			return
 		}
 	}
@@ -169,40 +189,68 @@ func (h *Harbor) commit(w http.ResponseWriter, r *http.Request, repo, id string,
 		return
 	}
 	h.mu.Unlock()
-	h.accept(w, repo, digest, content, id)
+	h.accept(w, r.Host, repo, digest, content, id)
 }
 
 // accept stores a blob unless the quota forbids it: the refusal comes after all bytes have travelled.
-func (h *Harbor) accept(w http.ResponseWriter, repo, digest string, content []byte, id string) {
+func (h *Harbor) accept(w http.ResponseWriter, host, repo, digest string, content []byte, id string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	project, _, _ := strings.Cut(repo, "/")
-	if p := h.projects[project]; p != nil && p.Quota > 0 && !h.knobs.Plain {
-		if used := h.used(project); used+int64(len(content)) > p.Quota {
-			fail(w, http.StatusForbidden, "DENIED", fmt.Sprintf("adding %d B of storage resource, which when updated to current usage of %d B will exceed the "+
-				"configured upper limit of %d B.", len(content), used, p.Quota))
-			return
-		}
+	if h.exceeds(w, project, digest, len(content)) {
+		return
 	}
 	delete(h.uploads, id)
 	h.repo(repo).blobs[digest] = content
 	w.Header().Set("Docker-Content-Digest", digest)
-	w.Header().Set("Location", "/v2/"+repo+"/blobs/"+digest)
+	w.Header().Set("Location", "http://"+host+"/v2/"+repo+"/blobs/"+digest)
 	w.WriteHeader(http.StatusCreated)
 }
 
-func (h *Harbor) used(project string) int64 {
-	seen, sum := map[string]bool{}, int64(0)
+// exceeds says whether a blob or manifest is too much for its project's quota, and has answered then. What the project has already costs nothing.
+// h.mu is held.
+func (h *Harbor) exceeds(w http.ResponseWriter, project, digest string, size int) bool {
+	p := h.projects[project]
+	if p == nil || p.Quota <= 0 || h.knobs.Plain {
+		return false
+	}
+	sizes, sum := h.sizes(project), 0
+	for _, n := range sizes {
+		sum += n
+	}
+	if _, there := sizes[digest]; there || int64(sum+size) <= p.Quota {
+		return false
+	}
+	fail(w, http.StatusForbidden, "DENIED", fmt.Sprintf("adding %s of storage resource, which when updated to current usage of %s will exceed the "+
+		"configured upper limit of %s.", binary(int64(size)), binary(int64(sum)), binary(p.Quota)))
+	return true
+}
+
+// sizes of all that a project has, each digest once.
+func (h *Harbor) sizes(project string) map[string]int {
+	sizes := map[string]int{}
 	for name, rp := range h.repos {
 		if !strings.HasPrefix(name, project+"/") {
 			continue
 		}
 		for d, b := range rp.blobs {
-			if !seen[d] {
-				seen[d] = true
-				sum += int64(len(b))
-			}
+			sizes[d] = len(b)
+		}
+		for d, m := range rp.manifests {
+			sizes[d] = len(m.content)
 		}
 	}
-	return sum
+	return sizes
+}
+
+// binary writes a size as Harbor does: "3.0 MiB".
+func binary(n int64) string {
+	f, unit := float64(n), 0
+	for f >= 1024 && unit < 4 {
+		f, unit = f/1024, unit+1
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", f, "KMGT"[unit-1])
 }

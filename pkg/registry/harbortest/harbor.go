@@ -2,6 +2,11 @@
 // answered with 401 and no challenge, an immutable tag refuses even what it shows already, a quota refuses after all bytes have travelled, a
 // broken upload is dead, wrong credentials get a token without rights. With Knobs.Plain it is an ordinary registry instead.
 //
+// What it answers is compared with what a real Harbor v2.15.2 answered to the same questions (testdata, TestAnswers). Known to differ: it heeds a
+// switch of the read-only mode at once, Harbor after up to 6 s; it sends a webhook at once and once, Harbor after 0.5 to 5 s and up to three times;
+// it has no accessories, and tags of the cosign scheme are tags like any other; the X-Total-Count of referrers is the only list that counts; a
+// wrong password is refused at once, Harbor waits 1.5 s; there are no rights but those of one robot account.
+//
 // It is a test double, not a registry to keep anything in. It may be used by any number of goroutines. Faults of all sorts can be switched on while
 // it serves. Invariant: what a client may not do to a Harbor (send Expect, send a body of unknown length) is refused and kept in Violations.
 package harbortest
@@ -17,6 +22,8 @@ import (
 	"sync/atomic"
 	"time"
 )
+
+const jsonType = "application/json; charset=utf-8"
 
 // The User-Agent whose reads Harbor does not count as pulls.
 const quietUserAgent = "harbor-registry-client"
@@ -45,6 +52,8 @@ type Knobs struct {
 	BasicChallenge bool
 	// ReadOnly refuses all changes.
 	ReadOnly bool
+	// DeleteRight is the account's right to delete in repositories. Without it Harbor refuses even that an upload is given up.
+	DeleteRight bool
 	// NoProjectRight refuses to make projects.
 	NoProjectRight bool
 	// NoCatalog refuses /v2/_catalog, as to a robot of one project.
@@ -141,6 +150,7 @@ type Harbor struct {
 }
 
 type repository struct {
+	pushed    bool // a manifest was put into it: before that Harbor knows of no repository
 	blobs     map[string][]byte
 	manifests map[string]manifest
 	tags      map[string]string
@@ -434,7 +444,7 @@ type wireError struct {
 }
 
 func failWith(w http.ResponseWriter, status int, errs []wireError) {
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Type", jsonType)
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]any{"errors": errs})
 }

@@ -30,10 +30,10 @@ func (h *Harbor) route(w http.ResponseWriter, r *http.Request) {
 		h.api(w, r)
 	case p == "/v2/" || p == "/v2":
 		if g, known := h.access(r); !known || !g.user {
-			h.challenge(w, r, "")
+			h.challenge(w, r, "", "unauthorized")
 			return
 		}
-		w.WriteHeader(http.StatusOK)
+		writeJSON(w, jsonType, struct{}{})
 	case p == "/v2/_catalog":
 		h.catalog(w, r)
 	case strings.HasPrefix(p, "/v2/"):
@@ -72,26 +72,31 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 // gate refuses what credentials, projects and modes refuse.
 func (h *Harbor) gate(w http.ResponseWriter, r *http.Request, repo string) bool {
 	action, changes := "pull", false
+	k := h.behaviour()
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 	case http.MethodDelete:
 		action, changes = "delete", true
-		if strings.Contains(r.URL.Path, "/blobs/uploads/") {
+		if k.Plain && strings.Contains(r.URL.Path, "/blobs/uploads/") {
 			action = "push"
 		}
 	default:
 		action, changes = "push", true
 	}
-	k := h.behaviour()
 	project, _, nested := strings.Cut(repo, "/")
 	h.mu.Lock()
 	p := h.projects[project]
 	h.mu.Unlock()
 	if !k.Plain {
-		_, known := h.access(r)
-		if known && (p == nil || !nested) {
-			w.Header()["Www-Authenticate"] = []string{""}
-			fail(w, http.StatusUnauthorized, "UNAUTHORIZED", fmt.Sprintf("project %s not found: project %s not found", project, project))
+		switch {
+		case !nested:
+			fail(w, http.StatusBadRequest, "BAD_REQUEST", "bad request: invalid repository name: "+repo)
+			return false
+		case action == "pull" && r.Header.Get("Authorization") == "" && !k.Open:
+			h.challenge(w, r, "repository:"+repo+":pull", "authorize header needed to send HEAD to repository")
+			return false
+		case p == nil:
+			noProject(w, project)
 			return false
 		}
 	}
@@ -103,10 +108,16 @@ func (h *Harbor) gate(w http.ResponseWriter, r *http.Request, repo string) bool 
 		fail(w, http.StatusForbidden, "DENIED", "The system is in read only mode. Any modification is prohibited.")
 		return false
 	case !k.Plain && p.Proxy && (r.Method == http.MethodPost || r.Method == http.MethodPut):
-		fail(w, http.StatusForbidden, "DENIED", "can not push artifact to a proxy project: "+project)
+		fail(w, http.StatusForbidden, "DENIED", "denied: can not push artifact to a proxy project: "+project)
 		return false
 	}
 	return true
+}
+
+// noProject tells, with 401 and an empty challenge, that a project is not there: whoever asks.
+func noProject(w http.ResponseWriter, project string) {
+	w.Header()["Www-Authenticate"] = []string{""}
+	fail(w, http.StatusUnauthorized, "UNAUTHORIZED", fmt.Sprintf("project %s not found: project %s not found", project, project))
 }
 
 // repo gives a repository; made when it is not there. h.mu is held.
@@ -125,11 +136,11 @@ func (h *Harbor) catalog(w http.ResponseWriter, r *http.Request) {
 	g, known := h.access(r)
 	if !known || !g.user || !k.Plain && !basic && !k.Open || k.NoCatalog {
 		if k.Plain {
-			h.challenge(w, r, "registry:catalog:*")
+			h.challenge(w, r, "registry:catalog:*", "unauthorized to list catalog")
 			return
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="harbor"`)
-		fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized to list catalog")
+		fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized to list catalog: unauthorized to list catalog")
 		return
 	}
 	h.mu.Lock()
@@ -146,18 +157,27 @@ func (h *Harbor) catalog(w http.ResponseWriter, r *http.Request) {
 func (h *Harbor) tags(w http.ResponseWriter, r *http.Request, repo, _ string) {
 	h.mu.Lock()
 	rp := h.repos[repo]
-	var names []string
-	if rp != nil {
+	names := []string{}
+	there := rp != nil && (h.knobs.Plain || rp.pushed)
+	if there {
 		for t := range rp.tags {
 			names = append(names, t)
 		}
 	}
 	h.mu.Unlock()
-	if rp == nil {
-		fail(w, http.StatusNotFound, "NAME_UNKNOWN", "repository "+repo+" not found")
+	if !there {
+		h.noRepository(w, "NAME_UNKNOWN", repo)
 		return
 	}
 	h.page(w, r, names, func(names []string) any { return map[string]any{"name": repo, "tags": names} })
+}
+
+// noRepository tells that a repository is not there, with one code in Harbor and another elsewhere.
+func (h *Harbor) noRepository(w http.ResponseWriter, code, repo string) {
+	if !h.behaviour().Plain {
+		code = "NOT_FOUND"
+	}
+	fail(w, http.StatusNotFound, code, "repository "+repo+" not found")
 }
 
 func (h *Harbor) page(w http.ResponseWriter, r *http.Request, names []string, body func([]string) any) {
@@ -181,7 +201,7 @@ func (h *Harbor) page(w http.ResponseWriter, r *http.Request, names []string, bo
 		q := url.Values{"n": {strconv.Itoa(size)}, "last": {names[size-1]}}
 		w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, q.Encode()))
 	}
-	writeJSON(w, "application/json", body(names))
+	writeJSON(w, jsonType, body(names))
 }
 
 func writeJSON(w http.ResponseWriter, mediaType string, v any) {
@@ -215,9 +235,22 @@ func (h *Harbor) getManifest(w http.ResponseWriter, r *http.Request, repo, refer
 		m, ok = rp.manifests[digest]
 	}
 	k := h.knobs
+	there := rp != nil && rp.pushed
 	h.mu.Unlock()
-	if !ok {
-		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN", fmt.Sprintf("artifact %s:%s not found", repo, reference))
+	switch {
+	case ok:
+	case k.Plain:
+		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
+		return
+	case !there:
+		h.noRepository(w, "", repo)
+		return
+	default:
+		sep := ":"
+		if strings.HasPrefix(reference, "sha256:") {
+			sep = "@"
+		}
+		fail(w, http.StatusNotFound, "NOT_FOUND", fmt.Sprintf("artifact %s%s%s not found", repo, sep, reference))
 		return
 	}
 	if !k.NoDigestHeader {
@@ -283,7 +316,7 @@ func (h *Harbor) putManifest(w http.ResponseWriter, r *http.Request, repo, refer
 	}
 	var p parsed
 	if err := json.Unmarshal(content, &p); err != nil {
-		fail(w, http.StatusBadRequest, "MANIFEST_INVALID", "manifest invalid")
+		fail(w, http.StatusBadRequest, "MANIFEST_INVALID", fmt.Sprintf("unmarshal manifest failed: %v", err))
 		return
 	}
 	digest := digestOf(content)
@@ -314,6 +347,11 @@ func (h *Harbor) putManifest(w http.ResponseWriter, r *http.Request, repo, refer
 		return
 	}
 	rp := h.repo(repo)
+	if _, there := rp.manifests[digest]; !there && h.exceeds(w, project, digest, len(content)) {
+		h.mu.Unlock()
+		return
+	}
+	rp.pushed = true
 	rp.manifests[digest] = manifest{mediaType: r.Header.Get("Content-Type"), content: content}
 	if !byDigest {
 		rp.tags[reference] = digest
@@ -323,7 +361,7 @@ func (h *Harbor) putManifest(w http.ResponseWriter, r *http.Request, repo, refer
 	if p.Subject != nil && !k.NoReferrers {
 		w.Header().Set("OCI-Subject", p.Subject.Digest)
 	}
-	w.Header().Set("Location", "/v2/"+repo+"/manifests/"+digest)
+	w.Header().Set("Location", "http://"+r.Host+"/v2/"+repo+"/manifests/"+digest)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.WriteHeader(http.StatusCreated)
 	h.hooks.send("PUSH_ARTIFACT", repo, reference, digest)
@@ -370,7 +408,7 @@ func (h *Harbor) referrers(w http.ResponseWriter, r *http.Request, repo, subject
 		http.NotFound(w, r)
 		return
 	}
-	list := []named{}
+	list, kind, total := []named{}, r.URL.Query().Get("artifactType"), 0
 	if rp := h.repos[repo]; rp != nil {
 		for digest, m := range rp.manifests {
 			var p parsed
@@ -381,9 +419,15 @@ func (h *Harbor) referrers(w http.ResponseWriter, r *http.Request, repo, subject
 			if n.ArtifactType == "" && p.Config != nil {
 				n.ArtifactType = p.Config.MediaType
 			}
-			list = append(list, n)
+			if total++; kind == "" || kind == n.ArtifactType {
+				list = append(list, n)
+			}
 		}
 	}
-	w.Header().Set("X-Total-Count", strconv.Itoa(len(list)))
+	if kind != "" {
+		w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	// Harbor counts also what the filter leaves out.
+	w.Header().Set("X-Total-Count", strconv.Itoa(total))
 	writeJSON(w, mediaTypeIndex, map[string]any{"schemaVersion": 2, "mediaType": mediaTypeIndex, "manifests": list})
 }
