@@ -773,7 +773,10 @@ func TestFetch_FellowFollowsUnderLowLimit(t *testing.T) {
 		})
 		asked := 0
 		fellow := newSite(f, "hq/gd", "gd-b", nil, func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
-			fc.Sources = func(context.Context, transfer.Request) ([]transfer.Source, error) { asked++; return fellows("gd-a"), nil }
+			fc.Sources = func(context.Context, transfer.Request) ([]transfer.Source, error) {
+				asked++
+				return fellows("gd-a"), nil
+			}
 		})
 		begin := time.Now()
 		if err := fellow.fetch(t.Context(), b); err != nil {
