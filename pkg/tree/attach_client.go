@@ -388,7 +388,7 @@ func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []
 			n.log.Warn("keeping manifests that came with records", "error", err) // they are fetched when they are wanted
 		}
 	}
-	im := &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd()}
+	im := importOf(r, ancestors)
 	results, err := a.o.propose(ctx, actor, []*catalogv1.Change{{Kind: &catalogv1.Change_Import{Import: im}}})
 	if err != nil {
 		return fmt.Errorf("importing records: %w", err)
@@ -403,6 +403,10 @@ func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []
 	n.metrics.received.Add(float64(len(r.GetRecords())))
 	a.seen(r.GetPosition().GetRevision())
 	return nil
+}
+
+func importOf(r *treev1.Records, ancestors []*catalogv1.Ancestor) *catalogv1.Import {
+	return &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd()}
 }
 
 func checkManifests(list []*transferv1.Manifest) error {

@@ -1,10 +1,12 @@
 package tree
 
 import (
+	"context"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
@@ -103,4 +105,31 @@ func (f *faultyStore) SetUint64(key []byte, value uint64) error {
 		return err
 	}
 	return f.logAndStable.SetUint64(key, value)
+}
+
+// CheckFromParent is what a child of headquarters looks at before it acts on a message.
+func CheckFromParent(group string, r *treev1.AttachResponse) error {
+	cfg := Config{Group: group, AuthorizePeer: func(context.Context, string, string) error { return nil }}
+	switch k := r.GetKind().(type) {
+	case *treev1.AttachResponse_Welcome:
+		a := &attachClient{o: &office{n: &Node{cfg: cfg}}}
+		return a.checkWelcome(noStream{}, k.Welcome)
+	case *treev1.AttachResponse_Parents:
+		return checkParents(k.Parents)
+	case *treev1.AttachResponse_Records:
+		return checkManifests(k.Records.GetManifests())
+	}
+	return nil
+}
+
+type noStream struct{ attachClientStream }
+
+func (noStream) Context() context.Context { return context.Background() }
+
+// CheckRoster is checkRoster.
+func CheckRoster(r *treev1.Roster) error { return checkRoster(r) }
+
+// ImportOf is what a child proposes for records that a parent sent.
+func ImportOf(r *treev1.Records) *catalogv1.Change {
+	return &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: importOf(r, nil)}}
 }
