@@ -24,6 +24,11 @@ test: ## run all tests
 race: ## run all tests under the race detector
 	$(GO) test -race ./...
 
+FUZZTIME ?= 20s
+.PHONY: fuzz
+fuzz: ## run every fuzz target, one after another, each for FUZZTIME=20s
+	@GO="$(GO)" .ci/fuzz $(FUZZTIME)
+
 .PHONY: bench
 bench: ## measure; figures as ratios within one run
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime 2x -timeout 60m ./pkg/transfer ./pkg/store ./pkg/catalog ./integration
