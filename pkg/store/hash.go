@@ -10,8 +10,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// catchUp bounds what a writer hashes besides its own bytes when its piece closes a gap, so that its stream is not held
-// up for long. What remains is hashed by the next writes and by Commit.
+// catchUp bounds what a writer hashes besides its own bytes when its run of pieces closes a gap, so that its stream is not
+// held up for long. What remains is hashed by the next writes and by Commit.
 const catchUp = 4 << 20
 
 var piecePool = sync.Pool{New: func() any { return new([PieceSize]byte) }}
@@ -19,7 +19,8 @@ var piecePool = sync.Pool{New: func() any { return new([PieceSize]byte) }}
 func getPiece() *[PieceSize]byte  { return piecePool.Get().(*[PieceSize]byte) }
 func putPiece(b *[PieceSize]byte) { piecePool.Put(b) }
 
-// advance hashes on, at most budget bytes, while the next piece is there. p, at off, is at hand; other pieces are read back.
+// advance hashes on, at most budget bytes, while the next piece is there. p, which was written at off, is at hand; other
+// pieces are read back.
 // When someone else is hashing it leaves the work to them: they look again after each piece.
 func (e *entry) advance(p []byte, off, budget int64) error {
 	e.mu.Lock()

@@ -53,14 +53,18 @@ func (in *Ingest) WriteAt(p []byte, off int64) (n int, err error) {
 	}
 	first, last := int(off/PieceSize), pieceCount(end)
 	for i := first; i < last; {
-		j, err := e.writeSome(i, last, p[e.offset(i)-off:])
+		j, wrote, err := e.writeSome(i, last, p[e.offset(i)-off:])
 		if err != nil {
 			return int(e.offset(i) - off), fmt.Errorf("writing %s at %d: %w", e.key, e.offset(i), err)
 		}
+		var run []byte // what was present may be something else than p says
+		if wrote {
+			run = p[e.offset(i)-off : e.offset(j)-off]
+		}
+		if err := e.advance(run, e.offset(i), int64(len(run))+catchUp); err != nil {
+			return int(e.offset(j) - off), fmt.Errorf("writing %s: %w", e.key, err)
+		}
 		i = j
-	}
-	if err := e.advance(p, off, int64(len(p))+catchUp); err != nil {
-		return len(p), fmt.Errorf("writing %s: %w", e.key, err)
 	}
 	return len(p), nil
 }
@@ -71,8 +75,9 @@ const maxRun = 16
 // marksPool has the buffers in which the marks of one run are written.
 var marksPool = sync.Pool{New: func() any { return new([maxRun * markSize]byte) }}
 
-// writeSome makes at least piece i present, from p, and returns the first piece that it has not looked at.
-func (e *entry) writeSome(i, last int, p []byte) (next int, err error) {
+// writeSome makes at least piece i present and returns the first piece that it has not looked at. It wrote all before that
+// from p, or none.
+func (e *entry) writeSome(i, last int, p []byte) (next int, wrote bool, err error) {
 	e.mu.Lock()
 	for e.err == nil && e.busy.get(i) && !e.present.get(i) {
 		e.cond.Wait()
@@ -85,7 +90,7 @@ func (e *entry) writeSome(i, last int, p []byte) (next int, err error) {
 	}
 	if err != nil || next > 0 {
 		e.mu.Unlock()
-		return next, err
+		return next, false, err
 	}
 	j := i
 	for j < last && j < i+maxRun && !e.busy.get(j) && !e.present.get(j) {
@@ -107,7 +112,7 @@ func (e *entry) writeSome(i, last int, p []byte) (next int, err error) {
 		e.updated = time.Now()
 	}
 	e.cond.Broadcast()
-	return j, err
+	return j, true, err
 }
 
 // writeRun writes the data and then the marks, so that a kill between the two leaves the pieces absent.
@@ -154,8 +159,9 @@ func (in *Ingest) NewReader() *Reader {
 	return &Reader{e: e}
 }
 
-// Commit publishes the blob once every piece is there (else ErrIncomplete) and its size and SHA-256 are verified. Content that is something else is dropped, readers are told, and the error is ErrDigestMismatch. After another
-// error the ingest stays open: call Commit again, or Close and open it anew.
+// Commit publishes the blob once every piece is there (else ErrIncomplete) and its size and SHA-256 are verified. Content
+// that is something else is dropped, readers are told, and the error is ErrDigestMismatch. After another error the ingest
+// stays open: call Commit again, or Close and open it anew.
 func (in *Ingest) Commit() error {
 	in.life.Lock()
 	defer in.life.Unlock()

@@ -143,6 +143,17 @@ func testIdempotent(t *testing.T, s Subject) {
 	Check(t, s.Spool, data)
 }
 
+// testSkipped: what is present counts as it is, not as a later write says.
+func testSkipped(t *testing.T, s Subject) {
+	data, d := Content(17, 3*piece)
+	other, _ := Content(6, 3*piece)
+	in := Begin(t, s.Spool, data)
+	write(t, in, other, piece, piece)
+	write(t, in, data, 0, 3*piece)
+	wantErr(t, "Commit", in.Commit(), store.ErrDigestMismatch)
+	wantGone(t, s.Spool, d)
+}
+
 func testBusy(t *testing.T, s Subject) {
 	data, d := Content(7, piece)
 	in := Begin(t, s.Spool, data)

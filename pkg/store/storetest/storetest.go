@@ -104,6 +104,7 @@ func Suite(t *testing.T, open func(t testing.TB) Subject) {
 		{"OutOfOrder", testOutOfOrder},
 		{"ConcurrentWriters", testConcurrentWriters},
 		{"Idempotent", testIdempotent},
+		{"Skipped", testSkipped},
 		{"Busy", testBusy},
 		{"Exists", testExists},
 		{"Incomplete", testIncomplete},
