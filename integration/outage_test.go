@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -127,6 +128,59 @@ func (s *site) failing(ref, at string, attempts int) time.Time {
 		return fmt.Errorf("%s", out)
 	})
 	return next
+}
+
+// term gives the term of the site's group.
+func (s *site) term() (term uint64) {
+	s.t.Helper()
+	s.waitReady()
+	eventually(s.t, "the group has a root", func() error {
+		out, _ := s.ctl("tree", s.group, "-o", "json")
+		var tree struct {
+			Groups []struct {
+				Group, Root string
+				Term        uint64
+			}
+		}
+		if err := json.Unmarshal(out, &tree); err != nil {
+			return err
+		}
+		for _, g := range tree.Groups {
+			if g.Group == s.group && g.Root != "" {
+				term = g.Term
+				return nil
+			}
+		}
+		return fmt.Errorf("%s", out)
+	})
+	return term
+}
+
+// TestRootKeepsItsOfficeThroughAShortStall: with one member away, a stall of another one that is shorter than what followers bear costs no election.
+func TestRootKeepsItsOfficeThroughAShortStall(t *testing.T) {
+	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq"})
+	root := rootOf(t, sites, sites["hq-a"])
+	var others []*site
+	for _, s := range sites {
+		if s != root {
+			others = append(others, s)
+		}
+	}
+	others[0].kill()
+	for range 3 { // a machine that stalls by itself may spoil one
+		before := root.term()
+		if err := others[1].cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(600 * time.Millisecond) // the stall
+		if err := others[1].cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if after := root.term(); after == before {
+			return
+		}
+	}
+	t.Error("an election each time")
 }
 
 // TestRegistryThatIsBackIsUsedAtOnce: what failed does not wait for its next attempt.

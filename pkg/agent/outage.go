@@ -15,7 +15,7 @@ const (
 	// checkAgain is the time between two looks at a registry that does not answer, and the least between any two.
 	checkAgain = time.Second
 	// hurryEvery is the least time between two events that end the waits of failed refs.
-	hurryEvery = time.Second
+	hurryEvery = 250 * time.Millisecond
 	// sweepAgain is the least time between two sweeps.
 	sweepAgain = 2 * time.Second
 )

@@ -84,7 +84,8 @@ type Config struct {
 
 // Timeouts of a node. Zero values are the defaults.
 type Timeouts struct {
-	// Heartbeat, Election and Lease of raft: 1s, 1s, 500ms.
+	// Heartbeat, Election and Lease of raft: 1s each. The lease is as long as it may be: a root that gives up sooner than its followers would costs an election
+	// for nothing, and while one member is away a single stall of another one is enough.
 	Heartbeat, Election, Lease time.Duration
 	// Stream: an idle stream carries a heartbeat this often; a member's stream to its root is given up after five without one: 1s.
 	Stream time.Duration
@@ -115,7 +116,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		value *time.Duration
 		def   time.Duration
 	}{
-		{&t.Heartbeat, time.Second}, {&t.Election, time.Second}, {&t.Lease, 500 * time.Millisecond}, {&t.Stream, time.Second}, {&t.Silence, time.Minute}, {&t.Call, 10 * time.Second},
+		{&t.Heartbeat, time.Second}, {&t.Election, time.Second}, {&t.Lease, time.Second}, {&t.Stream, time.Second}, {&t.Silence, time.Minute}, {&t.Call, 10 * time.Second},
 		{&t.Backoff, 15 * time.Second}, {&t.Away, time.Second}, {&t.Fallback, 30 * time.Second}, {&t.Probe, 15 * time.Second}, {&t.Settle, 200 * time.Millisecond},
 		{&t.Demand, time.Second}, {&t.Grace, 10 * time.Second},
 	} {
