@@ -249,7 +249,7 @@ func (a *attachClient) session(ctx context.Context, addr string, fallback bool) 
 	if fallback {
 		wg.Go(func() { a.probe(h) })
 	}
-	return true, "", why(a.receive(h, stream, welcome))
+	return true, "", why(a.receive(h, stream, welcome, hello.GetDemand()))
 }
 
 func (a *attachClient) hello() *treev1.Hello {
@@ -319,7 +319,7 @@ func (a *attachClient) seen(revision uint64) {
 }
 
 // receive takes in what the parent sends, each message committed before the next is read: so what is under way is bounded, by the stream's own flow control.
-func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Welcome) error {
+func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Welcome, demand *catalogv1.Scope) error {
 	ancestors := w.GetAncestors()
 	for {
 		resp, err := stream.Recv()
@@ -333,7 +333,7 @@ func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Wel
 				return rubbish("records of a foreign epoch")
 			}
 			h.busy.Store(true)
-			err := a.take(h.ctx, k.Records, ancestors)
+			err := a.take(h.ctx, k.Records, ancestors, demand)
 			h.busy.Store(false)
 			if err != nil {
 				return err
@@ -375,7 +375,7 @@ func (a *attachClient) compare(w *treev1.Welcome, parent *catalogv1.Position) {
 }
 
 // take commits one message of records. Manifests go before them, so that whoever sees a record finds what came with it.
-func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []*catalogv1.Ancestor) error {
+func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []*catalogv1.Ancestor, demand *catalogv1.Scope) error {
 	n := a.o.n
 	if len(r.GetRecords()) > maxRecvRecords || len(r.GetManifests()) > maxManifests {
 		return rubbish("%d records and %d manifests in one message", len(r.GetRecords()), len(r.GetManifests()))
@@ -388,7 +388,7 @@ func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []
 			n.log.Warn("keeping manifests that came with records", "error", err) // they are fetched when they are wanted
 		}
 	}
-	im := importOf(r, ancestors)
+	im := importOf(r, ancestors, demand)
 	results, err := a.o.propose(ctx, actor, []*catalogv1.Change{{Kind: &catalogv1.Change_Import{Import: im}}})
 	if err != nil {
 		return fmt.Errorf("importing records: %w", err)
@@ -405,8 +405,8 @@ func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []
 	return nil
 }
 
-func importOf(r *treev1.Records, ancestors []*catalogv1.Ancestor) *catalogv1.Import {
-	return &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd()}
+func importOf(r *treev1.Records, ancestors []*catalogv1.Ancestor, demand *catalogv1.Scope) *catalogv1.Import {
+	return &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd(), Demand: demand}
 }
 
 func checkManifests(list []*transferv1.Manifest) error {

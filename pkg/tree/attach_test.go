@@ -386,6 +386,7 @@ func TestFallback_AttachesHigherUpAndComesBack(t *testing.T) {
 	gd := f.group("hq/gd", []string{"gd-a"}, "hq-a")
 	sz := f.group("hq/gd/sz", []string{"sz-a"}, "gd-a")
 	sz[0].cfg.FallbackParents = []string{hq[0].cfg.FabricAdvertise}
+	sz[0].cfg.Settings = &catalogv1.GroupSettings{Subscribe: &catalogv1.Subscription{Repositories: []string{"app"}}}
 	f.start("hq-a", "gd-a", "sz-a")
 	root(t, hq).publish("app", "v1", "1")
 	until(t, "it follows its parent", func() bool { return sz[0].shows("app", "v1", "1") && sz[0].node.Roster().Parent == "hq/gd" })
@@ -414,6 +415,12 @@ func TestFallback_AttachesHigherUpAndComesBack(t *testing.T) {
 		v := hq[0].node.Health()
 		return groupOf(v, "hq/gd").GetState() != "unreachable" && groupOf(v, "hq/gd/sz").GetParent() == "hq/gd" && groupOf(v, "hq/gd/sz").GetState() != "unreachable"
 	})
+	// Its scope is its own demand, whoever it is attached to: neither there nor back was everything sent anew.
+	for _, s := range []*site{hq[0], gd[0]} {
+		if n := s.counter("fanout_tree_resyncs_sent_total"); n != 0 {
+			t.Errorf("%s sent %v resyncs", s.cfg.Site, n)
+		}
+	}
 }
 
 // wantPosition is what a child's position is when it has all.

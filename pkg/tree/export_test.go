@@ -131,5 +131,5 @@ func CheckRoster(r *treev1.Roster) error { return checkRoster(r) }
 
 // ImportOf is what a child proposes for records that a parent sent.
 func ImportOf(r *treev1.Records) *catalogv1.Change {
-	return &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: importOf(r, nil)}}
+	return &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: importOf(r, nil, nil)}}
 }
