@@ -243,6 +243,12 @@ func (d *delivery) pushBlob(ctx context.Context, s reconcile.Step) error {
 		}
 	}
 	mounted, err := d.a.registry.PushBlob(ctx, d.ref.Repository, s.Digest, src, s.From...)
+	if errors.Is(err, registry.ErrDigest) {
+		// What the spool holds may have gone bad since it was verified: then it is dropped, and the next try fetches it anew.
+		if verr := d.a.store.Spool().Verify(ctx, s.Digest); verr != nil {
+			d.a.logger.Warn("content that the registry refused was looked at again", "digest", s.Digest, "error", verr)
+		}
+	}
 	if err != nil {
 		return err
 	}

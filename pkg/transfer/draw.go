@@ -145,6 +145,7 @@ func (d *drawing) fetch(ctx context.Context, seg store.Range) error {
 			Repository: d.req.Repository, Tag: d.req.Tag, Revision: d.req.Revision, Root: d.req.Root,
 		},
 		Digest: d.fl.digest, Size: d.fl.size, Offset: seg.Off, Length: seg.Len, ReadThrough: d.src.ReadThrough,
+		Suspect: d.fl.f.bad.suspect(d.src, d.fl.digest),
 	})
 	if err != nil {
 		return wireError(ctx, err)

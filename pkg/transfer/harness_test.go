@@ -113,6 +113,7 @@ func (f *fabric) dial(_ context.Context, addr string) (transferv1.TransferServic
 // site is an agent's content half.
 type site struct {
 	name    string
+	dir     string
 	spool   *store.Spool
 	fetcher *transfer.Fetcher
 	stop    func() // of the fetcher
@@ -127,12 +128,13 @@ type siteOption func(*transfer.FetcherConfig, *transfer.ServerConfig)
 func newSite(f *fabric, group, name string, sources []transfer.Source, opts ...siteOption) *site {
 	t := f.t
 	t.Helper()
-	st, err := store.Open(store.Config{Dir: t.TempDir(), SpoolBytes: 1 << 30})
+	dir := t.TempDir()
+	st, err := store.Open(store.Config{Dir: dir, SpoolBytes: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	s := &site{name: name, spool: st.Spool()}
+	s := &site{name: name, dir: dir, spool: st.Spool()}
 	s.sources.Store(&sources)
 	self := &transferv1.Caller{Group: group, Site: name}
 	fc := transfer.FetcherConfig{

@@ -88,6 +88,13 @@ func (b *penalties) last(sources []Source, digest string) []Source {
 	return sources
 }
 
+// suspect says whether a source has sent corrupt content for a digest and has not been right since.
+func (b *penalties) suspect(s Source, digest string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.m[penaltyKey{s.Site, s.Addr, digest}] != nil
+}
+
 // until says when a source may be asked for a digest again; zero if it may now.
 func (b *penalties) until(s Source, digest string) time.Time {
 	b.mu.Lock()

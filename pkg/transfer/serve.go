@@ -53,6 +53,9 @@ func (s *Server) serve(ctx context.Context, req *transferv1.FetchRequest, end in
 // flight comes before the registry because there would be none if the registry had the blob: asking it again for each
 // range of each child would be in vain.
 func (s *Server) origin(ctx context.Context, req *transferv1.FetchRequest, end int64) (*origin, error) {
+	if req.GetSuspect() {
+		s.prove(ctx, req.GetDigest())
+	}
 	o, err := s.fromSpool(req)
 	if o != nil || err != nil {
 		return o, err
@@ -84,6 +87,34 @@ func (s *Server) origin(ctx context.Context, req *transferv1.FetchRequest, end i
 		return nil, refusal
 	}
 	return o, err
+}
+
+// How often content may be suspected, and of how many digests that is remembered.
+const (
+	proveEvery = time.Minute
+	maxProved  = 1024
+)
+
+// prove reads content of the spool back that a receiver found to be wrong. Content that went bad on this disk is dropped, and got anew from elsewhere.
+func (s *Server) prove(ctx context.Context, digest string) {
+	now := time.Now()
+	s.mu.Lock()
+	soon := now.Sub(s.proved[digest]) < proveEvery
+	if !soon {
+		if len(s.proved) >= maxProved {
+			clear(s.proved)
+		}
+		s.proved[digest] = now
+	}
+	s.mu.Unlock()
+	if soon {
+		return
+	}
+	switch err := s.cfg.Spool.Verify(ctx, digest); {
+	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrIncomplete):
+	default:
+		s.log.Warn("suspected content was looked at again", "digest", digest, "error", err)
+	}
 }
 
 // fromSpool gives nil when the blob is not whole in the spool.

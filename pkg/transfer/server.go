@@ -71,6 +71,9 @@ type Server struct {
 	cfg     ServerConfig
 	log     *slog.Logger
 	metrics *serveMetrics
+
+	mu     sync.Mutex
+	proved map[string]time.Time // when suspected content was looked at last
 }
 
 var _ transferv1.TransferServiceServer = (*Server)(nil)
@@ -97,7 +100,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, metrics: m}, nil
+	return &Server{cfg: cfg, log: cfg.Logger, metrics: m, proved: make(map[string]time.Time)}, nil
 }
 
 // Fetch implements transferv1.TransferServiceServer.

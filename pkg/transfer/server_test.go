@@ -1,9 +1,12 @@
 package transfer_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -407,6 +410,37 @@ func TestServer_UploadLimitAndPause(t *testing.T) {
 		lim.SetLimit(rate.Inf)
 		if err := <-done; err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// Content that went bad on a source's disk is found when a receiver suspects it, and comes from elsewhere then.
+func TestServer_SuspectedContentIsProved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFabric(t)
+		b := newBlob(40, 3*piece)
+		hq := newSite(f, "hq", "hq-a", nil)
+		hq.put(t, b)
+		hq.local.put(b)
+		files, err := filepath.Glob(filepath.Join(hq.dir, "spool", "blobs", "*"))
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		bad := bytes.Clone(b.data)
+		bad[piece] ^= 1
+		if err := os.WriteFile(files[0], bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := newSite(f, "hq/gd", "gd-a", upstream("hq-a"))
+		if err := s.fetch(t.Context(), b); !errors.Is(err, transfer.ErrBadSource) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // until the source may be asked again
+		if err := s.fetch(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hq.spool.Stat(b.digest); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("the source keeps what it found to be bad: %v", err)
 		}
 	})
 }

@@ -167,7 +167,9 @@ type FetchRequest struct {
 	// length in bytes; 0: to the end.
 	Length int64 `protobuf:"varint,6,opt,name=length,proto3" json:"length,omitempty"`
 	// read_through allows the server to get what it lacks from its own sources. A fellow member grants it only to the carrier; any member of a parent group may be asked for it.
-	ReadThrough   bool `protobuf:"varint,7,opt,name=read_through,json=readThrough,proto3" json:"read_through,omitempty"`
+	ReadThrough bool `protobuf:"varint,7,opt,name=read_through,json=readThrough,proto3" json:"read_through,omitempty"`
+	// suspect says that what came from this site earlier was not what the digest promises: it looks at what it holds before it sends that again.
+	Suspect       bool `protobuf:"varint,8,opt,name=suspect,proto3" json:"suspect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,6 +249,13 @@ func (x *FetchRequest) GetLength() int64 {
 func (x *FetchRequest) GetReadThrough() bool {
 	if x != nil {
 		return x.ReadThrough
+	}
+	return false
+}
+
+func (x *FetchRequest) GetSuspect() bool {
+	if x != nil {
+		return x.Suspect
 	}
 	return false
 }
@@ -622,7 +631,7 @@ const file_fanout_transfer_v1_transfer_proto_rawDesc = "" +
 	"\x04root\x18\x04 \x01(\tR\x04root\"2\n" +
 	"\x06Caller\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04site\x18\x02 \x01(\tR\x04site\"\xf8\x01\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\"\x92\x02\n" +
 	"\fFetchRequest\x122\n" +
 	"\x06caller\x18\x01 \x01(\v2\x1a.fanout.transfer.v1.CallerR\x06caller\x125\n" +
 	"\apurpose\x18\x02 \x01(\v2\x1b.fanout.transfer.v1.PurposeR\apurpose\x12\x16\n" +
@@ -630,7 +639,8 @@ const file_fanout_transfer_v1_transfer_proto_rawDesc = "" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06offset\x18\x05 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x06 \x01(\x03R\x06length\x12!\n" +
-	"\fread_through\x18\a \x01(\bR\vreadThrough\"S\n" +
+	"\fread_through\x18\a \x01(\bR\vreadThrough\x12\x18\n" +
+	"\asuspect\x18\b \x01(\bR\asuspect\"S\n" +
 	"\rFetchResponse\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
