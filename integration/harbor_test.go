@@ -38,7 +38,7 @@ func unique(what string) string {
 }
 
 // harborPair starts the fabric. The agents use robot accounts with no more rights than they need.
-func harborPair(t *testing.T, headquarters string) *pair {
+func harborPair(t testing.TB, headquarters string) *pair {
 	t.Helper()
 	a, b := realHarbors(t)
 	p := &pair{a: a, b: b, project: unique("app")}
@@ -315,13 +315,17 @@ func harborQuota(t *testing.T, p *pair) {
 	p.a.project(small, -1)
 	p.b.project(small, 1<<20)
 	p.a.webhook(small, "http://"+p.hq.http+"/hooks/harbor", "Bearer hush", "CloudEvents", "PUSH_ARTIFACT")
-	digest := p.a.push(small+"/app:1", image(t, 2<<20, 2))
+	const size = 4 * mib
+	before := p.hq.link.down.Load()
+	digest := p.a.push(small+"/app:1", image(t, size/2, 2))
 	fails(t, p.hq, "gd-a", small+"/app:1", "403", "DENIED", "exceed the configured upper limit of 1.0 MiB")
 	treeSays(t, p.hq, "gd-a", "degraded", small+"/app:1: ", "403", "DENIED", "next attempt")
 	other := p.a.push(p.repo("roomy:1"), image(t, 1<<14, 1))
 	p.b.shows(p.repo("roomy:1"), other)
 	p.b.quota(small, -1)
 	p.b.holds(small+"/app:1", digest)
+	// However often it was tried: what has arrived is in the spool.
+	between(t, "over the link, the quota in the way", p.hq.link.down.Load()-before, size, framed(size+1<<14))
 }
 
 func harborReadOnly(t *testing.T, p *pair) {
