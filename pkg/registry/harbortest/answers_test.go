@@ -152,12 +152,24 @@ func realPlace(t *testing.T) *place {
 	right := func(resource, action string) map[string]string {
 		return map[string]string{"resource": resource, "action": action}
 	}
-	var robot struct{ Name, Secret string }
+	var robot struct {
+		ID           int64
+		Name, Secret string
+	}
 	admin("POST", "/robots", map[string]any{"name": name, "duration": 1, "level": "system", "permissions": []map[string]any{
 		{"kind": "system", "namespace": "/", "access": []any{right("project", "create"), right("catalog", "read")}},
 		{"kind": "project", "namespace": "*", "access": []any{right("repository", "pull"), right("repository", "push"), right("tag", "delete")}},
 	}}, &robot)
 	p.user, p.password = robot.Name, robot.Secret
+	t.Cleanup(func() {
+		for _, repo := range []string{"web", "ruled%252Fapp"} {
+			admin("DELETE", "/projects/"+name+"/repositories/"+repo, nil, nil)
+		}
+		admin("DELETE", "/projects/"+name, nil, nil)
+		admin("DELETE", "/projects/"+p.proxy, nil, nil)
+		admin("DELETE", fmt.Sprintf("/registries/%d", registries[0].ID), nil, nil)
+		admin("DELETE", fmt.Sprintf("/robots/%d", robot.ID), nil, nil)
+	})
 	p.quota = func(n int64) {
 		var quotas []struct{ ID int64 }
 		admin("GET", fmt.Sprintf("/quotas?reference=project&reference_id=%d", project.ID), nil, &quotas)
