@@ -3,6 +3,8 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -131,6 +133,16 @@ func TestBlobsCrossEachLinkOnce(t *testing.T) {
 	}
 }
 
+// spooled counts the blobs in a site's spool.
+func spooled(t testing.TB, s *site) int {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(s.dir, "store", "spool", "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
 func TestTwoLinksCarryEachBlobOnce(t *testing.T) {
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true}, spec{name: "gd-a", group: "hq/gd", counted: true}, spec{name: "sz-a", group: "hq/gd/sz"},
@@ -148,6 +160,13 @@ func TestTwoLinksCarryEachBlobOnce(t *testing.T) {
 		for _, s := range sites {
 			shows(t, s, ref, digest)
 		}
+	}
+	// What nobody takes from a city is not kept twice there.
+	if n := spooled(t, sites["sz-a"]); n != 0 {
+		t.Errorf("%d blobs are left in the city's spool", n)
+	}
+	if n := spooled(t, province); n == 0 {
+		t.Error("the province has nothing in its spool")
 	}
 	between(t, "from headquarters to the province", hq.link.down.Load()-first, 8*mib, framed(8*mib))
 	between(t, "from the province to the city", province.link.down.Load()-second, 8*mib, framed(8*mib))

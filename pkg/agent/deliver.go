@@ -255,7 +255,22 @@ func (d *delivery) pushBlob(ctx context.Context, s reconcile.Step) error {
 	if mounted {
 		d.a.logger.Debug("blob was mounted", "ref", d.ref.String(), "digest", s.Digest)
 	}
-	return d.a.store.AddBlobs(d.ref.Repository, s.Digest)
+	if err := d.a.store.AddBlobs(d.ref.Repository, s.Digest); err != nil {
+		return err
+	}
+	if d.a.leaf() && src.whole(ctx) {
+		src.close()
+		d.a.store.Spool().Evict(s.Digest)
+	}
+	return nil
+}
+
+// leaf says that nobody takes content from this site: it need not be kept twice, in the registry and in the spool. Who asks all the same is served from the registry.
+func (a *Agent) leaf() bool {
+	for range a.node.Catalog().Groups() {
+		return false
+	}
+	return len(a.node.Roster().Members) == 0
 }
 
 // forgetMissing corrects what is thought to be in the registry after it said otherwise; true when another try may go better.
@@ -305,6 +320,14 @@ func (f *fetching) open(ctx context.Context) error {
 	}
 	f.flight, f.reader = fl, fl.Reader()
 	return nil
+}
+
+// whole waits until what was fetched is committed; false when nothing was fetched.
+func (f *fetching) whole(ctx context.Context) bool {
+	f.mu.Lock()
+	fl := f.flight
+	f.mu.Unlock()
+	return fl != nil && fl.Wait(ctx) == nil
 }
 
 func (f *fetching) close() {
