@@ -33,7 +33,8 @@ const (
 	MaxManifestBytes = 4 << 20
 	// DefaultHeaderTimeout is how long a registry may take to begin its answer.
 	DefaultHeaderTimeout = 60 * time.Second
-	// DefaultCommitTimeout is how long a registry may take to answer the request that closes an upload: some copy the blob in their storage then.
+	// DefaultCommitTimeout bounds how much longer a registry may take to answer the request that closes an upload, the larger the blob the longer: some copy it in their
+	// storage then.
 	DefaultCommitTimeout = 10 * time.Minute
 	// DefaultStallTimeout is how long a body may stand still.
 	DefaultStallTimeout = 60 * time.Second

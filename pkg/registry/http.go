@@ -29,8 +29,8 @@ type outbound struct {
 
 // trace carries what the auth transport does not hand up.
 type trace struct {
-	// patient is how long the answer may take, if longer than usual.
-	patient time.Duration
+	// patience is how much longer than usual the answer may take.
+	patience time.Duration
 	// retryAfter of the last answer that was not success.
 	retryAfter time.Duration
 }
@@ -75,8 +75,8 @@ func newTransport(cfg Config) (http.RoundTripper, error) {
 func (o *outbound) RoundTrip(in *http.Request) (*http.Response, error) {
 	tr, _ := in.Context().Value(traceKey{}).(*trace)
 	header := o.header
-	if tr != nil && tr.patient > header {
-		header = tr.patient
+	if tr != nil {
+		header += tr.patience
 	}
 	ctx, cancel := context.WithCancel(in.Context())
 	w := &watch{cancel: cancel, stall: o.stall, header: header}

@@ -47,7 +47,7 @@ func (c *Client) resolveAs(ctx context.Context, repo, reference string, scopes [
 // wordless says whether a registry refused a HEAD, which has no room for its words, for a reason that a GET may tell.
 func wordless(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Code == "" && e.Message == "" && (e.Status == http.StatusForbidden || e.Status >= 500)
+	return errors.As(err, &e) && e.Code == "" && e.Message == "" && e.Status >= 400 && e.Status != http.StatusNotFound
 }
 
 func (c *Client) resolveByGet(ctx context.Context, repo, reference string, scopes []string) (*Descriptor, error) {

@@ -42,8 +42,8 @@ type call struct {
 	want []int
 	// single requests are not tried again when the connection breaks.
 	single bool
-	// patient requests may take long to be answered.
-	patient bool
+	// patience is how much longer than usual the answer may take.
+	patience time.Duration
 }
 
 func pull(repo string) []string { return []string{"repository:" + repo + ":pull"} }
@@ -97,10 +97,7 @@ func (c *Client) attempt(ctx context.Context, in call) (*http.Response, error) {
 }
 
 func (c *Client) send(ctx context.Context, in call) (*http.Response, error) {
-	tr := &trace{}
-	if in.patient {
-		tr.patient = c.commitTimeout
-	}
+	tr := &trace{patience: min(in.patience, c.commitTimeout)}
 	ctx = context.WithValue(ctx, traceKey{}, tr)
 	rt, err := c.transportFor(ctx, in)
 	if err != nil {

@@ -19,6 +19,8 @@ const (
 	// uploadTries is how often an upload is begun; resumeTries how often a session is taken up again without having moved.
 	uploadTries = 4
 	resumeTries = 3
+	// commitRate, in bytes a second, is how slowly a registry may take in a blob that it has received whole: it hashes it, and in object storage it may copy it.
+	commitRate = 4 << 20
 	// maxChunk bounds what a registry may demand as its least chunk.
 	maxChunk = 1 << 30
 	// cancelTimeout bounds the clearing up after an upload that was given up.
@@ -268,7 +270,7 @@ func (u *upload) commit(ctx context.Context, n int64) error {
 	if u.off > 0 && n > 0 {
 		in.header.Set("Content-Range", fmt.Sprintf("%d-%d", u.off, u.off+n-1))
 	}
-	in.patient = true
+	in.patience = time.Duration(u.size/commitRate) * time.Second
 	resp, err := u.send(ctx, in, n)
 	if err != nil {
 		return err
