@@ -1536,6 +1536,1189 @@ func (x *VersionResponse) GetGroup() string {
 	return ""
 }
 
+// UnpublishRequest names one ref.
+type UnpublishRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref           string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpublishRequest) Reset() {
+	*x = UnpublishRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpublishRequest) ProtoMessage() {}
+
+func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpublishRequest.ProtoReflect.Descriptor instead.
+func (*UnpublishRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *UnpublishRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+// UnpublishResponse says what became of it.
+type UnpublishResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// digest that it showed last.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// revision of the tombstone.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// undo_until is when the tombstone may be dropped.
+	UndoUntil     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=undo_until,json=undoUntil,proto3" json:"undo_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpublishResponse) Reset() {
+	*x = UnpublishResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpublishResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpublishResponse) ProtoMessage() {}
+
+func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpublishResponse.ProtoReflect.Descriptor instead.
+func (*UnpublishResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *UnpublishResponse) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *UnpublishResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *UnpublishResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *UnpublishResponse) GetUndoUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UndoUntil
+	}
+	return nil
+}
+
+// UndoRequest names one ref.
+type UndoRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref           string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoRequest) Reset() {
+	*x = UndoRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoRequest) ProtoMessage() {}
+
+func (x *UndoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
+func (*UndoRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *UndoRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+// UndoResponse says what became of it.
+type UndoResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// digest that it shows again.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// revision of the record.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoResponse) Reset() {
+	*x = UndoResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoResponse) ProtoMessage() {}
+
+func (x *UndoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
+func (*UndoResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *UndoResponse) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *UndoResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *UndoResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// ConflictsRequest has nothing in it.
+type ConflictsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConflictsRequest) Reset() {
+	*x = ConflictsRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConflictsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConflictsRequest) ProtoMessage() {}
+
+func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
+func (*ConflictsRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+// ConflictsResponse lists conflicts by ref.
+type ConflictsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// conflicts.
+	Conflicts     []*ConflictInfo `protobuf:"bytes,1,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConflictsResponse) Reset() {
+	*x = ConflictsResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConflictsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConflictsResponse) ProtoMessage() {}
+
+func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
+func (*ConflictsResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ConflictsResponse) GetConflicts() []*ConflictInfo {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+// ConflictInfo is one push that lost.
+type ConflictInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// loser and winner.
+	Loser *ConflictSide `protobuf:"bytes,2,opt,name=loser,proto3" json:"loser,omitempty"`
+	// winner that the ref shows, or showed when the conflict was noticed.
+	Winner *ConflictSide `protobuf:"bytes,3,opt,name=winner,proto3" json:"winner,omitempty"`
+	// noted_at is when it was listed.
+	NotedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=noted_at,json=notedAt,proto3" json:"noted_at,omitempty"`
+	// reason in words.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConflictInfo) Reset() {
+	*x = ConflictInfo{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConflictInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConflictInfo) ProtoMessage() {}
+
+func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConflictInfo.ProtoReflect.Descriptor instead.
+func (*ConflictInfo) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ConflictInfo) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *ConflictInfo) GetLoser() *ConflictSide {
+	if x != nil {
+		return x.Loser
+	}
+	return nil
+}
+
+func (x *ConflictInfo) GetWinner() *ConflictSide {
+	if x != nil {
+		return x.Winner
+	}
+	return nil
+}
+
+func (x *ConflictInfo) GetNotedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotedAt
+	}
+	return nil
+}
+
+func (x *ConflictInfo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ConflictSide is one of two pushes.
+type ConflictSide struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// digest that was pushed.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// site at which.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// pushed_at is when its registry was first seen to show it; absent: not known.
+	PushedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=pushed_at,json=pushedAt,proto3" json:"pushed_at,omitempty"`
+	// published_by whom; empty at a loser.
+	PublishedBy   string `protobuf:"bytes,4,opt,name=published_by,json=publishedBy,proto3" json:"published_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConflictSide) Reset() {
+	*x = ConflictSide{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConflictSide) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConflictSide) ProtoMessage() {}
+
+func (x *ConflictSide) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConflictSide.ProtoReflect.Descriptor instead.
+func (*ConflictSide) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ConflictSide) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ConflictSide) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ConflictSide) GetPushedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PushedAt
+	}
+	return nil
+}
+
+func (x *ConflictSide) GetPublishedBy() string {
+	if x != nil {
+		return x.PublishedBy
+	}
+	return ""
+}
+
+// SettleConflictRequest names a ref and what is to be kept.
+type SettleConflictRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// keep is the digest that the ref shall show.
+	Keep          string `protobuf:"bytes,2,opt,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleConflictRequest) Reset() {
+	*x = SettleConflictRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleConflictRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleConflictRequest) ProtoMessage() {}
+
+func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleConflictRequest.ProtoReflect.Descriptor instead.
+func (*SettleConflictRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SettleConflictRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SettleConflictRequest) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+// SettleConflictResponse says what the ref shows now.
+type SettleConflictResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// digest that it shows.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// revision of its record.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// settled is how many conflicts were taken off the list.
+	Settled       uint32 `protobuf:"varint,4,opt,name=settled,proto3" json:"settled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleConflictResponse) Reset() {
+	*x = SettleConflictResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleConflictResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleConflictResponse) ProtoMessage() {}
+
+func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleConflictResponse.ProtoReflect.Descriptor instead.
+func (*SettleConflictResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SettleConflictResponse) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SettleConflictResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *SettleConflictResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SettleConflictResponse) GetSettled() uint32 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+// AddMemberRequest names a site that shall join.
+type AddMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// raft_address as HOST:PORT.
+	RaftAddress   string `protobuf:"bytes,2,opt,name=raft_address,json=raftAddress,proto3" json:"raft_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberRequest) Reset() {
+	*x = AddMemberRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberRequest) ProtoMessage() {}
+
+func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddMemberRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AddMemberRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetRaftAddress() string {
+	if x != nil {
+		return x.RaftAddress
+	}
+	return ""
+}
+
+// AddMemberResponse describes the member.
+type AddMemberResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// member as it stands.
+	Member        *MemberInfo `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberResponse) Reset() {
+	*x = AddMemberResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberResponse) ProtoMessage() {}
+
+func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
+func (*AddMemberResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AddMemberResponse) GetMember() *MemberInfo {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+// RemoveMemberRequest names a member.
+type RemoveMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site          string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RemoveMemberRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+// RemoveMemberResponse has nothing in it.
+type RemoveMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+// LeadRequest names the member that shall be root.
+type LeadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name; empty: any other.
+	Site          string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeadRequest) Reset() {
+	*x = LeadRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeadRequest) ProtoMessage() {}
+
+func (x *LeadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
+func (*LeadRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *LeadRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+// LeadResponse names who is root.
+type LeadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site          string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeadResponse) Reset() {
+	*x = LeadResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeadResponse) ProtoMessage() {}
+
+func (x *LeadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeadResponse.ProtoReflect.Descriptor instead.
+func (*LeadResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *LeadResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+// SaveCatalogRequest has nothing in it.
+type SaveCatalogRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveCatalogRequest) Reset() {
+	*x = SaveCatalogRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveCatalogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveCatalogRequest) ProtoMessage() {}
+
+func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveCatalogRequest.ProtoReflect.Descriptor instead.
+func (*SaveCatalogRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+// SaveCatalogResponse is a part of the snapshot.
+type SaveCatalogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data, at most 1 MiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveCatalogResponse) Reset() {
+	*x = SaveCatalogResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveCatalogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveCatalogResponse) ProtoMessage() {}
+
+func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveCatalogResponse.ProtoReflect.Descriptor instead.
+func (*SaveCatalogResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SaveCatalogResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// RestoreCatalogRequest is a part of the snapshot.
+type RestoreCatalogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data, at most 1 MiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCatalogRequest) Reset() {
+	*x = RestoreCatalogRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCatalogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCatalogRequest) ProtoMessage() {}
+
+func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCatalogRequest.ProtoReflect.Descriptor instead.
+func (*RestoreCatalogRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RestoreCatalogRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// RestoreCatalogResponse says what was restored.
+type RestoreCatalogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch that began.
+	Epoch string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// from is the epoch that was saved.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// revision at which it goes on.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// records that were taken over, tombstones included.
+	Records       uint64 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreCatalogResponse) Reset() {
+	*x = RestoreCatalogResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreCatalogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreCatalogResponse) ProtoMessage() {}
+
+func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreCatalogResponse.ProtoReflect.Descriptor instead.
+func (*RestoreCatalogResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RestoreCatalogResponse) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *RestoreCatalogResponse) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *RestoreCatalogResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RestoreCatalogResponse) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+// AcceptEpochRequest names the epoch.
+type AcceptEpochRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch to accept; empty: the one that the parent offers now.
+	Epoch         string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptEpochRequest) Reset() {
+	*x = AcceptEpochRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptEpochRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptEpochRequest) ProtoMessage() {}
+
+func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptEpochRequest.ProtoReflect.Descriptor instead.
+func (*AcceptEpochRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *AcceptEpochRequest) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+// AcceptEpochResponse says what was accepted in place of what.
+type AcceptEpochResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch that was accepted.
+	Epoch string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// held is the epoch that is replaced, and the revision up to which it was held.
+	Held string `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`
+	// held_revision of it.
+	HeldRevision  uint64 `protobuf:"varint,3,opt,name=held_revision,json=heldRevision,proto3" json:"held_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptEpochResponse) Reset() {
+	*x = AcceptEpochResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptEpochResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptEpochResponse) ProtoMessage() {}
+
+func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptEpochResponse.ProtoReflect.Descriptor instead.
+func (*AcceptEpochResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *AcceptEpochResponse) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *AcceptEpochResponse) GetHeld() string {
+	if x != nil {
+		return x.Held
+	}
+	return ""
+}
+
+func (x *AcceptEpochResponse) GetHeldRevision() uint64 {
+	if x != nil {
+		return x.HeldRevision
+	}
+	return 0
+}
+
 var File_fanout_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_fanout_admin_v1_admin_proto_rawDesc = "" +
@@ -1669,7 +2852,71 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\tR\x05group2\xa5\x04\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\"$\n" +
+	"\x10UnpublishRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x94\x01\n" +
+	"\x11UnpublishResponse\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x129\n" +
+	"\n" +
+	"undo_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tundoUntil\"\x1f\n" +
+	"\vUndoRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"T\n" +
+	"\fUndoResponse\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\x12\n" +
+	"\x10ConflictsRequest\"P\n" +
+	"\x11ConflictsResponse\x12;\n" +
+	"\tconflicts\x18\x01 \x03(\v2\x1d.fanout.admin.v1.ConflictInfoR\tconflicts\"\xdb\x01\n" +
+	"\fConflictInfo\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x123\n" +
+	"\x05loser\x18\x02 \x01(\v2\x1d.fanout.admin.v1.ConflictSideR\x05loser\x125\n" +
+	"\x06winner\x18\x03 \x01(\v2\x1d.fanout.admin.v1.ConflictSideR\x06winner\x125\n" +
+	"\bnoted_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\anotedAt\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x96\x01\n" +
+	"\fConflictSide\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x127\n" +
+	"\tpushed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bpushedAt\x12!\n" +
+	"\fpublished_by\x18\x04 \x01(\tR\vpublishedBy\"=\n" +
+	"\x15SettleConflictRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04keep\x18\x02 \x01(\tR\x04keep\"x\n" +
+	"\x16SettleConflictResponse\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x18\n" +
+	"\asettled\x18\x04 \x01(\rR\asettled\"I\n" +
+	"\x10AddMemberRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12!\n" +
+	"\fraft_address\x18\x02 \x01(\tR\vraftAddress\"H\n" +
+	"\x11AddMemberResponse\x123\n" +
+	"\x06member\x18\x01 \x01(\v2\x1b.fanout.admin.v1.MemberInfoR\x06member\")\n" +
+	"\x13RemoveMemberRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\"\x16\n" +
+	"\x14RemoveMemberResponse\"!\n" +
+	"\vLeadRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\"\"\n" +
+	"\fLeadResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\"\x14\n" +
+	"\x12SaveCatalogRequest\")\n" +
+	"\x13SaveCatalogResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"+\n" +
+	"\x15RestoreCatalogRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"x\n" +
+	"\x16RestoreCatalogResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x18\n" +
+	"\arecords\x18\x04 \x01(\x04R\arecords\"*\n" +
+	"\x12AcceptEpochRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"d\n" +
+	"\x13AcceptEpochResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\tR\x04held\x12#\n" +
+	"\rheld_revision\x18\x03 \x01(\x04R\fheldRevision2\x86\v\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -1677,7 +2924,17 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06Images\x12\x1e.fanout.admin.v1.ImagesRequest\x1a\x1f.fanout.admin.v1.ImagesResponse0\x01\x12K\n" +
 	"\x06Events\x12\x1e.fanout.admin.v1.EventsRequest\x1a\x1f.fanout.admin.v1.EventsResponse0\x01\x12L\n" +
 	"\aMembers\x12\x1f.fanout.admin.v1.MembersRequest\x1a .fanout.admin.v1.MembersResponse\x12L\n" +
-	"\aVersion\x12\x1f.fanout.admin.v1.VersionRequest\x1a .fanout.admin.v1.VersionResponseB;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
+	"\aVersion\x12\x1f.fanout.admin.v1.VersionRequest\x1a .fanout.admin.v1.VersionResponse\x12R\n" +
+	"\tUnpublish\x12!.fanout.admin.v1.UnpublishRequest\x1a\".fanout.admin.v1.UnpublishResponse\x12C\n" +
+	"\x04Undo\x12\x1c.fanout.admin.v1.UndoRequest\x1a\x1d.fanout.admin.v1.UndoResponse\x12R\n" +
+	"\tConflicts\x12!.fanout.admin.v1.ConflictsRequest\x1a\".fanout.admin.v1.ConflictsResponse\x12a\n" +
+	"\x0eSettleConflict\x12&.fanout.admin.v1.SettleConflictRequest\x1a'.fanout.admin.v1.SettleConflictResponse\x12R\n" +
+	"\tAddMember\x12!.fanout.admin.v1.AddMemberRequest\x1a\".fanout.admin.v1.AddMemberResponse\x12[\n" +
+	"\fRemoveMember\x12$.fanout.admin.v1.RemoveMemberRequest\x1a%.fanout.admin.v1.RemoveMemberResponse\x12C\n" +
+	"\x04Lead\x12\x1c.fanout.admin.v1.LeadRequest\x1a\x1d.fanout.admin.v1.LeadResponse\x12Z\n" +
+	"\vSaveCatalog\x12#.fanout.admin.v1.SaveCatalogRequest\x1a$.fanout.admin.v1.SaveCatalogResponse0\x01\x12c\n" +
+	"\x0eRestoreCatalog\x12&.fanout.admin.v1.RestoreCatalogRequest\x1a'.fanout.admin.v1.RestoreCatalogResponse(\x01\x12X\n" +
+	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponseB;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_fanout_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1691,64 +2948,113 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
-	(*PublishRequest)(nil),        // 0: fanout.admin.v1.PublishRequest
-	(*PublishResponse)(nil),       // 1: fanout.admin.v1.PublishResponse
-	(*TreeRequest)(nil),           // 2: fanout.admin.v1.TreeRequest
-	(*TreeResponse)(nil),          // 3: fanout.admin.v1.TreeResponse
-	(*TreeGroup)(nil),             // 4: fanout.admin.v1.TreeGroup
-	(*TreeMember)(nil),            // 5: fanout.admin.v1.TreeMember
-	(*WhereRequest)(nil),          // 6: fanout.admin.v1.WhereRequest
-	(*WhereResponse)(nil),         // 7: fanout.admin.v1.WhereResponse
-	(*SiteRef)(nil),               // 8: fanout.admin.v1.SiteRef
-	(*ImagesRequest)(nil),         // 9: fanout.admin.v1.ImagesRequest
-	(*ImagesResponse)(nil),        // 10: fanout.admin.v1.ImagesResponse
-	(*EventsRequest)(nil),         // 11: fanout.admin.v1.EventsRequest
-	(*EventsResponse)(nil),        // 12: fanout.admin.v1.EventsResponse
-	(*MembersRequest)(nil),        // 13: fanout.admin.v1.MembersRequest
-	(*MembersResponse)(nil),       // 14: fanout.admin.v1.MembersResponse
-	(*MemberInfo)(nil),            // 15: fanout.admin.v1.MemberInfo
-	(*VersionRequest)(nil),        // 16: fanout.admin.v1.VersionRequest
-	(*VersionResponse)(nil),       // 17: fanout.admin.v1.VersionResponse
-	nil,                           // 18: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*PublishRequest)(nil),         // 0: fanout.admin.v1.PublishRequest
+	(*PublishResponse)(nil),        // 1: fanout.admin.v1.PublishResponse
+	(*TreeRequest)(nil),            // 2: fanout.admin.v1.TreeRequest
+	(*TreeResponse)(nil),           // 3: fanout.admin.v1.TreeResponse
+	(*TreeGroup)(nil),              // 4: fanout.admin.v1.TreeGroup
+	(*TreeMember)(nil),             // 5: fanout.admin.v1.TreeMember
+	(*WhereRequest)(nil),           // 6: fanout.admin.v1.WhereRequest
+	(*WhereResponse)(nil),          // 7: fanout.admin.v1.WhereResponse
+	(*SiteRef)(nil),                // 8: fanout.admin.v1.SiteRef
+	(*ImagesRequest)(nil),          // 9: fanout.admin.v1.ImagesRequest
+	(*ImagesResponse)(nil),         // 10: fanout.admin.v1.ImagesResponse
+	(*EventsRequest)(nil),          // 11: fanout.admin.v1.EventsRequest
+	(*EventsResponse)(nil),         // 12: fanout.admin.v1.EventsResponse
+	(*MembersRequest)(nil),         // 13: fanout.admin.v1.MembersRequest
+	(*MembersResponse)(nil),        // 14: fanout.admin.v1.MembersResponse
+	(*MemberInfo)(nil),             // 15: fanout.admin.v1.MemberInfo
+	(*VersionRequest)(nil),         // 16: fanout.admin.v1.VersionRequest
+	(*VersionResponse)(nil),        // 17: fanout.admin.v1.VersionResponse
+	(*UnpublishRequest)(nil),       // 18: fanout.admin.v1.UnpublishRequest
+	(*UnpublishResponse)(nil),      // 19: fanout.admin.v1.UnpublishResponse
+	(*UndoRequest)(nil),            // 20: fanout.admin.v1.UndoRequest
+	(*UndoResponse)(nil),           // 21: fanout.admin.v1.UndoResponse
+	(*ConflictsRequest)(nil),       // 22: fanout.admin.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),      // 23: fanout.admin.v1.ConflictsResponse
+	(*ConflictInfo)(nil),           // 24: fanout.admin.v1.ConflictInfo
+	(*ConflictSide)(nil),           // 25: fanout.admin.v1.ConflictSide
+	(*SettleConflictRequest)(nil),  // 26: fanout.admin.v1.SettleConflictRequest
+	(*SettleConflictResponse)(nil), // 27: fanout.admin.v1.SettleConflictResponse
+	(*AddMemberRequest)(nil),       // 28: fanout.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),      // 29: fanout.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),    // 30: fanout.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),   // 31: fanout.admin.v1.RemoveMemberResponse
+	(*LeadRequest)(nil),            // 32: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),           // 33: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),     // 34: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),    // 35: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),  // 36: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil), // 37: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),     // 38: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),    // 39: fanout.admin.v1.AcceptEpochResponse
+	nil,                            // 40: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 41: google.protobuf.Timestamp
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	19, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	41, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	19, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	18, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	19, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	19, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	41, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	40, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	41, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	41, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 8: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	19, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	19, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	19, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	19, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	19, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	41, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	41, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	41, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	41, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	41, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	15, // 14: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	0,  // 15: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 16: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 17: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 18: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 19: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 20: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 21: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	1,  // 22: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 23: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 24: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 25: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 26: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 27: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 28: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	22, // [22:29] is the sub-list for method output_type
-	15, // [15:22] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	41, // 15: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	24, // 16: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	25, // 17: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	25, // 18: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	41, // 19: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	41, // 20: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	15, // 21: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	0,  // 22: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 23: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 24: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 25: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	11, // 26: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	13, // 27: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	16, // 28: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	18, // 29: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	20, // 30: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	22, // 31: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	26, // 32: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	28, // 33: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	30, // 34: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	32, // 35: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	34, // 36: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	36, // 37: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	38, // 38: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	1,  // 39: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 40: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 41: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 42: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	12, // 43: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	14, // 44: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	17, // 45: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	19, // 46: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	21, // 47: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	23, // 48: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	27, // 49: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	29, // 50: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	31, // 51: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	33, // 52: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	35, // 53: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	37, // 54: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	39, // 55: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	39, // [39:56] is the sub-list for method output_type
+	22, // [22:39] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -1762,7 +3068,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,13 +21,23 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_Publish_FullMethodName = "/fanout.admin.v1.AdminService/Publish"
-	AdminService_Tree_FullMethodName    = "/fanout.admin.v1.AdminService/Tree"
-	AdminService_Where_FullMethodName   = "/fanout.admin.v1.AdminService/Where"
-	AdminService_Images_FullMethodName  = "/fanout.admin.v1.AdminService/Images"
-	AdminService_Events_FullMethodName  = "/fanout.admin.v1.AdminService/Events"
-	AdminService_Members_FullMethodName = "/fanout.admin.v1.AdminService/Members"
-	AdminService_Version_FullMethodName = "/fanout.admin.v1.AdminService/Version"
+	AdminService_Publish_FullMethodName        = "/fanout.admin.v1.AdminService/Publish"
+	AdminService_Tree_FullMethodName           = "/fanout.admin.v1.AdminService/Tree"
+	AdminService_Where_FullMethodName          = "/fanout.admin.v1.AdminService/Where"
+	AdminService_Images_FullMethodName         = "/fanout.admin.v1.AdminService/Images"
+	AdminService_Events_FullMethodName         = "/fanout.admin.v1.AdminService/Events"
+	AdminService_Members_FullMethodName        = "/fanout.admin.v1.AdminService/Members"
+	AdminService_Version_FullMethodName        = "/fanout.admin.v1.AdminService/Version"
+	AdminService_Unpublish_FullMethodName      = "/fanout.admin.v1.AdminService/Unpublish"
+	AdminService_Undo_FullMethodName           = "/fanout.admin.v1.AdminService/Undo"
+	AdminService_Conflicts_FullMethodName      = "/fanout.admin.v1.AdminService/Conflicts"
+	AdminService_SettleConflict_FullMethodName = "/fanout.admin.v1.AdminService/SettleConflict"
+	AdminService_AddMember_FullMethodName      = "/fanout.admin.v1.AdminService/AddMember"
+	AdminService_RemoveMember_FullMethodName   = "/fanout.admin.v1.AdminService/RemoveMember"
+	AdminService_Lead_FullMethodName           = "/fanout.admin.v1.AdminService/Lead"
+	AdminService_SaveCatalog_FullMethodName    = "/fanout.admin.v1.AdminService/SaveCatalog"
+	AdminService_RestoreCatalog_FullMethodName = "/fanout.admin.v1.AdminService/RestoreCatalog"
+	AdminService_AcceptEpoch_FullMethodName    = "/fanout.admin.v1.AdminService/AcceptEpoch"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -52,6 +62,26 @@ type AdminServiceClient interface {
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
 	// Version of the agent.
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
+	// Unpublish makes a record a tombstone, which travels: every site removes the tag. Headquarters only. NOT_FOUND: not in the catalog.
+	Unpublish(ctx context.Context, in *UnpublishRequest, opts ...grpc.CallOption) (*UnpublishResponse, error)
+	// Undo publishes again what a tombstone deleted. FAILED_PRECONDITION: it is not deleted, or its content is nowhere any more.
+	Undo(ctx context.Context, in *UndoRequest, opts ...grpc.CallOption) (*UndoResponse, error)
+	// Conflicts lists pushes at headquarters that lost against another of their ref, and that nobody has judged yet.
+	Conflicts(ctx context.Context, in *ConflictsRequest, opts ...grpc.CallOption) (*ConflictsResponse, error)
+	// SettleConflict judges those of one ref: the digest to keep is published if the ref does not show it, and they are taken off the list.
+	SettleConflict(ctx context.Context, in *SettleConflictRequest, opts ...grpc.CallOption) (*SettleConflictResponse, error)
+	// AddMember lets a site join the group: from then on its agent is taken in when it asks.
+	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
+	// RemoveMember takes a site out of the group. FAILED_PRECONDITION: the group would lose its majority.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
+	// Lead hands leadership to a member.
+	Lead(ctx context.Context, in *LeadRequest, opts ...grpc.CallOption) (*LeadResponse, error)
+	// SaveCatalog streams the catalog as a snapshot, for RestoreCatalog.
+	SaveCatalog(ctx context.Context, in *SaveCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveCatalogResponse], error)
+	// RestoreCatalog takes over a saved catalog at a headquarters that has published nothing.
+	RestoreCatalog(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreCatalogRequest, RestoreCatalogResponse], error)
+	// AcceptEpoch lets this group follow a catalog that does not continue the one it holds.
+	AcceptEpoch(ctx context.Context, in *AcceptEpochRequest, opts ...grpc.CallOption) (*AcceptEpochResponse, error)
 }
 
 type adminServiceClient struct {
@@ -177,6 +207,118 @@ func (c *adminServiceClient) Version(ctx context.Context, in *VersionRequest, op
 	return out, nil
 }
 
+func (c *adminServiceClient) Unpublish(ctx context.Context, in *UnpublishRequest, opts ...grpc.CallOption) (*UnpublishResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnpublishResponse)
+	err := c.cc.Invoke(ctx, AdminService_Unpublish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Undo(ctx context.Context, in *UndoRequest, opts ...grpc.CallOption) (*UndoResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndoResponse)
+	err := c.cc.Invoke(ctx, AdminService_Undo_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Conflicts(ctx context.Context, in *ConflictsRequest, opts ...grpc.CallOption) (*ConflictsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConflictsResponse)
+	err := c.cc.Invoke(ctx, AdminService_Conflicts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SettleConflict(ctx context.Context, in *SettleConflictRequest, opts ...grpc.CallOption) (*SettleConflictResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleConflictResponse)
+	err := c.cc.Invoke(ctx, AdminService_SettleConflict_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddMemberResponse)
+	err := c.cc.Invoke(ctx, AdminService_AddMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveMemberResponse)
+	err := c.cc.Invoke(ctx, AdminService_RemoveMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Lead(ctx context.Context, in *LeadRequest, opts ...grpc.CallOption) (*LeadResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeadResponse)
+	err := c.cc.Invoke(ctx, AdminService_Lead_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SaveCatalog(ctx context.Context, in *SaveCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveCatalogResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[5], AdminService_SaveCatalog_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveCatalogRequest, SaveCatalogResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_SaveCatalogClient = grpc.ServerStreamingClient[SaveCatalogResponse]
+
+func (c *adminServiceClient) RestoreCatalog(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreCatalogRequest, RestoreCatalogResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[6], AdminService_RestoreCatalog_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreCatalogRequest, RestoreCatalogResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_RestoreCatalogClient = grpc.ClientStreamingClient[RestoreCatalogRequest, RestoreCatalogResponse]
+
+func (c *adminServiceClient) AcceptEpoch(ctx context.Context, in *AcceptEpochRequest, opts ...grpc.CallOption) (*AcceptEpochResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcceptEpochResponse)
+	err := c.cc.Invoke(ctx, AdminService_AcceptEpoch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -199,6 +341,26 @@ type AdminServiceServer interface {
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
 	// Version of the agent.
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
+	// Unpublish makes a record a tombstone, which travels: every site removes the tag. Headquarters only. NOT_FOUND: not in the catalog.
+	Unpublish(context.Context, *UnpublishRequest) (*UnpublishResponse, error)
+	// Undo publishes again what a tombstone deleted. FAILED_PRECONDITION: it is not deleted, or its content is nowhere any more.
+	Undo(context.Context, *UndoRequest) (*UndoResponse, error)
+	// Conflicts lists pushes at headquarters that lost against another of their ref, and that nobody has judged yet.
+	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
+	// SettleConflict judges those of one ref: the digest to keep is published if the ref does not show it, and they are taken off the list.
+	SettleConflict(context.Context, *SettleConflictRequest) (*SettleConflictResponse, error)
+	// AddMember lets a site join the group: from then on its agent is taken in when it asks.
+	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
+	// RemoveMember takes a site out of the group. FAILED_PRECONDITION: the group would lose its majority.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
+	// Lead hands leadership to a member.
+	Lead(context.Context, *LeadRequest) (*LeadResponse, error)
+	// SaveCatalog streams the catalog as a snapshot, for RestoreCatalog.
+	SaveCatalog(*SaveCatalogRequest, grpc.ServerStreamingServer[SaveCatalogResponse]) error
+	// RestoreCatalog takes over a saved catalog at a headquarters that has published nothing.
+	RestoreCatalog(grpc.ClientStreamingServer[RestoreCatalogRequest, RestoreCatalogResponse]) error
+	// AcceptEpoch lets this group follow a catalog that does not continue the one it holds.
+	AcceptEpoch(context.Context, *AcceptEpochRequest) (*AcceptEpochResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -229,6 +391,36 @@ func (UnimplementedAdminServiceServer) Members(context.Context, *MembersRequest)
 }
 func (UnimplementedAdminServiceServer) Version(context.Context, *VersionRequest) (*VersionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Version not implemented")
+}
+func (UnimplementedAdminServiceServer) Unpublish(context.Context, *UnpublishRequest) (*UnpublishResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unpublish not implemented")
+}
+func (UnimplementedAdminServiceServer) Undo(context.Context, *UndoRequest) (*UndoResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undo not implemented")
+}
+func (UnimplementedAdminServiceServer) Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Conflicts not implemented")
+}
+func (UnimplementedAdminServiceServer) SettleConflict(context.Context, *SettleConflictRequest) (*SettleConflictResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SettleConflict not implemented")
+}
+func (UnimplementedAdminServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
+}
+func (UnimplementedAdminServiceServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
+}
+func (UnimplementedAdminServiceServer) Lead(context.Context, *LeadRequest) (*LeadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lead not implemented")
+}
+func (UnimplementedAdminServiceServer) SaveCatalog(*SaveCatalogRequest, grpc.ServerStreamingServer[SaveCatalogResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveCatalog not implemented")
+}
+func (UnimplementedAdminServiceServer) RestoreCatalog(grpc.ClientStreamingServer[RestoreCatalogRequest, RestoreCatalogResponse]) error {
+	return status.Error(codes.Unimplemented, "method RestoreCatalog not implemented")
+}
+func (UnimplementedAdminServiceServer) AcceptEpoch(context.Context, *AcceptEpochRequest) (*AcceptEpochResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AcceptEpoch not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -342,6 +534,168 @@ func _AdminService_Version_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Unpublish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnpublishRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Unpublish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Unpublish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Unpublish(ctx, req.(*UnpublishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Undo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Undo(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Undo_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Undo(ctx, req.(*UndoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Conflicts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConflictsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Conflicts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Conflicts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Conflicts(ctx, req.(*ConflictsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SettleConflict_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleConflictRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SettleConflict(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SettleConflict_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SettleConflict(ctx, req.(*SettleConflictRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).AddMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_AddMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).AddMember(ctx, req.(*AddMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Lead_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Lead(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Lead_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Lead(ctx, req.(*LeadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SaveCatalog_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveCatalogRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).SaveCatalog(m, &grpc.GenericServerStream[SaveCatalogRequest, SaveCatalogResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_SaveCatalogServer = grpc.ServerStreamingServer[SaveCatalogResponse]
+
+func _AdminService_RestoreCatalog_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServiceServer).RestoreCatalog(&grpc.GenericServerStream[RestoreCatalogRequest, RestoreCatalogResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_RestoreCatalogServer = grpc.ClientStreamingServer[RestoreCatalogRequest, RestoreCatalogResponse]
+
+func _AdminService_AcceptEpoch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcceptEpochRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).AcceptEpoch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_AcceptEpoch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).AcceptEpoch(ctx, req.(*AcceptEpochRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -356,6 +710,38 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Version",
 			Handler:    _AdminService_Version_Handler,
+		},
+		{
+			MethodName: "Unpublish",
+			Handler:    _AdminService_Unpublish_Handler,
+		},
+		{
+			MethodName: "Undo",
+			Handler:    _AdminService_Undo_Handler,
+		},
+		{
+			MethodName: "Conflicts",
+			Handler:    _AdminService_Conflicts_Handler,
+		},
+		{
+			MethodName: "SettleConflict",
+			Handler:    _AdminService_SettleConflict_Handler,
+		},
+		{
+			MethodName: "AddMember",
+			Handler:    _AdminService_AddMember_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _AdminService_RemoveMember_Handler,
+		},
+		{
+			MethodName: "Lead",
+			Handler:    _AdminService_Lead_Handler,
+		},
+		{
+			MethodName: "AcceptEpoch",
+			Handler:    _AdminService_AcceptEpoch_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -383,6 +769,16 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Events",
 			Handler:       _AdminService_Events_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "SaveCatalog",
+			Handler:       _AdminService_SaveCatalog_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RestoreCatalog",
+			Handler:       _AdminService_RestoreCatalog_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "fanout/admin/v1/admin.proto",
