@@ -2,7 +2,10 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -219,6 +222,34 @@ func TestPushBeforeARegistrysDeathIsFound(t *testing.T) {
 	hq.own.Hook = hook
 	hq.own.start()
 	within(t, 20*time.Second, "it arrives", func() error { return head(t, gd, "app/web:1", digest) })
+}
+
+// TestPushToASiteWithoutACatalogIsFound: a push of which an agent hears before it has read its catalog is published when it has.
+func TestPushToASiteWithoutACatalogIsFound(t *testing.T) {
+	t.Parallel()
+	sites := start(t, spec{name: "hq-a", group: "hq", registry: true}, spec{name: "hq-b", group: "hq"})
+	a, b := sites["hq-a"], sites["hq-b"]
+	a.kill()
+	b.kill()
+	a.start() // without hq-b there is no root, and nothing that is known to be committed
+	eventually(t, "hq-a serves", func() error {
+		resp, err := http.Get("http://" + a.http + "/healthz")
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	})
+	digest := push(t, a, "app/web:1", image(t, mib, 1))
+	eventually(t, "hq-a looks at it", func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if !strings.Contains(a.log.String(), "app/web:1") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	b.start()
+	within(t, 30*time.Second, "it is published", func() error { return head(t, b, "app/web:1", digest) })
 }
 
 // TestParentThatIsBackIsAskedAtOnce: a child whose parent was away in the middle of a blob goes on when it is back.

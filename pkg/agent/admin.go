@@ -275,7 +275,11 @@ func (s *admin) Publish(req *adminv1.PublishRequest, stream grpc.ServerStreaming
 	if !s.a.cfg.Headquarters() {
 		return status.Errorf(codes.FailedPrecondition, "group %s is not headquarters; publish at an agent of %s", s.a.cfg.Group, strings.Split(s.a.cfg.Group, "/")[0])
 	}
-	if !publishable(s.a.node.Catalog().Settings().GetPublish(), ref) {
+	settings := s.a.node.Catalog().Settings()
+	if settings == nil {
+		return status.Errorf(codes.Unavailable, "%v; the group may be without a root: try again", errNoCatalog)
+	}
+	if !publishable(settings.GetPublish(), ref) {
 		return status.Errorf(codes.FailedPrecondition, "%s is not among publish.repositories, or is excluded", ref)
 	}
 	rec, err := s.publishHere(ctx, ref, actor)

@@ -21,6 +21,28 @@ import (
 // errChanged says that what was looked at changed meanwhile: look again, at once.
 var errChanged = errors.New("changed meanwhile")
 
+// errNoCatalog says that this member of headquarters has not read its catalog yet, as after a start: what may be published is not known.
+var errNoCatalog = errors.New("the catalog was not read yet")
+
+// catalogRead is false at headquarters before the catalog was read.
+func (a *Agent) catalogRead() bool {
+	return !a.cfg.Headquarters() || a.node.Catalog().Settings() != nil
+}
+
+// waitForCatalog waits until it was read; false when ctx ended first.
+func (a *Agent) waitForCatalog(ctx context.Context) bool {
+	changed, stop := a.node.Watch()
+	defer stop()
+	for !a.catalogRead() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		}
+	}
+	return true
+}
+
 // pushes remembers when refs were last said to be pushed. A push that is known to have come after the agent is not one that "was there before".
 type pushes struct {
 	mu sync.Mutex
@@ -63,6 +85,9 @@ func (a *Agent) work(ctx context.Context) {
 		switch {
 		case errors.Is(err, errChanged):
 			wait = time.Millisecond
+		case errors.Is(err, errNoCatalog):
+			a.logger.Debug("ref cannot be judged yet", "ref", k.repository+":"+k.tag, "error", err)
+			wait = delay(a.queue.failures(k), fetchBackoffMax, 0)
 		case err != nil:
 			failures := a.queue.failures(k)
 			asked := registry.RetryAfter(err)
@@ -114,6 +139,9 @@ func (a *Agent) withRoom(err error) error {
 }
 
 func (a *Agent) handle(ctx context.Context, k key) error {
+	if !a.catalogRead() {
+		return errNoCatalog // else a push would be taken for one that is none of ours, until the next sweep
+	}
 	if k.digest != "" {
 		return a.noteReferrer(ctx, k.repository, k.digest)
 	}

@@ -15,6 +15,9 @@ import (
 
 // sweepForever compares all of the registry with the catalog, at the start, then at an interval, and when the registry was away. Webhooks make things fast; the sweep makes them certain.
 func (a *Agent) sweepForever(ctx context.Context) {
+	if !a.waitForCatalog(ctx) {
+		return // referrers are looked for under its records
+	}
 	for failures := 0; ; {
 		err := a.sweep(ctx)
 		if ctx.Err() != nil {
