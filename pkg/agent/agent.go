@@ -412,6 +412,16 @@ func failure(id string, p *treev1.PendingRef, failures int) string {
 	return s
 }
 
+// conflictsHere counts the conflicts that this site's pushes lost and nobody has settled.
+func (a *Agent) conflictsHere() (n int) {
+	for c := range a.node.Catalog().AllConflicts() {
+		if c.GetSite() == a.cfg.Site {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
 	a.mu.Lock()
 	regErr, sweepErr, nextSweep := a.regErr, a.sweepError, a.nextSweep
@@ -445,6 +455,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		h.State, h.Reason = "degraded", failure(failed, pending[failed], failures)
 	case sweepErr != nil:
 		h.State, h.Reason = "degraded", "sweep: "+sweepErr.Error()+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
+	case a.conflictsHere() > 0:
+		h.State, h.Reason = "conflict", fmt.Sprintf("%d pushes here lost against another of their tag and wait for a word: see 'fanoutctl conflicts'", a.conflictsHere())
 	case len(pending) > 0:
 		h.State, h.Reason = "syncing", fmt.Sprintf("%d refs to deliver", len(pending))
 	case revision < roster.Head:

@@ -35,7 +35,7 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 	if pushed.IsZero() {
 		pushed = time.Now()
 	}
-	got, err := a.propose(ctx, ref, rec, target, referrers, pushed, actor)
+	got, err := a.propose(ctx, ref, rec, target, referrers, a.cfg.Site, pushed, actor)
 	if err != nil {
 		return nil, err
 	}
@@ -48,15 +48,15 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 	return got, a.delivered(ref, got)
 }
 
-// propose hands a publish to the root and gives the record as it then stands.
+// propose hands a publish to the root and gives the record as it then stands. Origin is this site where its registry shows the target under the tag, else empty.
 func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, target *catalogv1.Descriptor,
-	referrers []*catalogv1.Descriptor, pushed time.Time, actor string,
+	referrers []*catalogv1.Descriptor, origin string, pushed time.Time, actor string,
 ) (*catalogv1.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
 	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
 		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Target: target, Referrers: referrers,
-		Origin: a.cfg.Site, PushedAt: timestamppb.New(pushed),
+		Origin: origin, PushedAt: timestamppb.New(pushed),
 	}}})
 	if err != nil {
 		return nil, fmt.Errorf("publishing: %w", err)
@@ -73,24 +73,26 @@ func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 	}
 }
 
-// unpublish proposes a tombstone for a ref that was deleted here.
-func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) error {
+// unpublish proposes a tombstone for a ref, and gives the record as it then stands. Origin is this site where its registry no longer shows the tag, else empty.
+func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, origin, actor string) (*catalogv1.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	results, err := a.node.Propose(ctx, a.publisher(ref), &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
-		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: a.cfg.Site,
+	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
+		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: origin,
 	}}})
 	if err != nil {
-		return fmt.Errorf("unpublishing: %w", err)
+		return nil, fmt.Errorf("unpublishing: %w", err)
 	}
 	switch r := results[0]; {
 	case errors.Is(r.Err, catalog.ErrConflict), errors.Is(r.Err, catalog.ErrStale):
-		return errChanged
+		return nil, errChanged
+	case errors.Is(r.Err, catalog.ErrUnchanged):
+		return r.Record, nil
 	case r.Err != nil:
-		return fmt.Errorf("unpublishing: %w", r.Err)
+		return nil, fmt.Errorf("unpublishing: %w", r.Err)
 	default:
-		a.events.normal("Unpublished", ref.String(), fmt.Sprintf("revision %d", r.Record.GetRevision()))
-		return a.delivered(ref, r.Record)
+		a.events.normal("Unpublished", ref.String(), fmt.Sprintf("revision %d, by %s", r.Record.GetRevision(), actor))
+		return r.Record, nil
 	}
 }
 
@@ -115,7 +117,7 @@ func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *cata
 	if len(fresh) == 0 {
 		return false, unlisted, nil
 	}
-	got, err := a.propose(ctx, ref, rec, rec.GetTarget(), fresh, rec.GetPushedAt().AsTime(), a.publisher(ref))
+	got, err := a.propose(ctx, ref, rec, rec.GetTarget(), fresh, a.cfg.Site, rec.GetPushedAt().AsTime(), a.publisher(ref))
 	if err != nil {
 		return false, nil, err
 	}

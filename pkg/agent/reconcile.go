@@ -172,7 +172,9 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		return err
 	case reconcile.Deliver, reconcile.Conflict:
 		if v.Action == reconcile.Conflict {
-			a.events.warning("Conflict", ref.String(), fmt.Sprintf("%s; this site showed %s", v.Reason, ours))
+			if err := a.noteConflict(ctx, ref, rec, ours, v.Reason); err != nil {
+				return err
+			}
 		}
 		if err := a.deliver(ctx, ref, rec, ours); err != nil {
 			return err
@@ -202,13 +204,23 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		}
 		return a.delivered(ref, rec)
 	case reconcile.Remove:
+		// What may be undone must not be collected: the hold comes before the tag goes.
+		if time.Now().Before(undoUntil(rec)) {
+			if err := a.hold(ctx, ref.Repository, ours); err != nil {
+				return err
+			}
+		}
 		if err := a.registry.DeleteTag(ctx, ref.Repository, ref.Tag); err != nil && !errors.Is(err, registry.ErrNotFound) {
 			return err
 		}
 		a.events.normal("Removed", ref.String(), "as headquarters said")
 		return a.delivered(ref, rec)
 	case reconcile.Unpublish:
-		return a.unpublish(ctx, ref, rec)
+		got, err := a.unpublish(ctx, ref, rec, a.cfg.Site, a.publisher(ref))
+		if err != nil {
+			return err
+		}
+		return a.delivered(ref, got)
 	case reconcile.Report:
 		a.events.warning("Drift", ref.String(), v.Reason)
 	case reconcile.Foreign:

@@ -80,6 +80,9 @@ func (a *Agent) sweep(ctx context.Context) error {
 	for rec := range a.node.Catalog().Records() {
 		a.queue.add(key{repository: rec.GetRepository(), tag: rec.GetTag()})
 	}
+	if err := a.releaseHolds(ctx); err != nil {
+		a.logger.Warn("holds are released at the next sweep", "error", err)
+	}
 	switch {
 	case unlisted > 1:
 		return fmt.Errorf("%w; %d more failed", failed, unlisted-1)

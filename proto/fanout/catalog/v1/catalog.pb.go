@@ -115,7 +115,7 @@ type Record struct {
 	PublishedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
 	// published_by names the user, or "webhook" or "sweep".
 	PublishedBy string `protobuf:"bytes,7,opt,name=published_by,json=publishedBy,proto3" json:"published_by,omitempty"`
-	// origin is the site in whose registry the content was when it was published.
+	// origin is the site whose registry showed the target, or on a tombstone no longer showed it, when the change was proposed; empty: none did, it was a person's word.
 	Origin string `protobuf:"bytes,8,opt,name=origin,proto3" json:"origin,omitempty"`
 	// pushed_at is when the origin's registry was first seen to show the target.
 	PushedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=pushed_at,json=pushedAt,proto3" json:"pushed_at,omitempty"`
@@ -1440,7 +1440,7 @@ type Unpublish struct {
 	Repository string `protobuf:"bytes,3,opt,name=repository,proto3" json:"repository,omitempty"`
 	// tag of the ref.
 	Tag string `protobuf:"bytes,4,opt,name=tag,proto3" json:"tag,omitempty"`
-	// origin is the site at which the deletion was asked for or seen.
+	// origin as in Record.
 	Origin        string `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+func (a *app) unpublishCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "unpublish REF",
+		Short: "Delete a tag everywhere",
+		Long: `Makes the record of REF a tombstone, which travels: every site removes the tag. What it showed is kept for
+seven days, so long "fanoutctl undo REF" brings it back without content being moved.`,
+		Example: `  fanoutctl unpublish team/app:1.4
+  fanoutctl undo team/app:1.4`,
+		Args:              args(1, 1, "one ref"),
+		ValidArgsFunction: a.completeRefs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				r, err := unary(ctx, func(ctx context.Context) (*adminv1.UnpublishResponse, error) {
+					return c.Unpublish(ctx, &adminv1.UnpublishRequest{Ref: args[0]})
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(view.UnpublishOf(r))
+			})
+		},
+	}
+}
+
+func (a *app) undoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "undo REF",
+		Short: "Bring back a tag that was deleted everywhere",
+		Long: `Publishes again what REF showed before it was deleted. Where the content is still there, which it is for seven
+days, no content is moved.`,
+		Example: `  fanoutctl undo team/app:1.4
+  fanoutctl undo team/app:1.4 -o json`,
+		Args:              args(1, 1, "one ref"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				r, err := unary(ctx, func(ctx context.Context) (*adminv1.UndoResponse, error) {
+					return c.Undo(ctx, &adminv1.UndoRequest{Ref: args[0]})
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(view.Changed{SchemaVersion: view.SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision()})
+			})
+		},
+	}
+}
+
+func (a *app) conflictsCommand() *cobra.Command {
+	list := func(cmd *cobra.Command, _ []string) error {
+		return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			r, err := unary(ctx, func(ctx context.Context) (*adminv1.ConflictsResponse, error) {
+				return c.Conflicts(ctx, &adminv1.ConflictsRequest{})
+			})
+			if err != nil {
+				return err
+			}
+			return a.print(view.ConflictsOf(r))
+		})
+	}
+	cmd := &cobra.Command{
+		Use:   "conflicts",
+		Short: "Show pushes at headquarters that lost against another of their tag",
+		Long: `When one tag was pushed differently at two registries of headquarters that could not hear of each other, the
+order of the catalog decides which is shown. The other is kept, and listed here until someone settles it.`,
+		Example: `  fanoutctl conflicts
+  fanoutctl conflicts settle team/app:1.4 --keep sha256:…`,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              list,
+	}
+	cmd.AddCommand(a.settleCommand())
+	return cmd
+}
+
+func (a *app) settleCommand() *cobra.Command {
+	var keep string
+	cmd := &cobra.Command{
+		Use:   "settle REF --keep DIGEST",
+		Short: "Say which of two pushes a tag shall show",
+		Long: `Publishes the digest to keep, if the tag does not show it already, and takes all conflicts over REF off the list.
+Once that has arrived, the other is no longer kept from garbage collection.`,
+		Example:           `  fanoutctl conflicts settle team/app:1.4 --keep sha256:…`,
+		Args:              args(1, 1, "one ref"),
+		ValidArgsFunction: a.completeRefs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if keep == "" {
+				return errors.New("--keep is missing: name the digest that the tag shall show; 'fanoutctl conflicts' lists both")
+			}
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				r, err := unary(ctx, func(ctx context.Context) (*adminv1.SettleConflictResponse, error) {
+					return c.SettleConflict(ctx, &adminv1.SettleConflictRequest{Ref: args[0], Keep: keep})
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(view.Changed{SchemaVersion: view.SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), Settled: r.GetSettled()})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&keep, "keep", "", "digest that the tag shall show (required)")
+	return cmd
+}

@@ -1,0 +1,105 @@
+package view
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+// Unpublish is the document of `unpublish`.
+type Unpublish struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	Ref           string     `json:"ref"`
+	Digest        string     `json:"digest"`
+	Revision      uint64     `json:"revision"`
+	UndoUntil     *time.Time `json:"undoUntil,omitempty"`
+}
+
+// UnpublishOf makes it.
+func UnpublishOf(r *adminv1.UnpublishResponse) Unpublish {
+	return Unpublish{SchemaVersion: SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), UndoUntil: moment(r.GetUndoUntil())}
+}
+
+// Text says what was deleted, and until when that can be undone.
+func (u Unpublish) Text(s Style) string {
+	text := fmt.Sprintf("%s deleted everywhere, as revision %s; it showed %s", s.paint(bold, screen.Clean(u.Ref)), count(u.Revision), screen.Clean(u.Digest))
+	if u.UndoUntil != nil {
+		text += "\nUntil " + stamp(u.UndoUntil) + " it comes back with: fanoutctl undo " + screen.Clean(u.Ref)
+	}
+	return text + "\n"
+}
+
+// Changed is the document of `undo` and `conflicts settle`: what a ref shows now.
+type Changed struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Ref           string `json:"ref"`
+	Digest        string `json:"digest"`
+	Revision      uint64 `json:"revision"`
+	Settled       uint32 `json:"settled,omitempty"`
+}
+
+// Text says it in a line.
+func (c Changed) Text(s Style) string {
+	text := fmt.Sprintf("%s shows %s, as revision %s", s.paint(bold, screen.Clean(c.Ref)), screen.Clean(c.Digest), count(c.Revision))
+	if c.Settled > 0 {
+		text += "; " + plural(int(c.Settled), "conflict") + " settled"
+	}
+	return text + "\n"
+}
+
+// Conflicts is the document of `conflicts`.
+type Conflicts struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	Conflicts     []Conflict `json:"conflicts"`
+}
+
+// Conflict is one push that lost.
+type Conflict struct {
+	Ref     string     `json:"ref"`
+	Winner  Push       `json:"winner"`
+	Loser   Push       `json:"loser"`
+	NotedAt *time.Time `json:"notedAt,omitempty"`
+	Reason  string     `json:"reason"`
+}
+
+// Push is one side of a Conflict.
+type Push struct {
+	Digest      string     `json:"digest"`
+	Site        string     `json:"site"`
+	PushedAt    *time.Time `json:"pushedAt,omitempty"`
+	PublishedBy string     `json:"publishedBy,omitempty"`
+}
+
+// ConflictsOf makes it.
+func ConflictsOf(r *adminv1.ConflictsResponse) Conflicts {
+	side := func(x *adminv1.ConflictSide) Push {
+		return Push{Digest: x.GetDigest(), Site: x.GetSite(), PushedAt: moment(x.GetPushedAt()), PublishedBy: x.GetPublishedBy()}
+	}
+	doc := Conflicts{SchemaVersion: SchemaVersion, Conflicts: []Conflict{}}
+	for _, c := range r.GetConflicts() {
+		doc.Conflicts = append(doc.Conflicts, Conflict{
+			Ref: c.GetRef(), Winner: side(c.GetWinner()), Loser: side(c.GetLoser()), NotedAt: moment(c.GetNotedAt()), Reason: c.GetReason(),
+		})
+	}
+	return doc
+}
+
+// Text is two lines a conflict, one for each side: whole digests, since one of them is to be named.
+func (c Conflicts) Text(s Style) string {
+	if len(c.Conflicts) == 0 {
+		return "No conflicts.\n"
+	}
+	rows := make([][]cell, 0, 2*len(c.Conflicts))
+	for _, x := range c.Conflicts {
+		for _, p := range []struct {
+			what string
+			Push
+		}{{"shown", x.Winner}, {"lost", x.Loser}} {
+			rows = append(rows, []cell{plain(x.Ref), plain(p.what), plain(p.Digest), plain(p.Site), plain(stamp(p.PushedAt)), plain(p.PublishedBy)})
+		}
+	}
+	return table(s, []string{"REF", "", "DIGEST", "SITE", "PUSHED", "BY"}, rows) +
+		"\nSettle one with: fanoutctl conflicts settle REF --keep DIGEST\n"
+}

@@ -1,0 +1,185 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// holds lists the hold tags of a repository in a site's registry.
+func holds(t testing.TB, s *site, repo string) []string {
+	t.Helper()
+	tags, err := remote.List(repository(t, s, repo))
+	if err != nil {
+		return nil // a repository without tags is not found
+	}
+	return slices.DeleteFunc(tags, func(tag string) bool { return !strings.HasPrefix(tag, "fanout-hold.") })
+}
+
+// document runs fanoutctl with -o json and reads what it says; it must end well.
+func (s *site) document(into any, args ...string) {
+	s.t.Helper()
+	out, code := s.ctl(append(args, "-o", "json")...)
+	if code != 0 {
+		s.t.Fatalf("fanoutctl %v: exit %d", args, code)
+	}
+	if err := json.Unmarshal(out, into); err != nil {
+		s.t.Fatalf("fanoutctl %v: %v: %s", args, err, out)
+	}
+}
+
+// TestUnpublishAndUndo: a deletion travels, what was deleted is held at each site, and its undoing moves no content.
+func TestUnpublishAndUndo(t *testing.T) {
+	const often = "sweep: {interval: 2s}\n"
+	sites := start(t,
+		spec{name: "hq-a", group: "hq", counted: true, extra: often}, spec{name: "hq-b", group: "hq", counted: true, extra: often},
+		spec{name: "hq-c", group: "hq", counted: true, extra: often},
+		spec{name: "gd-a", group: "hq/gd", extra: often}, spec{name: "sz-a", group: "hq/gd/sz", extra: often},
+	)
+	const size = 2 * mib
+	digest := push(t, sites["hq-a"], "app/web:1", image(t, size, 2))
+	other := push(t, sites["hq-b"], "app/web:2", image(t, 1<<16, 1))
+	sites["hq-a"].quiet("app/web:1", digest)
+	sites["hq-a"].quiet("app/web:2", other)
+
+	var deleted struct {
+		Digest, UndoUntil string
+		Revision          uint64
+	}
+	sites["hq-c"].document(&deleted, "unpublish", "app/web:1")
+	if deleted.Digest != digest || deleted.UndoUntil == "" || deleted.Revision == 0 {
+		t.Errorf("unpublish said %+v", deleted)
+	}
+	for _, s := range sites {
+		eventually(t, "the deletion arrives at "+s.name, func() error { return gone(t, s, "app/web:1") })
+		if got := holds(t, s, "app/web"); len(got) != 1 || !strings.HasSuffix(got[0], digest[len("sha256:"):][:12]) {
+			t.Errorf("%s holds %v", s.name, got)
+		}
+		shows(t, s, "app/web:2", other)
+	}
+	// Holds are never taken for pushes, nor shown.
+	if out, _ := sites["hq-a"].ctl("images", "--all", "-o", "json"); strings.Contains(string(out), "fanout-hold") {
+		t.Errorf("a hold is in the catalog: %s", out)
+	}
+
+	before := int64(0)
+	for _, s := range []string{"hq-a", "hq-b", "hq-c"} {
+		before += sites[s].link.down.Load()
+	}
+	var back struct {
+		Digest   string
+		Revision uint64
+	}
+	sites["hq-b"].document(&back, "undo", "app/web:1")
+	if back.Digest != digest || back.Revision <= deleted.Revision {
+		t.Errorf("undo said %+v after %+v", back, deleted)
+	}
+	for _, s := range sites {
+		shows(t, s, "app/web:1", digest)
+	}
+	after := int64(0)
+	for _, s := range []string{"hq-a", "hq-b", "hq-c"} {
+		after += sites[s].link.down.Load()
+	}
+	t.Logf("%d bytes crossed all links from headquarters' members during the undo", after-before)
+	if after-before > size {
+		t.Errorf("%d bytes crossed for an undo", after-before)
+	}
+	for _, s := range sites {
+		eventually(t, s.name+" lets go of its hold", func() error {
+			if got := holds(t, s, "app/web"); len(got) > 0 {
+				return fmt.Errorf("it holds %v", got)
+			}
+			return nil
+		})
+		shows(t, s, "app/web:1", digest)
+	}
+	if _, code := sites["hq-a"].ctl("undo", "app/web:1"); code != 1 {
+		t.Errorf("undoing what is not deleted: exit %d", code)
+	}
+	if _, code := sites["gd-a"].ctl("unpublish", "app/web:1"); code != 1 {
+		t.Errorf("unpublishing at a province: exit %d", code)
+	}
+}
+
+type conflictDoc struct {
+	Conflicts []struct {
+		Ref, Reason   string
+		Winner, Loser struct{ Digest, Site string }
+	}
+}
+
+// TestConflict: two Harbors and a witness; a tag that was pushed differently at both while one's agent was away is shown as the catalog has it, the other push is kept and listed, and
+// settling it either way ends the matter everywhere.
+func TestConflict(t *testing.T) {
+	const often = "sweep: {interval: 2s}\n"
+	sites := start(t,
+		spec{name: "hq-a", group: "hq", registry: true, extra: often}, spec{name: "hq-b", group: "hq", registry: true, extra: often},
+		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n"},
+		spec{name: "gd-a", group: "hq/gd"},
+	)
+	for i, keep := range []string{"loser", "winner"} {
+		ref := fmt.Sprintf("app/web:%d", i)
+		old := push(t, sites["hq-a"], ref, image(t, 1<<16, 1))
+		sites["hq-a"].quiet(ref, old)
+
+		sites["hq-b"].kill()
+		winner := push(t, sites["hq-a"], ref, image(t, 1<<16, 1))
+		loser := push(t, sites["hq-b"], ref, image(t, 1<<16, 1))
+		shows(t, sites["gd-a"], ref, winner) // published by a majority of hq-a and the witness
+		sites["hq-b"].start()
+		shows(t, sites["hq-b"], ref, winner)
+
+		var doc conflictDoc
+		eventually(t, "the conflict is listed", func() error {
+			sites["hq-w"].document(&doc, "conflicts")
+			if len(doc.Conflicts) != 1 {
+				return fmt.Errorf("%+v", doc)
+			}
+			return nil
+		})
+		c := doc.Conflicts[0]
+		if c.Ref != ref || c.Winner.Digest != winner || c.Winner.Site != "hq-a" || c.Loser.Digest != loser || c.Loser.Site != "hq-b" {
+			t.Errorf("listed: %+v, pushed: %s at hq-a, %s at hq-b", c, winner, loser)
+		}
+		eventually(t, "tree says so", func() error {
+			if out, _ := sites["hq-a"].ctl("tree", "-o", "json"); !strings.Contains(string(out), `"conflict"`) {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
+		if got := holds(t, sites["hq-b"], "app/web"); len(got) != 1 {
+			t.Errorf("hq-b holds %v", got)
+		}
+
+		if _, code := sites["hq-a"].ctl("conflicts", "settle", ref, "--keep", old); code != 1 {
+			t.Errorf("keeping what is in no conflict: exit %d", code)
+		}
+		kept := map[string]string{"loser": loser, "winner": winner}[keep]
+		var said struct {
+			Digest  string
+			Settled int
+		}
+		sites["hq-a"].document(&said, "conflicts", "settle", ref, "--keep", kept)
+		if said.Digest != kept || said.Settled != 1 {
+			t.Errorf("settle said %+v", said)
+		}
+		for _, s := range []string{"hq-a", "hq-b", "gd-a"} {
+			shows(t, sites[s], ref, kept)
+		}
+		sites["hq-b"].document(&doc, "conflicts")
+		if len(doc.Conflicts) != 0 {
+			t.Errorf("still listed: %+v", doc)
+		}
+		eventually(t, "hq-b lets go of its hold", func() error {
+			if got := holds(t, sites["hq-b"], "app/web"); len(got) > 0 {
+				return fmt.Errorf("it holds %v", got)
+			}
+			return nil
+		})
+	}
+}

@@ -1,0 +1,313 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/transfer"
+)
+
+// changeTries is how often a person's change is proposed again when the record changed meanwhile.
+const changeTries = 5
+
+// noteConflict keeps what lost against the catalog's record under a hold and lists it, before the tag is moved: it must not be lost for want of a person who looks in time.
+func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours, reason string) error {
+	a.events.warning("Conflict", ref.String(), fmt.Sprintf("%s; this site showed %s", reason, ours))
+	target, _, err := a.readClosure(ctx, ref.Repository, ours)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil // it is not whole any more: there is nothing to choose
+	}
+	if err != nil {
+		return fmt.Errorf("reading what lost: %w", err)
+	}
+	if err := a.hold(ctx, ref.Repository, ours); err != nil {
+		return err
+	}
+	c := &catalogv1.Conflict{
+		Repository: ref.Repository, Tag: ref.Tag, Target: target, Site: a.cfg.Site,
+		Winner: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Reason: reason,
+	}
+	if at := a.pushes.get(ref.String()); !at.IsZero() {
+		c.PushedAt = timestamppb.New(at)
+	}
+	return a.change(ctx, "sweep", &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: c}}})
+}
+
+// change proposes one change of no record; one that would change nothing is done.
+func (a *Agent) change(ctx context.Context, actor string, c *catalogv1.Change) error {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	results, err := a.node.Propose(ctx, actor, c)
+	if err != nil {
+		return err
+	}
+	if errors.Is(results[0].Err, catalog.ErrUnchanged) {
+		return nil
+	}
+	return results[0].Err
+}
+
+// headquarters refuses what can be done at headquarters only.
+func (s *admin) headquarters(what string) error {
+	if s.a.cfg.Headquarters() {
+		return nil
+	}
+	return status.Errorf(codes.FailedPrecondition, "group %s is not headquarters; %s at an agent of %s", s.a.cfg.Group, what, strings.Split(s.a.cfg.Group, "/")[0])
+}
+
+// record finds a record that a person named.
+func (s *admin) record(ref catalog.Ref) (*catalogv1.Record, error) {
+	rec, ok := s.a.node.Catalog().Get(ref)
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is", ref)
+	}
+	return rec, nil
+}
+
+// Unpublish implements adminv1.AdminServiceServer. The root's catalog is the one to look at: so it is asked there.
+func (s *admin) Unpublish(ctx context.Context, req *adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error) {
+	actor, root, err := s.steer(ctx, "unpublish")
+	if err != nil {
+		return nil, err
+	}
+	if root != nil {
+		return root.Unpublish(ctx, req)
+	}
+	ref, err := parseRef(req.GetRef())
+	if err != nil {
+		return nil, err
+	}
+	for range changeTries {
+		rec, err := s.record(ref)
+		if err != nil {
+			return nil, err
+		}
+		if !rec.GetDeleted() {
+			if rec, err = s.a.unpublish(ctx, ref, rec, "", actor); errors.Is(err, errChanged) {
+				continue
+			}
+			if err != nil {
+				return nil, status.Error(codes.Unavailable, err.Error())
+			}
+		}
+		return &adminv1.UnpublishResponse{
+			Ref: ref.String(), Digest: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), UndoUntil: timestamppb.New(undoUntil(rec)),
+		}, nil
+	}
+	return nil, status.Errorf(codes.Aborted, "%s keeps changing; try again", ref)
+}
+
+// steer names who asks for a change at headquarters, and gives the root's service when this member is not the root.
+func (s *admin) steer(ctx context.Context, what string) (actor string, root adminv1.AdminServiceClient, err error) {
+	if actor, err = s.actor(ctx); err != nil {
+		return "", nil, err
+	}
+	if err := s.headquarters(what); err != nil {
+		return "", nil, err
+	}
+	root, err = s.root(ctx)
+	return actor, root, err
+}
+
+// Undo implements adminv1.AdminServiceServer.
+func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.UndoResponse, error) {
+	actor, root, err := s.steer(ctx, "undo")
+	if err != nil {
+		return nil, err
+	}
+	if root != nil {
+		return root.Undo(ctx, req)
+	}
+	ref, err := parseRef(req.GetRef())
+	if err != nil {
+		return nil, err
+	}
+	for range changeTries {
+		rec, err := s.record(ref)
+		if err != nil {
+			return nil, err
+		}
+		if !rec.GetDeleted() {
+			return nil, status.Errorf(codes.FailedPrecondition, "%s is not deleted; it shows %s since revision %d", ref, rec.GetTarget().GetDigest(), rec.GetRevision())
+		}
+		if err := s.contentAt(ctx, ref, rec.GetTarget().GetDigest()); err != nil {
+			return nil, err
+		}
+		got, err := s.a.propose(ctx, ref, rec, rec.GetTarget(), rec.GetReferrers(), "", now().AsTime(), actor)
+		if errors.Is(err, errChanged) {
+			continue
+		}
+		if err != nil {
+			return nil, status.Error(codes.Unavailable, err.Error())
+		}
+		s.a.events.normal("Undone", ref.String(), fmt.Sprintf("%s as revision %d, by %s", got.GetTarget().GetDigest(), got.GetRevision(), actor))
+		return &adminv1.UndoResponse{Ref: ref.String(), Digest: got.GetTarget().GetDigest(), Revision: got.GetRevision()}, nil
+	}
+	return nil, status.Errorf(codes.Aborted, "%s keeps changing; try again", ref)
+}
+
+// contentAt makes sure that some registry of headquarters still has a manifest, so that a record of it is no empty promise.
+func (s *admin) contentAt(ctx context.Context, ref catalog.Ref, digest string) error {
+	var words []string
+	if s.a.registry != nil {
+		_, _, err := s.a.readClosure(ctx, ref.Repository, digest)
+		if err == nil {
+			return nil
+		}
+		words = append(words, s.a.cfg.Site+": "+err.Error())
+	}
+	rec, _ := s.a.node.Catalog().Get(ref)
+	purpose := &transferv1.Purpose{Repository: ref.Repository, Tag: ref.Tag, Revision: rec.GetRevision(), Root: digest}
+	for _, m := range s.a.node.Roster().Members {
+		if m.Site == s.a.cfg.Site {
+			continue
+		}
+		_, err := s.a.askManifest(ctx, transfer.Source{Site: m.Site, Addr: m.Addr}, purpose, digest)
+		if err == nil {
+			return nil
+		}
+		words = append(words, m.Site+": "+err.Error())
+	}
+	return status.Errorf(codes.FailedPrecondition, "no registry of headquarters that answers has %s of %s any more (%s); push it again", digest, ref, strings.Join(words, "; "))
+}
+
+// Conflicts implements adminv1.AdminServiceServer.
+func (s *admin) Conflicts(ctx context.Context, req *adminv1.ConflictsRequest) (*adminv1.ConflictsResponse, error) {
+	if _, err := s.actor(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.headquarters("ask for conflicts"); err != nil {
+		return nil, err
+	}
+	if root, err := s.root(ctx); err != nil || root != nil {
+		if err != nil {
+			return nil, err
+		}
+		return root.Conflicts(ctx, req)
+	}
+	resp := &adminv1.ConflictsResponse{}
+	snap := s.a.node.Catalog()
+	for c := range snap.AllConflicts() {
+		ref := catalog.Ref{Repository: c.GetRepository(), Tag: c.GetTag()}
+		info := &adminv1.ConflictInfo{
+			Ref: ref.String(), NotedAt: c.GetNotedAt(), Reason: c.GetReason(),
+			Loser:  &adminv1.ConflictSide{Digest: c.GetTarget().GetDigest(), Site: c.GetSite(), PushedAt: c.GetPushedAt()},
+			Winner: &adminv1.ConflictSide{Digest: c.GetWinner()},
+		}
+		if rec, ok := snap.Get(ref); ok && rec.GetTarget().GetDigest() == c.GetWinner() {
+			info.Winner.Site, info.Winner.PushedAt, info.Winner.PublishedBy = rec.GetOrigin(), rec.GetPushedAt(), rec.GetPublishedBy()
+		}
+		resp.Conflicts = append(resp.Conflicts, info)
+	}
+	return resp, nil
+}
+
+// SettleConflict implements adminv1.AdminServiceServer. Who has the content publishes it; the list is settled after that, so that a break in between leaves a conflict listed
+// that is settled by asking again.
+func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
+	actor, err := s.actor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.headquarters("settle conflicts"); err != nil {
+		return nil, err
+	}
+	ref, err := parseRef(req.GetRef())
+	if err != nil {
+		return nil, err
+	}
+	rec, err := s.record(ref)
+	if err != nil {
+		return nil, err
+	}
+	losers := slices.Collect(s.a.node.Catalog().Conflicts(ref))
+	if len(losers) == 0 {
+		return nil, status.Errorf(codes.NotFound, "no conflict over %s is listed; 'fanoutctl conflicts' lists all", ref)
+	}
+	if rec.GetDeleted() || rec.GetTarget().GetDigest() != req.GetKeep() {
+		i := slices.IndexFunc(losers, func(c *catalogv1.Conflict) bool { return c.GetTarget().GetDigest() == req.GetKeep() })
+		if i < 0 {
+			return nil, status.Errorf(codes.InvalidArgument, "%q is none of the digests that %s is in conflict over: keep %s", req.GetKeep(), ref, choices(rec, losers))
+		}
+		if site := losers[i].GetSite(); site != s.a.cfg.Site {
+			return s.settleAt(ctx, site, req)
+		}
+		if rec, err = s.publishHeld(ctx, ref, req.GetKeep(), actor); err != nil {
+			return nil, err
+		}
+	}
+	err = s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: &catalogv1.SettleConflict{Repository: ref.Repository, Tag: ref.Tag}}})
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	s.a.events.normal("ConflictSettled", ref.String(), fmt.Sprintf("%s is kept, by %s", req.GetKeep(), actor))
+	return &adminv1.SettleConflictResponse{
+		Ref: ref.String(), Digest: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Settled: uint32(len(losers)),
+	}, nil
+}
+
+func choices(rec *catalogv1.Record, losers []*catalogv1.Conflict) string {
+	var out []string
+	if !rec.GetDeleted() {
+		out = append(out, rec.GetTarget().GetDigest())
+	}
+	for _, c := range losers {
+		out = append(out, c.GetTarget().GetDigest())
+	}
+	return strings.Join(out, " or ")
+}
+
+// settleAt passes the question on to the site that holds what is to be kept.
+func (s *admin) settleAt(ctx context.Context, site string, req *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
+	for _, m := range s.a.node.Roster().Members {
+		if m.Site != site || passedOn(ctx) {
+			continue
+		}
+		conn, err := s.a.peers.conn(ctx, m.Addr)
+		if err != nil {
+			return nil, status.Error(codes.Unavailable, err.Error())
+		}
+		return adminv1.NewAdminServiceClient(conn).SettleConflict(passOn(ctx), req)
+	}
+	return nil, status.Errorf(codes.Unavailable, "%s is only at site %s, which is not connected now; try again when it is back", req.GetKeep(), site)
+}
+
+// publishHeld publishes what this site holds, in place of whatever the record shows.
+func (s *admin) publishHeld(ctx context.Context, ref catalog.Ref, digest, actor string) (*catalogv1.Record, error) {
+	target, closure, err := s.a.readClosure(ctx, ref.Repository, digest)
+	if err != nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "the registry of %s no longer has %s whole: %v; push it again", s.a.cfg.Site, digest, err)
+	}
+	referrers, _, err := s.a.findReferrers(ctx, ref.Repository, closure.Manifests)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	for range changeTries {
+		rec, _ := s.a.node.Catalog().Get(ref)
+		got, err := s.a.propose(ctx, ref, rec, target, referrers, "", now().AsTime(), actor)
+		if errors.Is(err, errChanged) {
+			if !sleep(ctx, watchEvery) {
+				return nil, ctx.Err()
+			}
+			continue
+		}
+		if err != nil {
+			return nil, status.Error(codes.Unavailable, err.Error())
+		}
+		return got, nil
+	}
+	return nil, status.Errorf(codes.Aborted, "%s keeps changing; try again", ref)
+}

@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/registry"
+)
+
+// undoTime is how long a deletion can be undone without content being moved: so long each site keeps what it showed under a hold.
+const undoTime = 7 * 24 * time.Hour
+
+// holdKeys is the prefix under which the store remembers the holds of this site: what follows is the repository, "@" and the digest.
+const holdKeys = "hold/"
+
+// holdTag is the tag by which a digest is kept from garbage collection.
+func holdTag(digest string) string {
+	return registry.HoldPrefix + strings.TrimPrefix(digest, "sha256:")[:12]
+}
+
+// hold keeps a manifest and what is under it in this site's registry, whatever becomes of its tags, until releaseHolds finds that nothing needs it. It is remembered before it
+// is put, so that none is left behind; a manifest that the registry lacks can't be held, and need not be.
+func (a *Agent) hold(ctx context.Context, repo, digest string) error {
+	if digest == "" {
+		return nil
+	}
+	m, err := a.registry.Manifest(ctx, repo, digest)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("holding %s@%s: %w", repo, digest, err)
+	}
+	if err := a.store.PutValue(holdKeys+repo+"@"+digest, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
+		return err
+	}
+	if err := a.registry.PutManifest(ctx, repo, holdTag(digest), m); err != nil {
+		return fmt.Errorf("holding %s@%s: %w", repo, digest, err)
+	}
+	return nil
+}
+
+// releaseHolds takes away the holds of which nothing is needed any more: see needed. One that can't be taken away is tried again at the next sweep.
+func (a *Agent) releaseHolds(ctx context.Context) error {
+	held, err := a.store.Values(holdKeys)
+	if err != nil {
+		return err
+	}
+	snap := a.node.Catalog()
+	if snap.Position().GetEpoch() == "" || snap.Resyncing() != "" {
+		return nil // nothing whole is known of what is needed
+	}
+	var errs []error
+	for k := range held {
+		repo, digest, ok := strings.Cut(k, "@")
+		if !ok || a.needed(snap, repo, digest) {
+			continue
+		}
+		err := a.registry.DeleteTag(ctx, repo, holdTag(digest))
+		switch {
+		case err == nil, errors.Is(err, registry.ErrNotFound):
+			err = a.store.PutValue(holdKeys+k, nil)
+		case errors.Is(err, registry.ErrUnsupported):
+			continue // the tag stays for good in such a registry, and does no harm
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("releasing a hold: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// needed says whether content must be held here: it lost a conflict that nobody has settled, or its deletion can still be undone.
+func (a *Agent) needed(snap *catalog.Snapshot, repo, digest string) bool {
+	for rec := range snap.Repository(repo) {
+		if rec.GetDeleted() && rec.GetTarget().GetDigest() == digest && time.Now().Before(undoUntil(rec)) {
+			return true
+		}
+		for c := range snap.Conflicts(catalog.RefOf(rec)) {
+			if c.GetTarget().GetDigest() == digest && c.GetSite() == a.cfg.Site {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func undoUntil(rec *catalogv1.Record) time.Time { return rec.GetPublishedAt().AsTime().Add(undoTime) }
