@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -120,110 +119,6 @@ func TestFetch_CutAtEveryBoundary(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestFetch_BadSources(t *testing.T) {
-	b := newBlob(4, 5<<20+5)
-	wrong := newBlob(5, len(b.data))
-	rubbish := func(change func(m *transferv1.FetchResponse, req *transferv1.FetchRequest)) *fake {
-		good := goodFake(b)
-		return &fake{raw: func(req *transferv1.FetchRequest, send func(*transferv1.FetchResponse) error, ctx context.Context) error {
-			return good.Fetch(req, &tampered{ctx: ctx, send: func(m *transferv1.FetchResponse) error {
-				change(m, req)
-				return send(m)
-			}})
-		}}
-	}
-	tests := map[string]*fake{
-		"crc": rubbish(func(m *transferv1.FetchResponse, _ *transferv1.FetchRequest) {
-			m.Data = append([]byte(nil), m.Data...)
-			m.Data[len(m.Data)/2] ^= 1
-		}),
-		"offset too low":  rubbish(func(m *transferv1.FetchResponse, _ *transferv1.FetchRequest) { m.Offset -= 1 }),
-		"offset too high": rubbish(func(m *transferv1.FetchResponse, _ *transferv1.FetchRequest) { m.Offset += piece }),
-		"negative offset": rubbish(func(m *transferv1.FetchResponse, _ *transferv1.FetchRequest) { m.Offset = -1 << 63 }),
-		"empty":           rubbish(func(m *transferv1.FetchResponse, _ *transferv1.FetchRequest) { m.Data, m.Crc32C = nil, 0 }),
-		"content":         goodFake(wrong),
-		"beyond": {fetch: func(req *transferv1.FetchRequest, send func(int64, []byte) error, _ context.Context) error {
-			return sendRange(append(b.data, b.data...), req.GetOffset(), 2*req.GetSize(), piece, send)
-		}},
-		"too large": {fetch: func(req *transferv1.FetchRequest, send func(int64, []byte) error, _ context.Context) error {
-			return sendRange(b.data, req.GetOffset(), req.GetSize(), 2<<20, send)
-		}},
-		"data loss at once": {fetch: func(*transferv1.FetchRequest, func(int64, []byte) error, context.Context) error {
-			return status.Error(codes.DataLoss, "sorry")
-		}},
-		"data loss at the end": {fetch: func(req *transferv1.FetchRequest, send func(int64, []byte) error, _ context.Context) error {
-			off, end := rangeOf(req)
-			if err := sendRange(wrong.data, off, end, piece, send); err != nil {
-				return err
-			}
-			return status.Error(codes.DataLoss, "sorry")
-		}},
-		"panic-free nonsense": {fetch: func(*transferv1.FetchRequest, func(int64, []byte) error, context.Context) error {
-			return errors.New("what?")
-		}},
-	}
-	for name, bad := range tests {
-		t.Run(name, func(t *testing.T) {
-			f := newFabric(t)
-			f.serve("bad", bad)
-			f.serve("good", goodFake(b))
-			s := newSite(f, "hq/gd", "gd-a", upstream("bad", "good"))
-			s.mustFetch(t, b)
-			if bad.calls.Load() == 0 {
-				t.Error("the bad source was never asked")
-			}
-			if n := s.received("good"); n > int64(len(b.data)) {
-				t.Errorf("the good source sent %d bytes", n)
-			}
-		})
-		t.Run(name+"/alone", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFabric(t)
-				f.serve("bad", bad)
-				s := newSite(f, "hq/gd", "gd-a", upstream("bad"))
-				err := s.fetch(t.Context(), b)
-				if err == nil {
-					t.Fatal("fetched")
-				}
-				if st, serr := s.spool.Stat(b.digest); serr == nil && st.Committed {
-					t.Error("committed")
-				}
-				isBad := name == "content" || strings.HasPrefix(name, "data loss")
-				if errors.Is(err, transfer.ErrBadSource) != isBad {
-					t.Errorf("errors.Is(err, ErrBadSource) = %v: %v", !isBad, err)
-				}
-				if !strings.Contains(err.Error(), "bad") {
-					t.Errorf("the error names no source: %v", err)
-				}
-			})
-		})
-	}
-}
-
-// A source that is bad, the only one, and then good again, is asked again in time.
-func TestFetch_BadSourceHeals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, wrong := newBlob(4, 5<<20+5), newBlob(5, 5<<20+5)
-		bad, good := goodFake(wrong), goodFake(b)
-		current := bad
-		f := newFabric(t)
-		f.serve("hq-a", &fake{fetch: func(req *transferv1.FetchRequest, send func(int64, []byte) error, ctx context.Context) error {
-			return current.fetch(req, send, ctx)
-		}})
-		s := newSite(f, "hq/gd", "gd-a", upstream("hq-a"))
-		for range 3 {
-			if err := s.fetch(t.Context(), b); !errors.Is(err, transfer.ErrBadSource) {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Minute)
-		}
-		current = good
-		if err := s.fetch(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-	})
 }
 
 func TestFetch_Stall(t *testing.T) {
@@ -615,28 +510,6 @@ func TestFetch_Errors(t *testing.T) {
 	})
 }
 
-// What the province was sent is corrupt with good CRCs. The city, which follows, must drop it too; both get it right from elsewhere.
-func TestFetch_MismatchTravelsDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFabric(t)
-		b, wrong := newBlob(15, 9<<20), newBlob(16, 9<<20)
-		f.serve("hq-a", goodFake(wrong))
-		f.serve("hq-b", goodFake(b))
-		gd := newSite(f, "hq/gd", "gd-a", upstream("hq-a", "hq-b"))
-		sz := newSite(f, "hq/gd/sz", "sz-a", upstream("gd-a"))
-		begin := time.Now()
-		for sz.fetch(t.Context(), b) != nil { // as the work queue does
-			if time.Since(begin) > time.Minute {
-				t.Fatal("the city still has no good content")
-			}
-			time.Sleep(time.Second)
-		}
-		if err := gd.fetch(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
 func TestFetch_EvictedBetween(t *testing.T) {
 	f := newFabric(t)
 	b := newBlob(17, 1<<20)
@@ -682,115 +555,6 @@ func TestFetch_DamagedInSpool(t *testing.T) {
 	}
 }
 
-func TestFetch_SmallDoNotWaitBehindLarge(t *testing.T) {
-	f := newFabric(t)
-	hq := newSite(f, "hq", "hq-a", nil)
-	small := newBlob(99, 1000)
-	hq.put(t, small)
-	hq.local.gate = newGate()
-	hq.local.gate.open(piece)
-	s := newSite(f, "hq/gd", "gd-a", upstream("hq-a"))
-	for i := range transfer.DefaultBlobs {
-		b := newBlob(uint64(20+i), 5<<20)
-		hq.local.put(b)
-		fl, err := s.fetcher.Fetch(t.Context(), b.request())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer fl.Release()
-	}
-	s.mustFetch(t, small)
-	if n := len(s.fetcher.Active()); n != transfer.DefaultBlobs {
-		t.Errorf("%d flights are active", n)
-	}
-}
-
-func TestFetch_DownloadLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFabric(t)
-		b := newBlob(30, 8<<20)
-		f.serve("hq-a", goodFake(b))
-		lim := rate.NewLimiter(1<<20, 64<<10) // a burst smaller than a message
-		s := newSite(f, "hq/gd", "gd-a", upstream("hq-a"), func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
-			fc.Download = lim
-		})
-		begin := time.Now()
-		if err := s.fetch(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-		if d := time.Since(begin).Seconds(); d < 7.5 || d > 8.5 {
-			t.Errorf("8 MiB at 1 MiB/s took %.1f s", d)
-		}
-	})
-}
-
-// Under a limit no more is asked for than it allows, since what was asked for is on its way; and a refusal costs nothing.
-func TestFetch_DownloadLimitAsksForLittle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFabric(t)
-		b := newBlob(30, 8<<20)
-		f.serve("refuses", &fake{fetch: func(*transferv1.FetchRequest, func(int64, []byte) error, context.Context) error {
-			return status.Error(codes.NotFound, "not here")
-		}})
-		var mu sync.Mutex
-		var longest, asked int64
-		f.serve("hq-a", &fake{fetch: func(req *transferv1.FetchRequest, send func(int64, []byte) error, _ context.Context) error {
-			off, end := rangeOf(req)
-			mu.Lock()
-			longest, asked = max(longest, int64(end-off)), asked+int64(end-off)
-			mu.Unlock()
-			return sendRange(b.data, off, end, piece, send)
-		}})
-		lim := rate.NewLimiter(1<<20, 64<<10)
-		s := newSite(f, "hq/gd", "gd-a", upstream("refuses", "hq-a"), func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
-			fc.Download = lim
-		})
-		begin := time.Now()
-		if err := s.fetch(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-		if d := time.Since(begin).Seconds(); d < 7.5 || d > 8.1 {
-			t.Errorf("8 MiB at 1 MiB/s took %.2f s", d)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if longest != store.PieceSize || asked != int64(len(b.data)) {
-			t.Errorf("asked for %d bytes, up to %d at once", asked, longest)
-		}
-	})
-}
-
-// Under a limit so low that a piece takes longer than a fellow's patience, the fellow follows all the same.
-func TestFetch_FellowFollowsUnderLowLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFabric(t)
-		b := newBlob(32, 4*piece)
-		f.serve("hq-a", goodFake(b))
-		lim := rate.NewLimiter(piece/20, 64<<10)
-		lim.AllowN(time.Now(), 64<<10)
-		carrier := newSite(f, "hq/gd", "gd-a", upstream("hq-a"), func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
-			fc.Download = lim
-		})
-		asked := 0
-		fellow := newSite(f, "hq/gd", "gd-b", nil, func(fc *transfer.FetcherConfig, _ *transfer.ServerConfig) {
-			fc.Sources = func(context.Context, transfer.Request) ([]transfer.Source, error) {
-				asked++
-				return fellows("gd-a"), nil
-			}
-		})
-		begin := time.Now()
-		if err := fellow.fetch(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-		if d := time.Since(begin).Seconds(); d > 85 {
-			t.Errorf("four pieces at 20 s each took %.0f s", d)
-		}
-		if n := carrier.received("hq-a"); asked != 1 || n != 4*piece {
-			t.Errorf("asked in %d rounds, %d bytes crossed the link", asked, n)
-		}
-	})
-}
-
 func TestFetch_SizesDiffer(t *testing.T) {
 	f := newFabric(t)
 	b := newBlob(31, 1<<20)
@@ -806,53 +570,4 @@ func TestFetch_SizesDiffer(t *testing.T) {
 	if _, err := s.fetcher.Fetch(t.Context(), req); !errors.Is(err, transfer.ErrSize) {
 		t.Errorf("err = %v", err)
 	}
-}
-
-// A source that sent corrupt content once comes after those that did not, when its penalty is over too.
-func TestFetch_CleanSourcesFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFabric(t)
-		b, bad := newBlob(32, 1000), goodFake(newBlob(33, 1000))
-		f.serve("bad", bad)
-		f.serve("good", goodFake(b))
-		s := newSite(f, "hq/gd", "gd-a", upstream("bad", "good"))
-		for range 2 {
-			if err := s.fetch(t.Context(), b); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.spool.Remove(b.digest, nil); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(5 * time.Minute)
-		}
-		if n := bad.calls.Load(); n != 1 {
-			t.Errorf("the bad source was asked %d times", n)
-		}
-	})
-}
-
-// A flight that only a child wants outlives the pause between two of the child's ranges, and not much more.
-func TestFetch_ReadThroughLingers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFabric(t)
-		b := newBlob(34, 2*piece)
-		hq := newSite(f, "hq", "hq-a", nil)
-		hq.local.put(b)
-		hq.local.gate = newGate()
-		hq.local.gate.open(piece)
-		gd := newSite(f, "hq/gd", "gd-a", upstream("hq-a"))
-		req := &transferv1.FetchRequest{Caller: city, Purpose: purpose, Digest: b.digest, Size: 2 * piece, Length: piece, ReadThrough: true}
-		if _, err := ask(t, client(t, f, "gd-a"), req); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second) // the store saves progress with a little delay
-		if n := len(gd.fetcher.Active()); n != 1 {
-			t.Errorf("%d flights right after a range", n)
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if n := len(gd.fetcher.Active()); n != 0 {
-			t.Errorf("%d flights that nobody wants", n)
-		}
-	})
 }
