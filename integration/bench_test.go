@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -98,21 +99,52 @@ func (s *site) peak() int64 {
 	return 0
 }
 
+// allocated is how many bytes and objects a process has allocated so far, by its own metrics.
+func (s *site) allocated() (bytes, objects float64) {
+	resp, err := http.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	value := func(name string) float64 {
+		for line := range strings.Lines(string(body)) {
+			if text, ok := strings.CutPrefix(line, name+" "); ok {
+				v, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				return v
+			}
+		}
+		s.t.Fatalf("%s has no metric %s", s.name, name)
+		return 0
+	}
+	return value("go_memstats_alloc_bytes_total"), value("go_memstats_mallocs_total")
+}
+
 // BenchmarkOneHop delivers an image of 4 × 64 MiB from headquarters to a province, and copies the same image with crane between two registries of the same make.
 func BenchmarkOneHop(b *testing.B) {
 	const size, layers = 64 << 20, 4
 	sites := start(b, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"})
 	plain := start(b, spec{name: "x-a", group: "x"})["x-a"]
 	var fanout, copied, used time.Duration
+	var bytes, objects float64
 	for i := 0; b.Loop(); i++ {
 		img := generatedImage(b, byte(16*i), size, layers)
 		ref := fmt.Sprintf("bench/hop:%d", i)
 		before := sites["hq-a"].cpu() + sites["gd-a"].cpu()
+		bytesBefore, objectsBefore := sites["gd-a"].allocated()
 		digest := push(b, sites["hq-a"], ref, img)
 		begin := time.Now()
 		within(b, 10*time.Minute, "delivery", func() error { return head(b, sites["gd-a"], ref, digest) })
 		fanout += time.Since(begin)
 		used += sites["hq-a"].cpu() + sites["gd-a"].cpu() - before
+		bytesAfter, objectsAfter := sites["gd-a"].allocated()
+		bytes, objects = bytes+bytesAfter-bytesBefore, objects+objectsAfter-objectsBefore
 		begin = time.Now()
 		if err := crane.Copy(sites["hq-a"].reg+"/"+ref, plain.reg+"/"+ref, crane.Insecure); err != nil {
 			b.Fatal(err)
@@ -124,6 +156,9 @@ func BenchmarkOneHop(b *testing.B) {
 	b.ReportMetric(mib/copied.Seconds(), "crane-MiB/s")
 	b.ReportMetric(fanout.Seconds()/copied.Seconds(), "time/crane")
 	b.ReportMetric(used.Seconds()/(mib/1024), "cpu-s/GiB") // the push into headquarters' registry included
+	// At the receiver, the registry in it included.
+	b.ReportMetric(bytes/(1<<20)/(mib/1024), "alloc-MiB/GiB")
+	b.ReportMetric(objects/(mib/1024), "allocs/GiB")
 }
 
 func head(t testing.TB, s *site, ref, digest string) error {

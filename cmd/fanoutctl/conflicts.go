@@ -2,7 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,12 +20,16 @@ func (a *app) unpublishCommand() *cobra.Command {
 seven days, so long "fanoutctl undo REF" brings it back without content being moved.`,
 		Example: `  fanoutctl unpublish team/app:1.4
   fanoutctl undo team/app:1.4`,
-		Args:              args(1, 1, "one ref"),
+		Args:              tagged,
 		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
+			}
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := unary(ctx, func(ctx context.Context) (*adminv1.UnpublishResponse, error) {
-					return c.Unpublish(ctx, &adminv1.UnpublishRequest{Ref: args[0]})
+					return c.Unpublish(ctx, &adminv1.UnpublishRequest{Ref: ref})
 				})
 				if err != nil {
 					return err
@@ -33,6 +38,17 @@ seven days, so long "fanoutctl undo REF" brings it back without content being mo
 			})
 		},
 	}
+}
+
+// tagged wants one ref with its tag: what is deleted everywhere is not guessed.
+func tagged(cmd *cobra.Command, given []string) error {
+	if err := args(1, 1, "one ref")(cmd, given); err != nil {
+		return err
+	}
+	if i := strings.LastIndexByte(given[0], ':'); i <= strings.LastIndexByte(given[0], '/') {
+		return fmt.Errorf("%q has no tag: write what is to be deleted, such as %s:latest", given[0], given[0])
+	}
+	return nil
 }
 
 func (a *app) undoCommand() *cobra.Command {
@@ -46,9 +62,13 @@ days, no content is moved.`,
 		Args:              args(1, 1, "one ref"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
+			}
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := unary(ctx, func(ctx context.Context) (*adminv1.UndoResponse, error) {
-					return c.Undo(ctx, &adminv1.UndoRequest{Ref: args[0]})
+					return c.Undo(ctx, &adminv1.UndoRequest{Ref: ref})
 				})
 				if err != nil {
 					return err
@@ -97,12 +117,13 @@ Once that has arrived, the other is no longer kept from garbage collection.`,
 		Args:              args(1, 1, "one ref"),
 		ValidArgsFunction: a.completeRefs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if keep == "" {
-				return errors.New("--keep is missing: name the digest that the tag shall show; 'fanoutctl conflicts' lists both")
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
 			}
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := unary(ctx, func(ctx context.Context) (*adminv1.SettleConflictResponse, error) {
-					return c.SettleConflict(ctx, &adminv1.SettleConflictRequest{Ref: args[0], Keep: keep})
+					return c.SettleConflict(ctx, &adminv1.SettleConflictRequest{Ref: ref, Keep: keep})
 				})
 				if err != nil {
 					return err
@@ -112,5 +133,6 @@ Once that has arrived, the other is no longer kept from garbage collection.`,
 		},
 	}
 	cmd.Flags().StringVar(&keep, "keep", "", "digest that the tag shall show (required)")
+	_ = cmd.MarkFlagRequired("keep")
 	return cmd
 }

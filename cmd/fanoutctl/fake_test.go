@@ -32,6 +32,39 @@ type fake struct {
 	events  func(*adminv1.EventsRequest, grpc.ServerStreamingServer[adminv1.EventsResponse]) error
 	members func(context.Context) (*adminv1.MembersResponse, error)
 	version func(context.Context) (*adminv1.VersionResponse, error)
+
+	unpublish func(*adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error)
+	undo      func(*adminv1.UndoRequest) (*adminv1.UndoResponse, error)
+	conflicts func() (*adminv1.ConflictsResponse, error)
+	settle    func(*adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error)
+}
+
+func (f *fake) Unpublish(_ context.Context, r *adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error) {
+	if f.unpublish == nil {
+		return nil, unimplemented()
+	}
+	return f.unpublish(r)
+}
+
+func (f *fake) Undo(_ context.Context, r *adminv1.UndoRequest) (*adminv1.UndoResponse, error) {
+	if f.undo == nil {
+		return nil, unimplemented()
+	}
+	return f.undo(r)
+}
+
+func (f *fake) Conflicts(context.Context, *adminv1.ConflictsRequest) (*adminv1.ConflictsResponse, error) {
+	if f.conflicts == nil {
+		return nil, unimplemented()
+	}
+	return f.conflicts()
+}
+
+func (f *fake) SettleConflict(_ context.Context, r *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
+	if f.settle == nil {
+		return nil, unimplemented()
+	}
+	return f.settle(r)
 }
 
 func unimplemented() error { return status.Error(codes.Unimplemented, "unknown method") }

@@ -327,3 +327,19 @@ func TestMetaDamaged(t *testing.T) {
 		}
 	}
 }
+
+func TestValues(t *testing.T) {
+	s := open(t, store.Config{Dir: t.TempDir()})
+	for k, v := range map[string]string{"hold/a@1": "x", "hold/b@2": "y", "holder": "z", "hol": "w"} {
+		if err := s.PutValue(k, []byte(v)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.Values("hold/")
+	if err != nil || len(got) != 2 || string(got["a@1"]) != "x" || string(got["b@2"]) != "y" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := s.Values("none/"); err != nil || len(got) != 0 {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+func TestUnpublishAndUndo(t *testing.T) {
+	until := timestamppb.New(time.Unix(1_800_000_000, 0))
+	server := onSocket(t, &fake{
+		unpublish: func(r *adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error) {
+			return &adminv1.UnpublishResponse{Ref: r.GetRef(), Digest: digestA, Revision: 7, UndoUntil: until}, nil
+		},
+		undo: func(r *adminv1.UndoRequest) (*adminv1.UndoResponse, error) {
+			if r.GetRef() != "team/app:1" {
+				return nil, status.Error(codes.FailedPrecondition, r.GetRef()+" is not deleted")
+			}
+			return &adminv1.UndoResponse{Ref: r.GetRef(), Digest: digestA, Revision: 8}, nil
+		},
+	})
+	for command, want := range map[string]string{
+		"unpublish team/app:1": `{"schemaVersion":1,"ref":"team/app:1","digest":"` + digestA + `","revision":7,"undoUntil":"2027-01-15T08:00:00Z"}`,
+		"undo team/app:1":      `{"schemaVersion":1,"ref":"team/app:1","digest":"` + digestA + `","revision":8}`,
+	} {
+		r := runCtl(t, append([]string{"--server", server, "-o", "json"}, strings.Fields(command)...)...)
+		var got, expected map[string]any
+		if json.Unmarshal([]byte(r.out), &got) != nil || json.Unmarshal([]byte(want), &expected) != nil || len(got) != len(expected) {
+			t.Fatalf("%s: %+v", command, r)
+		}
+		for k, v := range expected {
+			if got[k] != v {
+				t.Errorf("%s: %s is %v, want %v", command, k, got[k], v)
+			}
+		}
+	}
+	if r := runCtl(t, "--server", server, "unpublish", "team/app:1"); !strings.Contains(r.out, "2027-01-15 08:00:00Z it comes back with: fanoutctl undo team/app:1") {
+		t.Errorf("%+v", r)
+	}
+	if r := runCtl(t, "--server", server, "undo", "team/app:2"); r.code != 1 || !strings.Contains(r.err, "is not deleted") {
+		t.Errorf("%+v", r)
+	}
+	// A deletion needs a tag: none is meant by default.
+	if r := runCtl(t, "--server", server, "unpublish", "team/app"); r.code != 2 || !strings.Contains(r.err, "team/app:latest") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestConflicts(t *testing.T) {
+	const digestB = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	list := &adminv1.ConflictsResponse{}
+	server := onSocket(t, &fake{
+		conflicts: func() (*adminv1.ConflictsResponse, error) { return list, nil },
+		settle: func(r *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
+			return &adminv1.SettleConflictResponse{Ref: r.GetRef(), Digest: r.GetKeep(), Revision: 9, Settled: 1}, nil
+		},
+	})
+	if r := runCtl(t, "--server", server, "conflicts"); r.code != 0 || r.out != "No conflicts.\n" {
+		t.Errorf("%+v", r)
+	}
+	if r := runCtl(t, "--server", server, "conflicts", "-o", "json"); r.code != 0 || !strings.Contains(r.out, `"conflicts": []`) {
+		t.Errorf("%+v", r)
+	}
+	list.Conflicts = []*adminv1.ConflictInfo{{
+		Ref: "team/app:1", Reason: "pushed here and elsewhere at about the same time", NotedAt: timestamppb.New(time.Unix(1_800_000_000, 0)),
+		Winner: &adminv1.ConflictSide{Digest: digestA, Site: "hq-a", PublishedBy: "webhook"}, Loser: &adminv1.ConflictSide{Digest: digestB, Site: "hq-b"},
+	}}
+	r := runCtl(t, "--server", server, "conflicts")
+	for _, want := range []string{"team/app:1", "shown", digestA, "hq-a", "webhook", "lost", digestB, "hq-b", "conflicts settle REF --keep DIGEST"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("%q is not in:\n%s", want, r.out)
+		}
+	}
+	r = runCtl(t, "--server", server, "conflicts", "-o", "json")
+	var doc map[string]any
+	if err := json.Unmarshal([]byte(r.out), &doc); err != nil {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	if lacking := subset(keys(t, doc, "conflicts"), "ref winner loser notedAt reason"); lacking != nil || strings.Contains(r.out, "null") {
+		t.Errorf("lacking %v: %s", lacking, r.out)
+	}
+	if r := runCtl(t, "--server", server, "conflicts", "settle", "team/app:1", "--keep", digestB); r.code != 0 || !strings.Contains(r.out, "shows "+digestB+", as revision 9; 1 conflict settled") {
+		t.Errorf("%+v", r)
+	}
+	if r := runCtl(t, "--server", server, "conflicts", "settle", "team/app:1"); r.code != 2 || !strings.Contains(r.err, "keep") {
+		t.Errorf("%+v", r)
+	}
+}
