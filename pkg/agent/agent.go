@@ -80,8 +80,9 @@ type Agent struct {
 	noted   noted  // referrers that were said to be pushed
 	entered pushes // when referrers of a ref were last entered again
 
-	doubt nudge // whether the registry answers
-	stale nudge // what is known of the registry's content
+	marker marker
+	doubt  nudge // whether the registry answers
+	stale  nudge // what is known of the registry's content
 
 	mu         sync.Mutex
 	regErr     error // last check of the registry
@@ -125,7 +126,7 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	if a.store, err = store.Open(store.Config{Dir: filepath.Join(cfg.DataDir, "store"), SpoolBytes: int64(cfg.Limits.Spool), Logger: a.logger}); err != nil {
 		return nil, err
 	}
-	if err := a.assemble(); err != nil {
+	if err := errors.Join(a.loadMarker(), a.assemble()); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -302,6 +303,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.registry != nil {
 		g.Go(func() error { a.checkRegistry(gctx); return nil })
 		g.Go(func() error { a.sweepForever(gctx); return nil })
+		g.Go(func() error { a.keepMarker(gctx); return nil })
 		for range workers {
 			g.Go(func() error { a.work(gctx); return nil })
 		}

@@ -53,6 +53,12 @@ func (a *Agent) checkRegistry(ctx context.Context) {
 	for {
 		cctx, cancel := context.WithTimeout(ctx, checkEvery)
 		err := a.registry.Ping(cctx)
+		if err == nil {
+			// It may have been away between two looks, and have come back as another.
+			if _, merr := a.checkMarker(cctx); merr != nil {
+				a.logger.Debug("the registry's marker was not looked at", "error", merr)
+			}
+		}
 		cancel()
 		if ctx.Err() != nil {
 			return

@@ -154,7 +154,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	if !ok {
 		rec = nil
 	}
-	st, _, err := a.store.RefState(ref.String())
+	st, known, err := a.store.RefState(ref.String())
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,17 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	if err != nil {
 		return err
 	}
-	v := reconcile.Merge(a.mergeInput(ref, rec, st, ours))
+	in := a.mergeInput(ref, rec, st, ours)
+	in.Distrusted = a.distrusted(ref, st, known)
+	v := reconcile.Merge(in)
+	if v.Action == reconcile.Unpublish || v.Action == reconcile.Publish && (rec != nil || in.PushedAt.IsZero()) {
+		// What looks like a deletion or an older push may be a registry that was wiped or restored a moment ago.
+		if lost, err := a.checkMarker(ctx); err != nil {
+			return err
+		} else if lost {
+			return errChanged
+		}
+	}
 	if v.Action != reconcile.None {
 		a.logger.Debug("ref was judged", "ref", ref.String(), "revision", rec.GetRevision(), "action", v.Action.String(), "reason", v.Reason)
 	}
@@ -277,7 +287,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 
 // publishable says whether a ref may be published unasked.
 func publishable(p *catalogv1.PublishSettings, ref catalog.Ref) bool {
-	if registry.IsHoldTag(ref.Tag) {
+	if registry.IsHoldTag(ref.Tag) || ref.Repository == markerRepository {
 		return false
 	}
 	if _, fallback := registry.IsFallbackTag(ref.Tag); fallback {
@@ -295,6 +305,7 @@ func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record) error {
 	if err := a.store.PutRefState(ref.String(), st); err != nil {
 		return err
 	}
+	a.marker.moved.set()
 	a.progress.settle(ref, rec.GetRevision())
 	return nil
 }

@@ -212,7 +212,7 @@ func (a *Agent) hook(parse func([]byte) ([]registry.Event, error)) http.HandlerF
 
 // notice puts what a notification names into the queue.
 func (a *Agent) notice(ctx context.Context, ev registry.Event) {
-	if a.registry == nil || registry.IsHoldTag(ev.Tag) || ev.UserAgent == userAgent(a.opts.Version) {
+	if a.registry == nil || registry.IsHoldTag(ev.Tag) || ev.Repository == markerRepository || ev.UserAgent == userAgent(a.opts.Version) {
 		return
 	}
 	hq := a.cfg.Headquarters()

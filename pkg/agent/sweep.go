@@ -59,9 +59,14 @@ func (a *Agent) sweep(ctx context.Context) error {
 	if err != nil && !first {
 		return err
 	}
-	baseline := first && a.cfg.Headquarters() && a.cfg.Publish.Existing == "ignore"
+	began := time.Now()
 	var failed error
 	unlisted := 0
+	if _, err := a.checkMarker(ctx); err != nil {
+		failed, unlisted = fmt.Errorf("looking for the marker: %w", err), 1
+	}
+	// What a registry that was wiped or restored has and the catalog does not know is nobody's push either.
+	baseline := a.cfg.Headquarters() && (first && a.cfg.Publish.Existing == "ignore" || a.unswept())
 	for repo, err := range a.registry.Repositories(ctx) {
 		if !first && !a.cfg.Headquarters() {
 			break // below headquarters the catalog says what to look at; only the first sweep looks at all, for blobs to mount
@@ -69,6 +74,9 @@ func (a *Agent) sweep(ctx context.Context) error {
 		if err != nil {
 			failed, unlisted = cmp.Or(failed, fmt.Errorf("listing repositories: %w", err)), unlisted+1
 			break
+		}
+		if repo == markerRepository {
+			continue
 		}
 		if err := a.sweepRepository(ctx, repo, first, baseline); err != nil {
 			failed, unlisted = cmp.Or(failed, err), unlisted+1
@@ -88,7 +96,11 @@ func (a *Agent) sweep(ctx context.Context) error {
 		return fmt.Errorf("%w; %d more failed", failed, unlisted-1)
 	case failed != nil:
 		return failed
-	case first:
+	}
+	if err := a.sweptSince(began); err != nil {
+		return err
+	}
+	if first {
 		return a.store.PutValue(baselineKey, []byte(time.Now().UTC().Format(time.RFC3339)))
 	}
 	return nil
@@ -137,7 +149,7 @@ func (a *Agent) sweepTag(ctx context.Context, ref catalog.Ref, baseline bool) er
 		}
 		return nil
 	}
-	if baseline && a.pushes.get(ref.String()).IsZero() {
+	if baseline && !a.pushes.get(ref.String()).After(a.distrustNow().At) {
 		if _, known := a.node.Catalog().Get(ref); !known {
 			digest, err := a.observe(ctx, ref)
 			if err != nil || digest == "" {

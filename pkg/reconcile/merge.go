@@ -163,6 +163,7 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  all differ, HQ, else                               conflict
 //	record is a tombstone, O there; "shown" means that O is its target or in its history
 //	  B = O, from a record                               remove
+//	  distrusted, O shown                                remove
 //	  B − by this tombstone, below, O shown              by drift.changed: repair: remove; report: report; accept: none
 //	  B − by this tombstone, HQ                          as a push, see below
 //	  HQ, O shown, pushed surely after the tombstone     as a push
@@ -271,6 +272,8 @@ func mergeTombstone(in Input) Verdict {
 	switch {
 	case in.Base.Known && in.Base.Digest == ours && in.BaseRevision > 0:
 		return say(Remove, "deleted at headquarters")
+	case in.Distrusted && shown:
+		return say(Remove, "deleted at headquarters, before the registry was restored")
 	case in.Place == Below && !shown:
 		return say(Foreign, "deleted at headquarters; what is here never was in the catalog")
 	case in.Place == Below && obeyed:

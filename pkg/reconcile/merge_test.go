@@ -277,6 +277,7 @@ func TestMerge_Rows(t *testing.T) {
 		{"never published, distrusted", reconcile.Input{Ours: known("X"), PublishMatch: true, Distrusted: true}, reconcile.Foreign},
 		{"never published", reconcile.Input{Ours: known("X"), PublishMatch: true}, reconcile.Publish},
 		{"wiped", reconcile.Input{Ours: known(""), Base: known("T"), BaseRevision: 5, Theirs: record(false), Distrusted: true, Deletes: "propagate", PublishMatch: true}, reconcile.Deliver},
+		{"restored, deleted since", reconcile.Input{Ours: known("T"), Base: known(""), BaseRevision: 5, Theirs: record(true), Distrusted: true, PublishMatch: true}, reconcile.Remove},
 		{"restored", reconcile.Input{Ours: known("X"), Base: known("T"), BaseRevision: 5, Theirs: record(false), Distrusted: true, PublishMatch: true}, reconcile.Deliver},
 		{"deleted, deletions do not travel", reconcile.Input{Ours: known(""), Base: known("T"), BaseRevision: 5, Theirs: record(false), PublishMatch: true}, reconcile.Report},
 		{"deleted, and a new push since", reconcile.Input{Ours: known(""), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true}, reconcile.Deliver},

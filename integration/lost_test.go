@@ -1,0 +1,134 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// markerOf reads the counter by which a site notices that its registry is not the one that it was.
+func markerOf(t testing.TB, s *site) string {
+	t.Helper()
+	tags, err := remote.List(repository(t, s, "fanout/marker"))
+	if err != nil || len(tags) != 1 {
+		return ""
+	}
+	d, err := remote.Get(reference(t, s, "fanout/marker:"+tags[0]))
+	if err != nil {
+		return ""
+	}
+	var m struct{ Annotations map[string]string }
+	if json.Unmarshal(d.Manifest, &m) != nil {
+		return ""
+	}
+	return m.Annotations["io.fanout.counter"]
+}
+
+// raised waits until a site's marker is another than it was.
+func raised(t testing.TB, s *site, was string) string {
+	t.Helper()
+	var now string
+	eventually(t, s.name+" raises its marker", func() error {
+		if now = markerOf(t, s); now == was || now == "" {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	return now
+}
+
+// TestLostRegistries: headquarters lets deletions travel, and one of its registries is wiped, then restored from an old backup. Neither is taken for deletions or for pushes: it is
+// filled again, and no other site goes back.
+func TestLostRegistries(t *testing.T) {
+	const policy = "publish: {deletes: propagate}\n"
+	sites := start(t,
+		spec{name: "hq-a", group: "hq", registry: true, extra: policy}, spec{name: "hq-b", group: "hq", registry: true, extra: policy},
+		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n" + policy},
+		spec{name: "gd-a", group: "hq/gd"},
+	)
+	hq := sites["hq-a"]
+	digests := map[string]string{}
+	for i := range 12 {
+		ref := fmt.Sprintf("app/web:%d", i)
+		digests[ref] = push(t, hq, ref, image(t, 1<<14, 1))
+	}
+	old := image(t, 1<<14, 1)
+	digests["app/web:moves"] = push(t, hq, "app/web:moves", old)
+	digests["app/web:goes"] = push(t, hq, "app/web:goes", image(t, 1<<14, 1))
+	for ref, digest := range digests {
+		hq.quiet(ref, digest)
+	}
+	all := func(what string) {
+		t.Helper()
+		for ref, digest := range digests {
+			for _, s := range []string{"hq-a", "hq-b", "gd-a"} {
+				shows(t, sites[s], ref, digest)
+			}
+		}
+		eventually(t, what+": the deleted tag is nowhere", func() error {
+			for _, s := range []string{"hq-a", "hq-b", "gd-a"} {
+				if _, ok := digests["app/web:goes"]; !ok {
+					if err := gone(t, sites[s], "app/web:goes"); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	}
+	before := raised(t, hq, "")
+
+	// Wiped: it comes back empty.
+	hq.own.kill()
+	if err := os.RemoveAll(hq.own.Dir); err != nil {
+		t.Fatal(err)
+	}
+	hq.own.start()
+	all("wiped")
+	before = raised(t, hq, before)
+
+	// Restored: it comes back as it was before a tag moved and another was deleted.
+	backup := t.TempDir()
+	hq.own.kill()
+	if err := os.CopyFS(backup, os.DirFS(hq.own.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	hq.own.start()
+	order := map[string]int{digests["app/web:moves"]: 0}
+	digests["app/web:moves"] = push(t, hq, "app/web:moves", image(t, 1<<14, 1))
+	order[digests["app/web:moves"]] = 1
+	if err := remote.Delete(reference(t, hq, "app/web:goes")); err != nil {
+		t.Fatal(err)
+	}
+	delete(digests, "app/web:goes")
+	all("changed")
+	raised(t, hq, before)
+	stop := neverOlder(t, map[string]*site{"hq-b": sites["hq-b"], "gd-a": sites["gd-a"]}, "app/web:moves", order)
+	hq.own.kill()
+	if err := os.RemoveAll(hq.own.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(hq.own.Dir, os.DirFS(backup)); err != nil {
+		t.Fatal(err)
+	}
+	hq.own.start()
+	all("restored")
+	stop()
+	eventually(t, "it is told of", func() error {
+		out, _ := hq.ctl("events", "-o", "json")
+		if n := strings.Count(string(out), "RegistryLost"); n != 2 {
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
+	// A push after that is a push again.
+	var again ggcr.Image = old
+	digests["app/web:moves"] = push(t, hq, "app/web:moves", again)
+	all("pushed again")
+}
