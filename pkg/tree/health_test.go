@@ -102,6 +102,8 @@ func TestHealth_RollsUpToHeadquarters(t *testing.T) {
 	if v.Groups[0].Group != "hq" || v.Groups[1].Group != "hq/gd" || v.Groups[2].Group != "hq/gd/sz" {
 		t.Errorf("order of groups: %v", v.Groups)
 	}
+	first := groupOf(v, "hq").GetLastContact().AsTime()
+	at("the root's own group is heard of again and again, though nothing changes in it", func() bool { return groupOf(v, "hq").GetLastContact().AsTime().After(first) })
 	ref := catalog.Ref{Repository: "app", Tag: "v1"}
 	sz[0].node.Report(&treev1.SiteHealth{State: "syncing", Revision: 7}, map[string]*treev1.PendingRef{"app:v1": {Revision: 7, State: "failed", Reason: "500"}})
 	at("a pending ref is seen", func() bool {

@@ -214,6 +214,7 @@ func (o *office) steward() {
 		snap := n.Catalog()
 		o.publishRoster(o.appoint())
 		o.table.setGroup(o.groupHealth(snap), o.group)
+		o.table.heard(o.group) // this root is the one who tells of its group: it was heard of now
 		o.table.keepSites(n.cfg.Group, n.memberSite)
 		if time.Since(o.began) > n.cfg.Timeouts.Grace {
 			o.table.missing(snap, n)
