@@ -80,14 +80,16 @@ func create(dir, file string) (*Fabric, error) {
 	return f, os.WriteFile(file, append(data, '\n'), 0o600)
 }
 
-// layout gives each site an address of its own in 127.0.0.0/8 with the usual ports; where the system has 127.0.0.1 only, or all are taken, ports that are free.
+// layout gives each site an address of its own in 127.0.0.0/8 with the usual ports, and its registry a port of 127.0.0.1, the one address to which every
+// client (crane too) pushes without TLS unasked. Where the system has 127.0.0.1 only, or all are taken, it takes ports that are free.
 func layout(dir string) (*Fabric, error) {
 	for net3 := 1; net3 <= 250; net3++ {
 		f := &Fabric{SchemaVersion: 1}
 		ok := true
 		for i, p := range plan {
 			host := fmt.Sprintf("127.0.%d.%d", net3, i+1)
-			s := Site{Name: p.name, Group: p.group, Registry: host + ":5000", Fabric: host + ":7400", Raft: host + ":7401", HTTP: host + ":7402"}
+			registry := fmt.Sprintf("127.0.0.1:%d", 5000+10*(net3-1)+i+1)
+			s := Site{Name: p.name, Group: p.group, Registry: registry, Fabric: host + ":7400", Raft: host + ":7401", HTTP: host + ":7402"}
 			ok = ok && free(s.Registry) && free(s.Fabric) && free(s.Raft) && free(s.HTTP)
 			f.Sites = append(f.Sites, s)
 		}
