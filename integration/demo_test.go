@@ -55,7 +55,7 @@ func runDemo(t *testing.T, dir string) (sites []demoSite, stop func()) {
 		_ = cmd.Process.Kill()
 		t.Fatalf("the demo is not ready within %s", patience)
 	}
-	for _, s := range []string{"9 synced", "crane copy", "docker push"} {
+	for _, s := range []string{"9 synced", "crane copy", "docker push", cmd.Path + " --server 127.0."} {
 		if !strings.Contains(said.String(), s) {
 			t.Errorf("the demo does not say %q:\n%s", s, said.String())
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -28,7 +29,7 @@ what it had. DIR/fabric.json lists each site's name, group and addresses.`,
   fanoutctl demo --dir ~/fanout-demo`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return demo.Run(cmd.Context(), demo.Options{Dir: dir, Version: clientVersion(), Out: a.stdout, Show: a.showUntilSynced})
+			return demo.Run(cmd.Context(), demo.Options{Dir: dir, Version: clientVersion(), Command: os.Args[0], Out: a.stdout, Show: a.showUntilSynced})
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "keep the fabric's state in this folder")

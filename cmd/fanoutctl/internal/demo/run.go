@@ -25,6 +25,8 @@ type Options struct {
 	Dir string
 	// Version of the agents.
 	Version string
+	// Command is how this program was called, for the commands that are printed.
+	Command string
 	// Out gets what the demo says.
 	Out io.Writer
 	// Show publishes a ref at an agent and draws the tree until every site has it.
@@ -102,11 +104,11 @@ Push an image of your own to any registry of headquarters; it arrives everywhere
   crane copy IMAGE %[1]s/my/app:1.0
   docker tag IMAGE %[1]s/my/app:1.0 && docker push %[1]s/my/app:1.0
 Then look where it is:
-  fanoutctl --server %[2]s where my/app:1.0
-  fanoutctl --server %[2]s tree --watch
+  %[3]s --server %[2]s where my/app:1.0
+  %[3]s --server %[2]s tree --watch
 
 Ctrl-C stops the demo.
-`, first.Registry, first.Fabric)
+`, first.Registry, first.Fabric, opts.Command)
 	<-ctx.Done()
 	return errDone
 }
