@@ -102,8 +102,9 @@ func TestDemoKeepsItsState(t *testing.T) {
 	sites, stop := runDemo(t, dir)
 	hq := &site{t: t, name: sites[0].Name, reg: sites[0].Registry, fabric: sites[0].Fabric}
 	last := &site{t: t, name: sites[8].Name, reg: sites[8].Registry, fabric: sites[8].Fabric}
-	digest := pushPlainly(t, hq, "my/app:1.0")
+	digest, other := pushPlainly(t, hq, "my/app:1.0"), pushPlainly(t, hq, "demo/hello:1.0")
 	shows(t, last, "my/app:1.0", digest)
+	shows(t, last, "demo/hello:1.0", other)
 	stop()
 	again, stop := runDemo(t, dir)
 	defer stop()
@@ -111,6 +112,10 @@ func TestDemoKeepsItsState(t *testing.T) {
 		t.Errorf("the addresses moved: %v, then %v", sites[0], again[0])
 	}
 	shows(t, last, "my/app:1.0", digest)
+	shows(t, last, "demo/hello:1.0", other) // and was not pushed over when the demo started again
+	if d, err := crane.Digest(hq.reg + "/demo/hello:1.0"); err != nil || d != other {
+		t.Errorf("headquarters shows %s, %v, under the sample's name; want %s", d, err, other)
+	}
 	if w := hq.where("my/app:1.0"); len(w) != 9 {
 		t.Errorf("where lists %d sites", len(w))
 	}

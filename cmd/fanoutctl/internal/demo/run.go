@@ -16,6 +16,7 @@ import (
 
 	"github.com/fanout-io/fanout/pkg/agent"
 	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/tree"
 )
 
@@ -88,8 +89,7 @@ func (f *Fabric) tour(ctx context.Context, dir string, opts Options) error {
 	if err := f.waitReady(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(opts.Out, "Pushing %s to %s, once …\n", SampleRef, first.Registry)
-	if err := pushSample(ctx, first.Registry); err != nil {
+	if err := f.sample(ctx, opts.Out); err != nil {
 		return fmt.Errorf("pushing the sample image: %w", err)
 	}
 	if err := opts.Show(ctx, first.Fabric, SampleRef, len(f.Sites)); err != nil {
@@ -111,6 +111,21 @@ Ctrl-C stops the demo.
 `, first.Registry, first.Fabric, opts.Command)
 	<-ctx.Done()
 	return errDone
+}
+
+// sample pushes the sample image to the first registry, unless that shows something under its name: then the fabric was started again, and comes up with what it had.
+func (f *Fabric) sample(ctx context.Context, out io.Writer) error {
+	first := f.Sites[0]
+	client, err := registry.New(registry.Config{URL: "http://" + first.Registry})
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdle()
+	if _, err := client.Resolve(ctx, sampleRepository, sampleTag); !errors.Is(err, registry.ErrNotFound) {
+		return err
+	}
+	fmt.Fprintf(out, "Pushing %s to %s, once …\n", SampleRef, first.Registry)
+	return pushSample(ctx, client)
 }
 
 // waitReady waits until every agent says that it is ready.

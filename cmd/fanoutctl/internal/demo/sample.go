@@ -37,13 +37,8 @@ func (c content) Wait(_ context.Context, off int64) (int64, error) { return int6
 
 func (c content) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(c).ReadAt(p, off) }
 
-// pushSample builds an image and pushes it. It is the same to the byte each time, so that a demo that is started again pushes nothing new.
-func pushSample(ctx context.Context, address string) error {
-	client, err := registry.New(registry.Config{URL: "http://" + address})
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdle()
+// pushSample builds an image and pushes it. It is the same to the byte each time.
+func pushSample(ctx context.Context, client *registry.Client) error {
 	config := v1.Image{Platform: v1.Platform{OS: "linux", Architecture: "amd64"}}
 	config.RootFS.Type = "layers"
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
