@@ -40,11 +40,16 @@ var errDone = errors.New("done")
 // Run starts the fabric, publishes the sample and keeps running until ctx ends. Nothing is left behind but what Options.Dir names.
 func Run(ctx context.Context, opts Options) (err error) {
 	dir := opts.Dir
+	failed := false // what the log says is then wanted
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "fanout-demo-"); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		defer func() {
+			if !failed {
+				err = errors.Join(err, os.RemoveAll(dir))
+			}
+		}()
 	}
 	fabric, err := open(dir)
 	if err != nil {
@@ -59,17 +64,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 
 	g, gctx := errgroup.WithContext(ctx)
 	for _, s := range fabric.Sites {
-		cfg, err := s.config(fabric)
-		if err != nil {
-			return err
-		}
-		// Nine agents share this machine: they are given time before they suspect each other.
-		a, err := agent.New(cfg, agent.Options{Version: opts.Version, Logger: logger, Timeouts: tree.Timeouts{Grace: 5 * time.Second}})
-		if err != nil {
-			return fmt.Errorf("site %s: %w", s.Name, err)
-		}
 		g.Go(func() error {
-			if err := a.Run(gctx); err != nil {
+			if err := s.run(gctx, fabric, opts.Version, logger); err != nil {
 				return fmt.Errorf("site %s: %w", s.Name, err)
 			}
 			return nil
@@ -77,9 +73,24 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	g.Go(func() error { return fabric.tour(gctx, dir, opts) })
 	if err := g.Wait(); err != nil && !errors.Is(err, errDone) && ctx.Err() == nil {
+		failed = true
 		return fmt.Errorf("%w; the log is in %s", err, log.Name())
 	}
 	return nil
+}
+
+// run is one agent, until ctx ends.
+func (s Site) run(ctx context.Context, f *Fabric, version string, logger *slog.Logger) error {
+	cfg, err := s.config(f)
+	if err != nil {
+		return err
+	}
+	// Nine agents share this machine: they are given time before they suspect each other.
+	a, err := agent.New(cfg, agent.Options{Version: version, Logger: logger, Timeouts: tree.Timeouts{Grace: 5 * time.Second}})
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
 }
 
 // tour is what a person sees.
