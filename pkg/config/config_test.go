@@ -44,7 +44,7 @@ func TestParseNamesKeyLineAndMend(t *testing.T) {
 	edit := func(old, repl string) string { return strings.Replace(province, old, repl, 1) }
 	for _, tt := range []struct{ name, in, want string }{
 		{"unknown key", edit("dataDir:", "dataDirectory:"), "f.yaml:4: unknown key dataDirectory"},
-		{"bad rate", edit("200Mbps", "fast"), "line 13: \"fast\" is not a rate"},
+		{"bad rate", edit("200Mbps", "fast"), "f.yaml:13: limits.download: \"fast\" is not a rate; write unlimited"},
 		{"no parents", edit("  parents: [127.0.0.1:7400]\n", ""), "f.yaml:7: fabric.parents: is missing"},
 		{"publish below headquarters", province + "publish: {copies: 3}\n", "f.yaml:14: publish: is for headquarters only"},
 		{"registry type", edit("oci", "docker"), "f.yaml:11: registry.type: \"docker\" is none of"},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -29,33 +30,67 @@ var (
 
 // Parse reads a configuration. name is how the file is called in errors; lookup supplies ${NAME}. The error joins all that is wrong, a line each, as "name:line: key: what; mend".
 func Parse(name string, data []byte, lookup func(string) (string, bool)) (*Config, error) {
-	if len(data) > MaxBytes {
-		return nil, fmt.Errorf("%s: larger than %d bytes; is this the right file?", name, MaxBytes)
-	}
-	data, err := expand(name, data, lookup)
+	c, _, err := parse(name, data, lookup)
+	return c, err
+}
+
+// Check is Parse, and looks besides whether read can read each file that the configuration names.
+func Check(name string, data []byte, lookup func(string) (string, bool), read func(file string) error) (*Config, error) {
+	c, v, err := parse(name, data, lookup)
 	if err != nil {
 		return nil, err
 	}
+	for _, f := range []struct{ key, file string }{
+		{"registry.passwordFile", c.Registry.PasswordFile},
+		{"registry.caFile", c.Registry.CAFile},
+		{"tls.cert", c.TLS.Cert},
+		{"tls.key", c.TLS.Key},
+		{"tls.ca", c.TLS.CA},
+		{"http.tls.cert", c.HTTP.TLS.Cert},
+		{"http.tls.key", c.HTTP.TLS.Key},
+		{"webhook.secretFile", c.Webhook.SecretFile},
+	} {
+		if f.file == "" {
+			continue
+		}
+		if err := read(f.file); err != nil {
+			v.fail(f.key, "can't be read: %v; put the file there, or name another", err)
+		}
+	}
+	if err := v.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func parse(name string, data []byte, lookup func(string) (string, bool)) (*Config, *validator, error) {
+	if len(data) > MaxBytes {
+		return nil, nil, fmt.Errorf("%s: larger than %d bytes; is this the right file?", name, MaxBytes)
+	}
+	data, err := expand(name, data, lookup)
+	if err != nil {
+		return nil, nil, err
+	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, decodeError(name, &doc, err)
 	}
 	c := defaults()
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, decodeError(name, err)
+		return nil, nil, decodeError(name, &doc, err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: more than one document; keep the first and remove what follows '---'", name)
+		return nil, nil, fmt.Errorf("%s: more than one document; keep the first and remove what follows '---'", name)
 	}
 	c.fill()
 	v := &validator{name: name, doc: &doc}
 	c.validate(v)
-	if len(v.errs) > 0 {
-		return nil, errors.Join(v.errs...)
+	if err := v.err(); err != nil {
+		return nil, nil, err
 	}
-	return &c, nil
+	return &c, v, nil
 }
 
 // expand replaces ${NAME} line by line, so that an error can name the line. Comments are left alone.
@@ -81,22 +116,6 @@ func expand(name string, data []byte, lookup func(string) (string, bool)) ([]byt
 	return []byte(strings.Join(lines, "\n")), errors.Join(errs...)
 }
 
-func decodeError(name string, err error) error {
-	var te *yaml.TypeError
-	if !errors.As(err, &te) {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	errs := make([]error, 0, len(te.Errors))
-	for _, msg := range te.Errors {
-		msg = strings.Replace(msg, "line ", "", 1)
-		if i := strings.Index(msg, " not found in type "); i >= 0 {
-			msg = strings.Replace(msg[:i], "field ", "unknown key ", 1) + "; remove it, or look for a slip of the pen"
-		}
-		errs = append(errs, fmt.Errorf("%s:%s", name, msg))
-	}
-	return errors.Join(errs...)
-}
-
 // fill derives what the file left out from what it says.
 func (c *Config) fill() {
 	if c.Raft.Advertise == "" {
@@ -114,18 +133,35 @@ func (c *Config) fill() {
 }
 
 type validator struct {
-	name string
-	doc  *yaml.Node
-	errs []error
+	name     string
+	doc      *yaml.Node
+	problems []problem
+}
+
+type problem struct {
+	line int // 0: not in the file
+	err  error
+}
+
+// err joins all problems in the order of the file.
+func (v *validator) err() error {
+	slices.SortStableFunc(v.problems, func(a, b problem) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), strings.Compare(a.err.Error(), b.err.Error()))
+	})
+	var errs []error
+	for _, p := range v.problems {
+		errs = append(errs, p.err)
+	}
+	return errors.Join(errs...)
 }
 
 // fail notes what is wrong with the key at a dotted path.
 func (v *validator) fail(path, format string, args ...any) {
-	where := v.name
-	if line := lineOf(v.doc, strings.Split(path, ".")); line > 0 {
+	where, line := v.name, lineOf(v.doc, strings.Split(path, "."))
+	if line > 0 {
 		where = fmt.Sprintf("%s:%d", v.name, line)
 	}
-	v.errs = append(v.errs, fmt.Errorf("%s: %s: %s", where, path, fmt.Sprintf(format, args...)))
+	v.problems = append(v.problems, problem{line, fmt.Errorf("%s: %s: %s", where, path, fmt.Sprintf(format, args...))})
 }
 
 // lineOf finds the line of a key, or of the nearest key above it that the file has.

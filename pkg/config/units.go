@@ -67,8 +67,8 @@ func parseQuantity(s string, units map[string]float64) (int64, error) {
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (r *Rate) UnmarshalYAML(n *yaml.Node) error {
 	v, err := ParseRate(n.Value)
-	if err != nil {
-		return fmt.Errorf("line %d: %w", n.Line, err)
+	if err != nil || n.Kind != yaml.ScalarNode {
+		return notA(n, "Rate")
 	}
 	*r = v
 	return nil
@@ -77,8 +77,8 @@ func (r *Rate) UnmarshalYAML(n *yaml.Node) error {
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 	v, err := ParseSize(n.Value)
-	if err != nil {
-		return fmt.Errorf("line %d: %w", n.Line, err)
+	if err != nil || n.Kind != yaml.ScalarNode {
+		return notA(n, "Size")
 	}
 	*s = v
 	return nil
