@@ -49,6 +49,11 @@ func TestParseNamesKeyLineAndMend(t *testing.T) {
 		{"publish below headquarters", province + "publish: {copies: 3}\n", "f.yaml:14: publish: is for headquarters only"},
 		{"registry type", edit("oci", "docker"), "f.yaml:11: registry.type: \"docker\" is none of"},
 		{"no tls", edit("127.0.1.1:7400", "10.0.0.1:7400"), "f.yaml:8: fabric.listen: \"10.0.0.1:7400\" is not a loopback address"},
+		{"no tls, webhooks", province + "http: {listen: '0.0.0.0:7402'}\n", `f.yaml:14: http.listen: "0.0.0.0:7402" is not a loopback address`},
+		{"no tls, embedded registry", edit("  type: oci\n  url: http://127.0.0.1:5000", "  type: embedded\n  listen: ':5000'"), `f.yaml:12: registry.listen: ":5000" is not a loopback address`},
+		{"no tls, fellow", edit("raft:\n", "raft:\n  members: {gd-a: 127.0.1.1:7401, gd-b: 10.0.0.2:7401}\n"), `f.yaml:6: raft.members.gd-b: "10.0.0.2:7401" is not a loopback`},
+		{"no tls, fallback parent", edit("fabric:\n", "fabric:\n  fallbackParents: [10.0.0.2:7401]\n"), `f.yaml:8: fabric.fallbackParents: "10.0.0.2:7401" is not a loopback`},
+		{"one address twice", province + "http: {listen: 127.0.1.1:7400}\n", `f.yaml:14: http.listen: "127.0.1.1:7400" is also fabric.listen`},
 		{"variable", edit("http://127.0.0.1:5000", "${REG}"), "f.yaml:12: ${REG} is not set"},
 		{"pattern", province + "subscribe: {repositories: ['a[']}\n", "f.yaml:14: subscribe.repositories"},
 		{"username alone", edit("  type: oci", "  type: oci\n  username: x"), "f.yaml:12: registry.username: goes with"},
@@ -62,6 +67,17 @@ func TestParseNamesKeyLineAndMend(t *testing.T) {
 				t.Errorf("got %v, want %q in it", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestParseTakesOtherAddressesWithTLS(t *testing.T) {
+	public := strings.Replace(province, "127.0.1.1:7400", "10.0.0.1:7400", 1) + "http: {listen: '0.0.0.0:7402'}\n"
+	if _, err := config.Parse("f.yaml", []byte(public+"tls: {cert: c, key: k, ca: a, trustDomain: example.com}\n"), none); err != nil {
+		t.Error(err)
+	}
+	// A certificate of its own is enough for webhooks.
+	if _, err := config.Parse("f.yaml", []byte(province+"http: {listen: '0.0.0.0:7402', tls: {cert: c, key: k}}\n"), none); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -229,6 +229,15 @@ func (c *Config) validateAddresses(v *validator) {
 	if len(c.Fabric.Socket) > maxSocket {
 		v.fail("fabric.socket", "%q has more than %d bytes, which the system does not allow; name a shorter path", c.Fabric.Socket, maxSocket)
 	}
+	taken := map[string]string{}
+	for _, l := range []struct{ key, addr string }{
+		{"raft.listen", c.Raft.Listen}, {"fabric.listen", c.Fabric.Listen}, {"http.listen", c.HTTP.Listen}, {"registry.listen", c.Registry.Listen},
+	} {
+		if other, ok := taken[l.addr]; ok && l.addr != "" && !strings.HasSuffix(l.addr, ":0") {
+			v.fail(l.key, "%q is also %s; give each a port of its own", l.addr, other)
+		}
+		taken[l.addr] = l.key
+	}
 	for site, a := range c.Raft.Members {
 		check("raft.members."+site, a, true)
 		if !siteName.MatchString(site) {
@@ -338,19 +347,37 @@ func (c *Config) validateTLS(v *validator) {
 			}
 		}
 	} else {
-		for path, addr := range map[string]string{"raft.listen": c.Raft.Listen, "fabric.listen": c.Fabric.Listen} {
-			if !loopback(addr) {
-				v.fail(path, "%q is not a loopback address, and without tls the agent binds no other; set tls, or listen on 127.0.0.1", addr)
-			}
-		}
-		for _, a := range slices.Concat(c.Fabric.Parents, c.Fabric.FallbackParents) {
-			if !loopback(a) {
-				v.fail("fabric.parents", "%q is not a loopback address, and without tls the agent speaks to no other; set tls", a)
-			}
-		}
+		c.validateLoopback(v)
 	}
 	if (c.HTTP.TLS.Cert == "") != (c.HTTP.TLS.Key == "") {
 		v.fail("http.tls", "needs cert and key")
+	}
+}
+
+// validateLoopback holds an agent without TLS to the addresses of its own machine, at both ends of each connection.
+func (c *Config) validateLoopback(v *validator) {
+	binds := func(key, addr, mend string) {
+		if addr != "" && !loopback(addr) {
+			v.fail(key, "%q is not a loopback address, and without tls the agent binds no other; set %s, or listen on 127.0.0.1", addr, mend)
+		}
+	}
+	binds("raft.listen", c.Raft.Listen, "tls")
+	binds("fabric.listen", c.Fabric.Listen, "tls")
+	binds("registry.listen", c.Registry.Listen, "tls")
+	if c.HTTP.TLS.Cert == "" {
+		binds("http.listen", c.HTTP.Listen, "http.tls or tls")
+	}
+	speaks := func(key string, addrs ...string) {
+		for _, a := range addrs {
+			if a != "" && !loopback(a) {
+				v.fail(key, "%q is not a loopback address, and without tls the agent speaks to no other; set tls", a)
+			}
+		}
+	}
+	speaks("fabric.parents", c.Fabric.Parents...)
+	speaks("fabric.fallbackParents", c.Fabric.FallbackParents...)
+	for site, a := range c.Raft.Members {
+		speaks("raft.members."+site, a)
 	}
 }
 
