@@ -42,12 +42,19 @@ func command(stderr io.Writer) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(file)
-			if err != nil {
+			if check {
+				cfg, err := load(file, readable)
+				if err != nil {
+					return err
+				}
+				if err := agent.Check(cfg); err != nil {
+					return fmt.Errorf("%s: %w", file, err)
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 				return err
 			}
-			if check {
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
+			cfg, err := load(file, nil)
+			if err != nil {
 				return err
 			}
 			logger, err := newLogger(stderr, level)
@@ -62,7 +69,7 @@ func command(stderr io.Writer) *cobra.Command {
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
 			go reloadOn(cmd.Context(), hup, func() {
-				cfg, err := load(file)
+				cfg, err := load(file, nil)
 				if err == nil {
 					err = a.Reload(cfg)
 				}
@@ -92,7 +99,8 @@ func reloadOn(ctx context.Context, hup <-chan os.Signal, reload func()) {
 	}
 }
 
-func load(file string) (*config.Config, error) {
+// load reads a configuration; with read, also whether the files that it names can be read.
+func load(file string, read func(string) error) (*config.Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
@@ -102,7 +110,21 @@ func load(file string) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
+	if read != nil {
+		return config.Check(file, data, os.LookupEnv, read)
+	}
 	return config.Parse(file, data, os.LookupEnv)
+}
+
+// readable says why a file can't be read.
+func readable(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.ReadAll(io.LimitReader(f, 1)) // a folder can be opened, but not read
+	return err
 }
 
 // newLogger writes text on a terminal and JSON elsewhere.

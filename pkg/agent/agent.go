@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,14 +105,8 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	}
 	a.logger = a.logger.With("site", cfg.Site, "group", cfg.Group)
 	var err error
-	if cfg.TLS.Enabled() {
-		files := identity.Files{Cert: cfg.TLS.Cert, Key: cfg.TLS.Key, CA: cfg.TLS.CA, TrustDomain: cfg.TLS.TrustDomain}
-		if a.identity, err = identity.Load(files, a.logger); err != nil {
-			return nil, fmt.Errorf("loading the identity: %w", err)
-		}
-		if id := a.identity.ID(); id.Group != cfg.Group || id.Site != cfg.Site {
-			return nil, fmt.Errorf("the certificate %s is for %s, but this is site %q of group %q; issue one for it", cfg.TLS.Cert, id, cfg.Site, cfg.Group)
-		}
+	if a.identity, err = loadIdentity(cfg, a.logger); err != nil {
+		return nil, err
 	}
 	if cfg.Webhook.SecretFile != "" {
 		secret, err := os.ReadFile(cfg.Webhook.SecretFile)
@@ -130,6 +125,33 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
+}
+
+// Check looks whether the certificates that the configuration names are good for this site. It leaves nothing behind.
+func Check(cfg *config.Config) error {
+	_, err := loadIdentity(cfg, nil)
+	if t := cfg.HTTP.TLS; t.Cert != "" {
+		if _, terr := tls.LoadX509KeyPair(t.Cert, t.Key); terr != nil {
+			err = errors.Join(err, fmt.Errorf("http.tls: %w", terr))
+		}
+	}
+	return err
+}
+
+// loadIdentity reads who this site is and proves that it is the one that the configuration says; nil: without TLS.
+func loadIdentity(cfg *config.Config, logger *slog.Logger) (*identity.Source, error) {
+	if !cfg.TLS.Enabled() {
+		return nil, nil
+	}
+	files := identity.Files{Cert: cfg.TLS.Cert, Key: cfg.TLS.Key, CA: cfg.TLS.CA, TrustDomain: cfg.TLS.TrustDomain}
+	source, err := identity.Load(files, logger)
+	if err != nil {
+		return nil, fmt.Errorf("loading the identity: %w", err)
+	}
+	if id := source.ID(); id.Group != cfg.Group || id.Site != cfg.Site {
+		return nil, fmt.Errorf("the certificate %s is for %s, but this is site %q of group %q; issue one for it", cfg.TLS.Cert, id, cfg.Site, cfg.Group)
+	}
+	return source, nil
 }
 
 // Close releases what New opened. Run calls it.
