@@ -47,6 +47,7 @@ type attachClient struct {
 	members []*treev1.ParentMember
 	state   string // of the link, for health
 	reason  string
+	offered string // the foreign epoch that the parent has; "" when it has none
 }
 
 func newAttachClient(o *office) *attachClient {
@@ -94,7 +95,7 @@ func (a *attachClient) set(change func()) {
 func (a *attachClient) run() {
 	cfg := &a.o.n.cfg
 	ctx := a.o.ctx
-	defer a.set(func() { a.group = "" })
+	defer a.set(func() { a.group, a.offered = "", "" })
 	refusals, away := backoff{limit: cfg.Timeouts.Backoff}, backoff{limit: cfg.Timeouts.Away}
 	said := ""         // the reason that was logged last
 	var lost time.Time // since when no parent was reached
@@ -136,7 +137,7 @@ func (a *attachClient) run() {
 // lost notes that the group is attached to none now.
 func (a *attachClient) lost(err error) {
 	a.set(func() {
-		if a.group = ""; !errors.Is(err, errAgain) {
+		if a.group, a.offered = "", ""; !errors.Is(err, errAgain) {
 			a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
 		}
 	})
@@ -241,6 +242,7 @@ func (a *attachClient) session(ctx context.Context, addr string, fallback bool) 
 	a.welcomed(welcome, addr, fallback)
 	wg.Go(func() { h.watch(n.cfg.Timeouts.Silence) })
 	wg.Go(func() { a.watchDemand(h, hello.GetDemand()) })
+	wg.Go(func() { a.watchAccepted(h, hello.GetAccepted()) })
 	wg.Go(func() {
 		if err := a.tell(h.ctx, stream); !errors.Is(err, io.EOF) { // else Recv says why
 			h.cancel(err)
@@ -257,6 +259,7 @@ func (a *attachClient) hello() *treev1.Hello {
 	snap := n.Catalog()
 	return &treev1.Hello{
 		Group: n.cfg.Group, Site: n.cfg.Site, Position: snap.Position(), Demand: n.demand(), Labels: snap.Settings().GetLabels(), Version: n.cfg.Version,
+		Accepted: snap.Accepted(),
 	}
 }
 
@@ -291,13 +294,11 @@ func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
 	a.o.n.log.Info("attached to a parent", "parent", w.GetGroup(), "parent_site", w.GetSite(), "address", addr, "fallback", fallback)
 	a.head.Store(w.GetPosition().GetRevision()) // and no more of what an earlier parent said
 	a.set(func() {
-		a.group, a.members, a.state, a.reason = w.GetGroup(), w.GetParents().GetMembers(), "", ""
+		a.group, a.members, a.state, a.reason, a.offered = w.GetGroup(), w.GetParents().GetMembers(), "", "", ""
 		switch {
 		case w.GetForeignEpoch():
-			held := a.o.n.Catalog().Position()
-			a.state = "degraded"
-			a.reason = fmt.Sprintf("foreign epoch: %s has epoch %s, held is epoch %s up to revision %d, which it does not continue; an operator must accept it",
-				w.GetGroup(), w.GetPosition().GetEpoch(), held.GetEpoch(), held.GetRevision())
+			a.offered = w.GetPosition().GetEpoch()
+			a.state, a.reason = "degraded", a.o.n.foreign(w)
 		case fallback:
 			a.state, a.reason = "degraded", "attached to the fallback parent "+w.GetGroup()+": no parent answers"
 		}
@@ -470,6 +471,24 @@ func (a *attachClient) watchDemand(h *held, asked *catalogv1.Scope) {
 				return
 			}
 			continue
+		}
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// watchAccepted ends the stream when an operator accepted an epoch: the next one tells the parent. That the accepted one has come needs no new stream.
+func (a *attachClient) watchAccepted(h *held, told string) {
+	n := a.o.n
+	changed, stop := n.fsm.changed.watch()
+	defer stop()
+	for {
+		if now := n.Catalog().Accepted(); now != "" && now != told {
+			h.cancel(fmt.Errorf("%w: epoch %s was accepted", errAgain, now))
+			return
 		}
 		select {
 		case <-h.ctx.Done():

@@ -67,7 +67,7 @@ func (o *office) serveChild(h *held, stream attachServerStream) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer h.cancel(nil)
-	f := &feeder{o: o, stream: stream, demand: catalog.Union(hello.GetDemand()), at: hello.GetPosition()}
+	f := &feeder{o: o, stream: stream, demand: catalog.Union(hello.GetDemand()), at: hello.GetPosition(), accepted: hello.GetAccepted()}
 	wg.Go(func() { h.cancel(f.run(h.ctx)) })
 	for {
 		h.touch()
@@ -95,7 +95,7 @@ func (o *office) checkHello(ctx context.Context, h *treev1.Hello) error {
 	switch {
 	case h == nil:
 		return rubbish("the first message is not a hello")
-	case !word(h.GetGroup(), h.GetSite(), h.GetVersion(), h.GetPosition().GetEpoch(), h.GetPosition().GetScope()) || len(h.GetPosition().GetSum()) > 64:
+	case !word(h.GetGroup(), h.GetSite(), h.GetVersion(), h.GetPosition().GetEpoch(), h.GetPosition().GetScope(), h.GetAccepted()) || len(h.GetPosition().GetSum()) > 64:
 		return rubbish("malformed hello")
 	case !below(h.GetGroup(), o.n.cfg.Group):
 		return refused("group %q does not lie below %s: correct group, or fabric.parents", h.GetGroup(), o.n.cfg.Group)
@@ -162,14 +162,16 @@ func (o *office) lostChild(c *child) {
 
 // feeder sends a child what it lacks. It reads snapshots and waits for nobody but its own stream, so a slow child costs the others nothing.
 type feeder struct {
-	o       *office
-	stream  attachServerStream
-	demand  *catalogv1.Scope
-	at      *catalogv1.Position // where the child is when it has taken in all that was sent
-	epoch   string
-	foreign bool
-	parents *treev1.Parents
-	sent    map[string]bool
+	o      *office
+	stream attachServerStream
+	demand *catalogv1.Scope
+	at     *catalogv1.Position // where the child is when it has taken in all that was sent
+	// accepted is the epoch that the child takes in place of what it holds.
+	accepted string
+	epoch    string
+	foreign  bool
+	parents  *treev1.Parents
+	sent     map[string]bool
 }
 
 func (f *feeder) run(ctx context.Context) error {
@@ -216,7 +218,7 @@ func (f *feeder) welcome() error {
 	snap := n.Catalog()
 	v := snap.View(f.demand)
 	f.epoch = snap.Position().GetEpoch()
-	f.foreign = v.Relation(f.at) == catalog.RelationForeign
+	f.foreign = f.relation(v) == catalog.RelationForeign
 	f.parents = f.o.parentMembers()
 	if f.foreign {
 		n.log.Warn("a group holds a foreign epoch", "epoch", f.at.GetEpoch(), "revision", f.at.GetRevision())
@@ -224,6 +226,15 @@ func (f *feeder) welcome() error {
 	return f.stream.Send(&treev1.AttachResponse{Kind: &treev1.AttachResponse_Welcome{Welcome: &treev1.Welcome{
 		Group: n.cfg.Group, Site: n.cfg.Site, Position: v.Position(), Ancestors: snap.Ancestors(), Parents: f.parents, ForeignEpoch: f.foreign,
 	}}})
+}
+
+// relation says how the child is to be served. One that accepted what is held here is sent all of it, whatever it holds.
+func (f *feeder) relation(v catalog.View) catalog.Relation {
+	r := v.Relation(f.at)
+	if r == catalog.RelationForeign && f.accepted != "" && f.accepted == v.Position().GetEpoch() {
+		return catalog.RelationResync
+	}
+	return r
 }
 
 // step sends the next records, if there are any; more: there may be more. Changes outside the child's scope move nothing but its position; that is sent only
@@ -234,7 +245,7 @@ func (f *feeder) step(whole bool) (more bool, err error) {
 		return false, fmt.Errorf("%w: the epoch changed", errAgain)
 	}
 	v := snap.View(f.demand)
-	relation := v.Relation(f.at)
+	relation := f.relation(v)
 	if (relation == catalog.RelationForeign) != f.foreign {
 		return false, fmt.Errorf("%w: whether the epoch is foreign changed", errAgain)
 	}

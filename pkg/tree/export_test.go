@@ -6,6 +6,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/fanout-io/fanout/pkg/catalog"
+
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
@@ -132,4 +134,15 @@ func CheckRoster(r *treev1.Roster) error { return checkRoster(r) }
 // ImportOf is what a child proposes for records that a parent sent.
 func ImportOf(r *treev1.Records) *catalogv1.Change {
 	return &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: importOf(r, nil, nil)}}
+}
+
+// BeginRestore proposes all parts of a restore but the last, as a root does that dies in the middle.
+func (n *Node) BeginRestore(ctx context.Context, saved *catalog.Snapshot) (parts int, err error) {
+	changes := restoreParts(saved, n.cfg.Group, randomID(), randomID())
+	for _, c := range changes[:len(changes)-1] {
+		if _, err := n.office.Load().propose(ctx, "test", []*catalogv1.Change{c}); err != nil {
+			return 0, err
+		}
+	}
+	return len(changes), nil
 }

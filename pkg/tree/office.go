@@ -269,7 +269,7 @@ func (o *office) upkeep(snap *catalog.Snapshot) []*catalogv1.Change {
 func (o *office) differences(snap *catalog.Snapshot) []*catalogv1.Change {
 	n := o.n
 	var changes []*catalogv1.Change
-	if n.cfg.headquarters() && snap.Position().GetEpoch() == "" {
+	if n.cfg.headquarters() && snap.Position().GetEpoch() == "" && !snap.Restoring() {
 		changes = append(changes, &catalogv1.Change{Kind: &catalogv1.Change_Found{Found: &catalogv1.Found{Epoch: randomID()}}})
 	}
 	held := map[string]*catalogv1.Member{}

@@ -144,7 +144,10 @@ type Hello struct {
 	// labels of the group.
 	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// version of the child's software.
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// accepted is an epoch that an operator of the child accepted and that it has not received whole yet: where the parent has it, the child is not foreign, and
+	// is sent everything anew. Empty: none.
+	Accepted      string `protobuf:"bytes,7,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +220,13 @@ func (x *Hello) GetLabels() map[string]string {
 func (x *Hello) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *Hello) GetAccepted() string {
+	if x != nil {
+		return x.Accepted
 	}
 	return ""
 }
@@ -473,7 +483,7 @@ type Welcome struct {
 	Ancestors []*v1.Ancestor `protobuf:"bytes,4,rep,name=ancestors,proto3" json:"ancestors,omitempty"`
 	// parents from which blobs may be fetched.
 	Parents *Parents `protobuf:"bytes,5,opt,name=parents,proto3" json:"parents,omitempty"`
-	// foreign_epoch: the child's position is not on this catalog's line. No records follow.
+	// foreign_epoch: the child's position is not on this catalog's line, and it did not accept this epoch. No records follow.
 	ForeignEpoch  bool `protobuf:"varint,6,opt,name=foreign_epoch,json=foreignEpoch,proto3" json:"foreign_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2279,14 +2289,15 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x15.fanout.tree.v1.HelloH\x00R\x05hello\x12'\n" +
 	"\x03ack\x18\x02 \x01(\v2\x13.fanout.tree.v1.AckH\x00R\x03ack\x126\n" +
 	"\x06health\x18\x03 \x01(\v2\x1c.fanout.tree.v1.HealthUpdateH\x00R\x06healthB\x06\n" +
-	"\x04kind\"\xac\x02\n" +
+	"\x04kind\"\xc8\x02\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x127\n" +
 	"\bposition\x18\x03 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x120\n" +
 	"\x06demand\x18\x04 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x129\n" +
 	"\x06labels\x18\x05 \x03(\v2!.fanout.tree.v1.Hello.LabelsEntryR\x06labels\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x1a9\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1a\n" +
+	"\baccepted\x18\a \x01(\tR\baccepted\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
