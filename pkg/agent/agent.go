@@ -357,14 +357,23 @@ func (a *Agent) followCatalog(ctx context.Context) {
 	for {
 		snap := a.node.Catalog()
 		pos := snap.Position()
-		if pos.GetEpoch() != epoch || pos.GetScope() != scope {
+		another := pos.GetEpoch() != epoch || pos.GetScope() != scope
+		if another {
 			// Records with old revisions may have come in: look at all.
 			epoch, scope, seen = pos.GetEpoch(), pos.GetScope(), 0
 		}
 		for rec := range snap.Since(seen) {
-			a.noteRecord(rec)
+			if snap.EpochOf(rec) != "" { // else it is about to be replaced, or not whole yet
+				a.noteRecord(snap, rec)
+			}
 		}
 		if snap.Resyncing() == "" {
+			if another {
+				a.progress.keep(func(ref catalog.Ref) bool {
+					_, ok := snap.Get(ref)
+					return ok
+				})
+			}
 			seen = pos.GetRevision()
 			a.progress.seen(seen)
 		}
@@ -376,13 +385,13 @@ func (a *Agent) followCatalog(ctx context.Context) {
 	}
 }
 
-func (a *Agent) noteRecord(rec *catalogv1.Record) {
+func (a *Agent) noteRecord(snap *catalog.Snapshot, rec *catalogv1.Record) {
 	if a.registry == nil {
 		return
 	}
 	ref := catalog.RefOf(rec)
 	st, ok, err := a.store.RefState(ref.String())
-	if err == nil && ok && st.BaseRevision == rec.GetRevision() && st.Intent == "" {
+	if err == nil && ok && counted(snap, st).BaseRevision == rec.GetRevision() && st.Intent == "" {
 		if a.cfg.Headquarters() && rec.GetOrigin() == a.cfg.Site {
 			// Referrers that came between the look that was published and this record were of no record yet: look once more.
 			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})

@@ -220,7 +220,9 @@ func (d *delivery) putTag(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st.Intent, st.IntentRevision, st.At = digest, d.rec.GetRevision(), time.Now()
+	snap := d.a.node.Catalog()
+	st = counted(snap, st)
+	st.Intent, st.IntentRevision, st.Epoch, st.At = digest, revisionIn(snap, d.rec), snap.Position().GetEpoch(), time.Now()
 	if err := d.a.store.PutRefState(d.ref.String(), st); err != nil {
 		return err
 	}

@@ -69,6 +69,18 @@ func (p *progress) settle(ref catalog.Ref, revision uint64) {
 	}
 }
 
+// keep removes the entries of refs of which want says no: they are in the catalog no more.
+func (p *progress) keep(want func(catalog.Ref) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, e := range p.pending {
+		if !want(catalog.Ref{Repository: e.GetRepository(), Tag: e.GetTag()}) {
+			delete(p.pending, id)
+			p.touch()
+		}
+	}
+}
+
 // seen notes that every record up to the revision is either delivered or pending.
 func (p *progress) seen(revision uint64) {
 	p.mu.Lock()

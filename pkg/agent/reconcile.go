@@ -266,12 +266,14 @@ func (a *Agent) observe(ctx context.Context, ref catalog.Ref) (string, error) {
 }
 
 func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefState, ours string) reconcile.Input {
-	set := a.node.Catalog().Settings()
+	snap := a.node.Catalog()
+	set := snap.Settings()
 	pushed := a.pushes.get(ref.String())
+	now := counted(snap, st)
 	in := reconcile.Input{
 		Place: reconcile.Below, Ours: reconcile.Side{Known: true, Digest: ours},
-		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: st.BaseRevision,
-		Intent: st.Intent, IntentRevision: st.IntentRevision, Theirs: rec,
+		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: now.BaseRevision,
+		Intent: st.Intent, IntentRevision: now.IntentRevision, Theirs: rec,
 		Drift:    reconcile.Drift{Changed: set.GetDrift().GetChanged(), Deleted: set.GetDrift().GetDeleted()},
 		PushedAt: pushed, ClockBound: clockBound, Own: rec.GetOrigin() == a.cfg.Site,
 	}
@@ -298,7 +300,8 @@ func publishable(p *catalogv1.PublishSettings, ref catalog.Ref) bool {
 
 // delivered notes that the registry shows a record.
 func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record) error {
-	st := store.RefState{BaseRevision: rec.GetRevision(), At: time.Now()}
+	snap := a.node.Catalog()
+	st := store.RefState{BaseRevision: revisionIn(snap, rec), Epoch: snap.Position().GetEpoch(), At: time.Now()}
 	if !rec.GetDeleted() {
 		st.Base = rec.GetTarget().GetDigest()
 	}

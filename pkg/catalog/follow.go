@@ -208,11 +208,11 @@ func (r Relation) String() string {
 }
 
 // outdated: the record of a ref is of the epoch that is being replaced. What the resync named is of the new one.
-func (m *Machine) outdated(ref Ref) bool {
-	if !m.replacing {
+func (s *state) outdated(ref Ref) bool {
+	if !s.replacing {
 		return false
 	}
-	_, seen := m.resyncSeen.Get(ref)
+	_, seen := s.resyncSeen.Get(ref)
 	return !seen
 }
 

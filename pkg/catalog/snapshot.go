@@ -37,6 +37,23 @@ func (s *Snapshot) Restoring() bool { return s.restoring != "" }
 // Accepted is the epoch that an operator accepted and that has not come whole yet; "" when there is none.
 func (s *Snapshot) Accepted() string { return s.accepted }
 
+// EpochOf is the epoch in which the revision of a record counts that came from this catalog, now or earlier; "" when that is not known: while an accepted epoch
+// replaces what is held, and for records that are no longer held because one did.
+func (s *Snapshot) EpochOf(rec *catalogv1.Record) string {
+	if s.founded {
+		return s.position.Epoch // headquarters' epoch never changes, and what it answers may be newer than what is seen here
+	}
+	held, ok := s.get(RefOf(rec))
+	switch {
+	case !ok, s.outdated(RefOf(rec)), held.Revision < rec.GetRevision(), held.Revision == rec.GetRevision() && !bytes.Equal(held.Sum, rec.GetSum()):
+		return ""
+	}
+	return s.position.Epoch
+}
+
+// Demand for which the position's scope was given; nil at headquarters, and where it is not known.
+func (s *Snapshot) Demand() *catalogv1.Scope { return s.demand }
+
 // Pruned is the revision up to which tombstones were dropped.
 func (s *Snapshot) Pruned() uint64 { return s.pruned }
 

@@ -23,7 +23,7 @@ func TestRefState(t *testing.T) {
 	if _, ok, err := s.RefState("a:b"); ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	want := store.RefState{Base: "sha256:1", BaseRevision: 1 << 63, Intent: "sha256:2", IntentRevision: 9, At: time.Unix(1, 5).UTC()}
+	want := store.RefState{Base: "sha256:1", BaseRevision: 1 << 63, Intent: "sha256:2", IntentRevision: 9, Epoch: "e1", At: time.Unix(1, 5).UTC()}
 	var wg sync.WaitGroup
 	for i := range 600 { // many small writers share syncs
 		wg.Go(func() {

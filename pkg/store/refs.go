@@ -21,12 +21,14 @@ func checkName(what, s string) error {
 }
 
 // RefState is what this site last delivered or published for a ref. Base and Intent are digests, or empty for absent; what
-// they mean is the caller's business. An intent is put before a tag is.
+// they mean is the caller's business. An intent is put before a tag is. Epoch is that of the catalog in which the revisions count; empty in what
+// versions wrote that did not know it.
 type RefState struct {
 	Base           string    `json:"base,omitempty"`
 	BaseRevision   uint64    `json:"baseRevision,omitempty"`
 	Intent         string    `json:"intent,omitempty"`
 	IntentRevision uint64    `json:"intentRevision,omitempty"`
+	Epoch          string    `json:"epoch,omitempty"`
 	At             time.Time `json:"at"`
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 func FuzzDecodeRefState(f *testing.F) {
-	full, err := json.Marshal(RefState{Base: "sha256:00", BaseRevision: 7, Intent: "sha256:11", IntentRevision: 8, At: time.Unix(1, 0)})
+	full, err := json.Marshal(RefState{Base: "sha256:00", BaseRevision: 7, Intent: "sha256:11", IntentRevision: 8, Epoch: "e1", At: time.Unix(1, 0)})
 	if err != nil {
 		f.Fatal(err)
 	}
