@@ -58,6 +58,8 @@ func (a *app) commands() []*cobra.Command {
 		a.unpublishCommand(),
 		a.undoCommand(),
 		a.memberCommand(),
+		a.catalogCommand(),
+		a.epochCommand(),
 		a.caCommand(),
 		a.configCommand(),
 		a.versionCommand(),

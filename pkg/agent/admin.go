@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -45,6 +46,9 @@ func (s *admin) actor(ctx context.Context) (string, error) {
 	case id.User != "":
 		return id.User, nil
 	case id.Group == s.a.cfg.Group:
+		if who := metadata.ValueFromIncomingContext(ctx, actorKey); len(who) == 1 && passedOn(ctx) {
+			return who[0], nil // it asked for the name, and would have to be trusted anyway: it can propose
+		}
 		return "site " + id.Site, nil
 	}
 	return "", status.Errorf(codes.PermissionDenied, "%s is an agent of another group; use a user's certificate", id)

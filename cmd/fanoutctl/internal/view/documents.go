@@ -167,6 +167,32 @@ type ServerVersion struct {
 	Group   string `json:"group"`
 }
 
+// SavedCatalog is the document of `catalog save`.
+type SavedCatalog struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	File          string `json:"file"`
+	Epoch         string `json:"epoch"`
+	Revision      uint64 `json:"revision"`
+	Records       uint64 `json:"records"`
+}
+
+// RestoredCatalog is the document of `catalog restore` and `catalog adopt`.
+type RestoredCatalog struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Epoch         string `json:"epoch"`
+	From          string `json:"from"`
+	Revision      uint64 `json:"revision"`
+	Records       uint64 `json:"records"`
+}
+
+// AcceptedEpoch is the document of `epoch accept`.
+type AcceptedEpoch struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Epoch         string `json:"epoch"`
+	Held          string `json:"held"`
+	HeldRevision  uint64 `json:"heldRevision"`
+}
+
 // Certificate is the document of `ca init` and `ca issue`.
 type Certificate struct {
 	SchemaVersion int        `json:"schemaVersion"`
@@ -274,6 +300,16 @@ func MembersOf(r *adminv1.MembersResponse) Members {
 	}
 	slices.SortStableFunc(doc.Members, func(a, b MemberInfo) int { return strings.Compare(a.Site, b.Site) })
 	return doc
+}
+
+// RestoredOf makes the document of an answer.
+func RestoredOf(r *adminv1.RestoreCatalogResponse) RestoredCatalog {
+	return RestoredCatalog{SchemaVersion: SchemaVersion, Epoch: r.GetEpoch(), From: r.GetFrom(), Revision: r.GetRevision(), Records: r.GetRecords()}
+}
+
+// AcceptedOf makes the document of an answer.
+func AcceptedOf(r *adminv1.AcceptEpochResponse) AcceptedEpoch {
+	return AcceptedEpoch{SchemaVersion: SchemaVersion, Epoch: r.GetEpoch(), Held: r.GetHeld(), HeldRevision: r.GetHeldRevision()}
 }
 
 // moment gives nil for a time that is absent, zero or outside what RFC 3339 can say.

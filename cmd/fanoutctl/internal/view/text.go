@@ -238,6 +238,28 @@ func (d Members) Text(s Style) string {
 		table(s, []string{"SITE", "ROLE", "VOTE", "STATE", "REGISTRY", "RAFT", "FABRIC", "ID"}, rows)
 }
 
+// Text of a catalog that was saved.
+func (c SavedCatalog) Text(Style) string {
+	return fmt.Sprintf("saved %s of epoch %s, up to revision %s, to %s\n", records(c.Records), screen.Clean(c.Epoch), count(c.Revision), screen.Clean(c.File))
+}
+
+// Text of a catalog that was restored.
+func (c RestoredCatalog) Text(Style) string {
+	return fmt.Sprintf("restored %s of epoch %s; the catalog goes on from revision %s in epoch %s\n", records(c.Records), screen.Clean(c.From), count(c.Revision), screen.Clean(c.Epoch))
+}
+
+// Text of an epoch that was accepted.
+func (e AcceptedEpoch) Text(Style) string {
+	return fmt.Sprintf("accepted epoch %s; it replaces epoch %s, which was held up to revision %s\n", screen.Clean(e.Epoch), screen.Clean(fallback(e.Held, "(none)")), count(e.HeldRevision))
+}
+
+func records(n uint64) string {
+	if n == 1 {
+		return "1 record"
+	}
+	return count(n) + " records"
+}
+
 // Text of the versions.
 func (v Version) Text(Style) string {
 	text := fmt.Sprintf("fanoutctl %s (%s, %s)\n", v.Client.Version, v.Client.Go, v.Client.Platform)

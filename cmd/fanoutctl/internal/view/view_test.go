@@ -72,6 +72,9 @@ func documents() map[string]document {
 		"publish_wait": view.PublishOf(&adminv1.PublishResponse{Ref: "team/app:1.4", Digest: digestB, Revision: 42, Copies: 2}, &sites),
 		"version": view.Version{SchemaVersion: 1, Client: view.ClientVersion{Version: "v0.1.0", Go: "go1.26.8", Platform: "linux/amd64"},
 			Server: &view.ServerVersion{Version: "v0.1.0", Site: "hq-a", Group: "hq"}},
+		"saved":    view.SavedCatalog{SchemaVersion: 1, File: "/backup/catalog", Epoch: "e1", Revision: 42, Records: 1},
+		"restored": view.RestoredOf(&adminv1.RestoreCatalogResponse{Epoch: "e2", From: "e1", Revision: 42, Records: 17}),
+		"accepted": view.AcceptedOf(&adminv1.AcceptEpochResponse{Epoch: "e9", Held: "e1", HeldRevision: 42}),
 		"contexts": view.Contexts{SchemaVersion: 1, Contexts: []view.Context{{Name: "lab", Server: "127.0.0.1:7400"}, {Name: "prod", Current: true, Server: "hq.example.com:7400", Cert: "/c", Key: "/k", CA: "/ca", TrustDomain: "example.com"}}},
 	}
 }
