@@ -38,6 +38,7 @@ func populated(t testing.TB) *catalog.Machine {
 		&catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{Revision: 4, Expect: 1, Repository: "app", Tag: "v1"}}},
 		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "b", Incarnation: "1"}}}},
 		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "a", RegistryType: "oci"}}}},
+		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "c", Incarnation: "2", Removed: true}}}},
 		&catalogv1.Change{Kind: &catalogv1.Change_SetSettings{SetSettings: &catalogv1.SetSettings{Settings: &catalogv1.GroupSettings{
 			Labels: map[string]string{"tier": "hq"}, Publish: &catalogv1.PublishSettings{Repositories: []string{"**"}, Deletes: "propagate"},
 		}}}},
@@ -68,6 +69,7 @@ func TestSnapshot_RoundTrip(t *testing.T) {
 		"position": {want.Position(), got.Position()},
 		"records":  {slices.Collect(want.Records()), slices.Collect(got.Records())},
 		"members":  {want.Members(), got.Members()},
+		"removed":  {want.Member("c"), got.Member("c")},
 		"groups":   {slices.Collect(want.Groups()), slices.Collect(got.Groups())},
 		"settings": {want.Settings(), got.Settings()},
 	} {
@@ -187,6 +189,32 @@ func TestHistory_TenWithoutRepeats(t *testing.T) {
 		want = append(want, digest(fmt.Sprint(i)))
 	}
 	if diff := cmp.Diff(want, res[0].Record.History); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMembers_ThoseRemovedAreRememberedAndNoMembers(t *testing.T) {
+	m := populated(t)
+	sites := func() (out []string) {
+		for _, member := range m.Snapshot().Members() {
+			out = append(out, member.Site)
+		}
+		return out
+	}
+	if diff := cmp.Diff([]string{"a", "b"}, sites()); diff != "" {
+		t.Error(diff)
+	}
+	if s := m.Snapshot(); !s.Member("c").GetRemoved() || s.Member("c").GetIncarnation() != "2" || s.Member("a").GetRemoved() || s.Member("d") != nil {
+		t.Errorf("remembered: %v %v %v", s.Member("c"), s.Member("a"), s.Member("d"))
+	}
+	for _, r := range m.Apply(&catalogv1.Command{Changes: []*catalogv1.Change{
+		{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "c", RaftAddress: "x:1"}}}},
+	}}) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if diff := cmp.Diff([]string{"a", "b", "c"}, sites()); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -93,7 +93,8 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 		return &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: drawImport(t, snap)}}
 	case 8:
 		return &catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{
-			Member: &catalogv1.Member{Site: rapid.SampledFrom([]string{"a", "b", "c/d"}).Draw(t, "site"), FabricAddress: ref.String()}}}}
+			Member: &catalogv1.Member{Site: rapid.SampledFrom([]string{"a", "b", "c/d"}).Draw(t, "site"), FabricAddress: ref.String(),
+				Removed: rapid.Bool().Draw(t, "removed")}}}}
 	case 9:
 		return &catalogv1.Change{Kind: &catalogv1.Change_RemoveMember{RemoveMember: &catalogv1.RemoveMember{
 			Site: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "site")}}}

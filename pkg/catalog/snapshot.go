@@ -3,6 +3,7 @@ package catalog
 import (
 	"bytes"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -87,8 +88,21 @@ func (s *Snapshot) Since(revision uint64) iter.Seq[*catalogv1.Record] {
 	}
 }
 
-// Members of the group, by site.
-func (s *Snapshot) Members() []*catalogv1.Member { return s.members }
+// Members of the group, by site, those left out that were removed.
+func (s *Snapshot) Members() []*catalogv1.Member {
+	if !slices.ContainsFunc(s.members, (*catalogv1.Member).GetRemoved) {
+		return s.members
+	}
+	return slices.DeleteFunc(slices.Clone(s.members), (*catalogv1.Member).GetRemoved)
+}
+
+// Member returns what is remembered of a site, be it a member or one that was removed; nil when that is nothing.
+func (s *Snapshot) Member(site string) *catalogv1.Member {
+	if i, found := slices.BinarySearchFunc(s.members, site, compareMember); found {
+		return s.members[i]
+	}
+	return nil
+}
 
 // Settings of the group; nil until they are set.
 func (s *Snapshot) Settings() *catalogv1.GroupSettings { return s.settings }

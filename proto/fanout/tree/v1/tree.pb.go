@@ -1849,8 +1849,10 @@ type IdentifyResponse struct {
 	LastIndex uint64 `protobuf:"varint,8,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	// root_raft_address of its group's root as it knows it; empty when there is none.
 	RootRaftAddress string `protobuf:"bytes,9,opt,name=root_raft_address,json=rootRaftAddress,proto3" json:"root_raft_address,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// members of its group as it knows them: sites. The caller's own file may list few of them.
+	Members       []string `protobuf:"bytes,10,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IdentifyResponse) Reset() {
@@ -1944,6 +1946,13 @@ func (x *IdentifyResponse) GetRootRaftAddress() string {
 		return x.RootRaftAddress
 	}
 	return ""
+}
+
+func (x *IdentifyResponse) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
 }
 
 // RaftHello opens every connection to a raft listener, after one byte 0xFA, as a message preceded by its length in four bytes, big endian. A channel for raft
@@ -2128,7 +2137,11 @@ func (x *RaftChannel) GetTo() string {
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// member that wants to join.
-	Member        *v1.Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Member *v1.Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	// last_index of its raft log; 0: the log is empty.
+	LastIndex uint64 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// servers in the raft configuration that its log holds, as "<site>/<incarnation>". A log that is not empty and names no server of the group is another group's.
+	Servers       []string `protobuf:"bytes,3,rep,name=servers,proto3" json:"servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2166,6 +2179,20 @@ func (*JoinRequest) Descriptor() ([]byte, []int) {
 func (x *JoinRequest) GetMember() *v1.Member {
 	if x != nil {
 		return x.Member
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *JoinRequest) GetServers() []string {
+	if x != nil {
+		return x.Servers
 	}
 	return nil
 }
@@ -2224,7 +2251,9 @@ type RaftReply struct {
 	// identify is the answer to identify.
 	Identify *IdentifyResponse `protobuf:"bytes,2,opt,name=identify,proto3" json:"identify,omitempty"`
 	// join is the answer to join.
-	Join          *JoinResponse `protobuf:"bytes,3,opt,name=join,proto3" json:"join,omitempty"`
+	Join *JoinResponse `protobuf:"bytes,3,opt,name=join,proto3" json:"join,omitempty"`
+	// removed: it is refused because the caller was removed from the group.
+	Removed       bool `protobuf:"varint,4,opt,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2278,6 +2307,13 @@ func (x *RaftReply) GetJoin() *JoinResponse {
 		return x.Join
 	}
 	return nil
+}
+
+func (x *RaftReply) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
 }
 
 var File_fanout_tree_v1_tree_proto protoreflect.FileDescriptor
@@ -2426,7 +2462,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x121\n" +
 	"\x06record\x18\x04 \x01(\v2\x19.fanout.catalog.v1.RecordR\x06record\"\x11\n" +
-	"\x0fIdentifyRequest\"\x83\x03\n" +
+	"\x0fIdentifyRequest\"\x9d\x03\n" +
 	"\x10IdentifyResponse\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12 \n" +
@@ -2437,7 +2473,9 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x0efabric_address\x18\a \x01(\tR\rfabricAddress\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\b \x01(\x04R\tlastIndex\x12*\n" +
-	"\x11root_raft_address\x18\t \x01(\tR\x0frootRaftAddress\x1a;\n" +
+	"\x11root_raft_address\x18\t \x01(\tR\x0frootRaftAddress\x12\x18\n" +
+	"\amembers\x18\n" +
+	" \x03(\tR\amembers\x1a;\n" +
 	"\rFoundingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x02\n" +
@@ -2450,15 +2488,19 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x04join\x18\x06 \x01(\v2\x1b.fanout.tree.v1.JoinRequestH\x00R\x04joinB\t\n" +
 	"\apurpose\"\x1d\n" +
 	"\vRaftChannel\x12\x0e\n" +
-	"\x02to\x18\x01 \x01(\tR\x02to\"@\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\"y\n" +
 	"\vJoinRequest\x121\n" +
-	"\x06member\x18\x01 \x01(\v2\x19.fanout.catalog.v1.MemberR\x06member\"*\n" +
+	"\x06member\x18\x01 \x01(\v2\x19.fanout.catalog.v1.MemberR\x06member\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x18\n" +
+	"\aservers\x18\x03 \x03(\tR\aservers\"*\n" +
 	"\fJoinResponse\x12\x1a\n" +
-	"\baccepted\x18\x01 \x01(\bR\baccepted\"\x95\x01\n" +
+	"\baccepted\x18\x01 \x01(\bR\baccepted\"\xaf\x01\n" +
 	"\tRaftReply\x12\x18\n" +
 	"\arefusal\x18\x01 \x01(\tR\arefusal\x12<\n" +
 	"\bidentify\x18\x02 \x01(\v2 .fanout.tree.v1.IdentifyResponseR\bidentify\x120\n" +
-	"\x04join\x18\x03 \x01(\v2\x1c.fanout.tree.v1.JoinResponseR\x04join2\xc2\x02\n" +
+	"\x04join\x18\x03 \x01(\v2\x1c.fanout.tree.v1.JoinResponseR\x04join\x12\x18\n" +
+	"\aremoved\x18\x04 \x01(\bR\aremoved2\xc2\x02\n" +
 	"\vTreeService\x12K\n" +
 	"\x06Attach\x12\x1d.fanout.tree.v1.AttachRequest\x1a\x1e.fanout.tree.v1.AttachResponse(\x010\x01\x12K\n" +
 	"\x06Follow\x12\x1d.fanout.tree.v1.FollowRequest\x1a\x1e.fanout.tree.v1.FollowResponse(\x010\x01\x12J\n" +
