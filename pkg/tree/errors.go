@@ -26,6 +26,10 @@ var (
 	ErrBroken = errors.New("committed command cannot be applied")
 	// ErrRefused: the other side does not accept who we are or what we ask.
 	ErrRefused = errors.New("refused")
+	// ErrNotMember: the site that was named does not belong to the group.
+	ErrNotMember = errors.New("not a member")
+	// ErrRemoved: the site was removed from the group.
+	ErrRemoved = errors.New("removed")
 	// ErrRubbish: the other side sent what it must not.
 	ErrRubbish = errors.New("unacceptable message")
 
@@ -92,7 +96,7 @@ func toStatus(err error) error {
 	case errors.Is(err, ErrUnknownOutcome):
 	case errors.Is(err, ErrNotRoot), errors.Is(err, ErrNoRoot), errors.Is(err, ErrStopped):
 		code = codes.FailedPrecondition
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused), errors.Is(err, ErrRemoved):
 		code = codes.PermissionDenied
 	case errors.Is(err, ErrRubbish), errors.Is(err, catalog.ErrInvalid):
 		code = codes.InvalidArgument

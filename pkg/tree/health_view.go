@@ -159,14 +159,22 @@ func (e *entry) contact(state string) *timestamppb.Timestamp {
 	return timestamppb.New(e.via.contact)
 }
 
-// groupSites are the sites of this group: its members in the catalog and those that its file lists.
+// groupSites are the sites of this group: its members in the catalog and those that its file lists. One that was removed is none, nor is one yet that was added and
+// has not come: nobody waits for it.
 func (n *Node) groupSites(snap *catalog.Snapshot) []*catalogv1.GroupSite {
 	types := map[string]string{}
 	for site := range n.cfg.Members {
 		types[site] = ""
 	}
 	for _, m := range snap.Members() {
-		types[m.Site] = m.RegistryType
+		if m.Incarnation != "" {
+			types[m.Site] = m.RegistryType
+		}
+	}
+	for site := range types {
+		if snap.Member(site).GetRemoved() {
+			delete(types, site)
+		}
 	}
 	types[n.cfg.Site] = n.cfg.RegistryType
 	out := make([]*catalogv1.GroupSite, 0, len(types))

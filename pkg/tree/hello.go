@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -190,13 +192,17 @@ func (l *raftListener) admit(ctx context.Context, h *treev1.RaftHello) error {
 	if to := h.GetChannel().GetTo(); to != string(l.n.id) {
 		return refused("it means server %q, this is %s", to, l.n.id)
 	}
-	return l.n.authorizeFellow(ctx, h.GetGroup(), h.GetSite())
+	err := l.n.authorizeFellow(ctx, h.GetGroup(), h.GetSite())
+	if errors.Is(err, ErrRemoved) && slices.ContainsFunc(l.n.Servers(), func(s Server) bool { return s.Site == h.GetSite() }) {
+		return l.n.cfg.AuthorizePeer(ctx, h.GetGroup(), h.GetSite()) // raft has still to let go of it
+	}
+	return err
 }
 
 // answer answers a hello that is not a channel.
 func (l *raftListener) answer(ctx context.Context, h *treev1.RaftHello) *treev1.RaftReply {
 	if err := l.n.authorizeFellow(ctx, h.GetGroup(), h.GetSite()); err != nil {
-		return &treev1.RaftReply{Refusal: err.Error()}
+		return &treev1.RaftReply{Refusal: err.Error(), Removed: errors.Is(err, ErrRemoved)}
 	}
 	switch {
 	case h.GetIdentify() != nil:
@@ -206,7 +212,7 @@ func (l *raftListener) answer(ctx context.Context, h *treev1.RaftHello) *treev1.
 		if m.GetSite() != h.GetSite() || m.GetIncarnation() != h.GetIncarnation() {
 			return &treev1.RaftReply{Refusal: "a site joins for itself only"}
 		}
-		if err := l.n.acceptJoin(m); err != nil {
+		if err := l.n.acceptJoin(h.GetJoin()); err != nil {
 			return &treev1.RaftReply{Refusal: err.Error()}
 		}
 		return &treev1.RaftReply{Join: &treev1.JoinResponse{Accepted: true}}
@@ -219,8 +225,11 @@ func (n *Node) authorizeFellow(ctx context.Context, group, site string) error {
 	if group != n.cfg.Group {
 		return refused("this is site %s of group %s, and the caller %s is of group %s: correct raft.members or group", n.cfg.Site, n.cfg.Group, site, group)
 	}
+	if n.Catalog().Member(site).GetRemoved() {
+		return fmt.Errorf("%w: site %s was removed from group %s; 'fanoutctl member add %s RAFT-ADDRESS' lets it in again", ErrRemoved, site, group, site)
+	}
 	if !n.memberSite(site) {
-		return refused("site %s is not a member of group %s: raft.members at %s does not list it", site, group, n.cfg.Site)
+		return refused("site %s is not a member of group %s: raft.members at %s does not list it, and 'fanoutctl member add %s RAFT-ADDRESS' was not called", site, group, n.cfg.Site, site)
 	}
 	if err := n.cfg.AuthorizePeer(ctx, group, site); err != nil {
 		return refused("%v", err)
@@ -228,17 +237,35 @@ func (n *Node) authorizeFellow(ctx context.Context, group, site string) error {
 	return nil
 }
 
-// memberSite says whether a site belongs to this group, by its file or its catalog.
+// memberSite says whether a site belongs to this group: not when the catalog says that it was removed; else by the catalog, this agent's file, or its raft log. One
+// that has just come has none but its file, and believes those of whom a member in it says that they are members, too.
 func (n *Node) memberSite(site string) bool {
+	if m := n.Catalog().Member(site); m != nil {
+		return !m.Removed
+	}
 	if _, ok := n.cfg.Members[site]; ok {
 		return true
 	}
-	for _, m := range n.Catalog().Members() {
-		if m.Site == site {
-			return true
-		}
+	if vouched := n.vouched.Load(); vouched != nil && (*vouched)[site] {
+		return true
 	}
-	return false
+	return slices.ContainsFunc(n.Servers(), func(s Server) bool { return s.Site == site })
+}
+
+// memberSites are all sites for which memberSite holds.
+func (n *Node) memberSites() []string {
+	sites := map[string]bool{}
+	for site := range n.cfg.Members {
+		sites[site] = true
+	}
+	for _, s := range n.Servers() {
+		sites[s.Site] = true
+	}
+	snap := n.Catalog()
+	for _, m := range snap.Members() {
+		sites[m.Site] = true
+	}
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(sites)), func(site string) bool { return snap.Member(site).GetRemoved() })
 }
 
 // Accept implements net.Listener for raft.
@@ -343,6 +370,9 @@ func (n *Node) ask(ctx context.Context, addr, site string, hello *treev1.RaftHel
 	if err := readFrame(conn, reply); err != nil {
 		return nil, fmt.Errorf("answer of %s: %w", addr, err)
 	}
+	if reply.GetRemoved() {
+		return nil, fmt.Errorf("%w: %s", ErrRemoved, reply.GetRefusal())
+	}
 	if reply.GetRefusal() != "" {
 		return nil, refused("%s", reply.GetRefusal())
 	}
@@ -379,6 +409,9 @@ func (n *Node) identity() *treev1.IdentifyResponse {
 		id.Empty = id.LastIndex == 0
 		_, id.RootRaftAddress = leader(r)
 		id.Root = n.rootAddr()
+		if !id.Empty {
+			id.Members = n.memberSites()
+		}
 	}
 	return id
 }

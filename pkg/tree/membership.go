@@ -32,7 +32,8 @@ func (n *Node) belong(ctx context.Context, r *raft.Raft) {
 	patience := 4 * (n.cfg.Timeouts.Heartbeat + n.cfg.Timeouts.Election)
 	led := time.Now() // when there was a root last, or might have been
 	for {
-		if site, _ := leader(r); site != "" {
+		if site, _ := leader(r); site != "" && !n.outside(r) {
+			n.expelled.Store(false)
 			n.setWaiting("")
 			pauses.reset()
 			led = time.Now()
@@ -41,10 +42,18 @@ func (n *Node) belong(ctx context.Context, r *raft.Raft) {
 			}
 			continue
 		}
-		if r.LastIndex() > 0 && time.Since(led) < patience {
+		if n.alone(r) {
+			n.campaign(ctx)
+		}
+		if r.LastIndex() > 0 && time.Since(led) < patience && !n.Removed() {
 			n.setWaiting(electing)
 		} else if err := n.foundOrJoin(ctx, r); err != nil && ctx.Err() == nil {
-			n.setWaiting(err.Error())
+			n.expelled.Store(errors.Is(err, ErrRemoved))
+			why := err.Error()
+			if n.Removed() {
+				why = fmt.Sprintf("this site was removed from group %s; 'fanoutctl member add %s %s' at a member lets it in again", n.cfg.Group, n.cfg.Site, n.cfg.RaftAdvertise)
+			}
+			n.setWaiting(why)
 		}
 		if !pause(ctx, n.cfg.Timeouts.Heartbeat/4+pauses.step()) {
 			return
@@ -64,13 +73,35 @@ func (n *Node) setWaiting(why string) {
 	changed := n.waiting != why
 	n.waiting = why
 	n.mu.Unlock()
-	if changed && why != "" && why != electing {
+	switch {
+	case !changed || why == "" || why == electing:
+	case n.Removed():
+		n.log.Warn("this site was removed from its group", "reason", why)
+	default:
 		n.log.Warn("the group has no root yet", "reason", why)
 	}
 }
 
+// outside says whether raft's configuration has no place for this server. It then may still hear from a leader for a while; it has no part in the group all the same.
+func (n *Node) outside(r *raft.Raft) bool {
+	return r.LastIndex() > 0 && !slices.ContainsFunc(n.Servers(), func(s Server) bool { return s.ID == string(n.id) })
+}
+
+// alone says whether this is the one member with a vote: there is nobody to wait for.
+func (n *Node) alone(r *raft.Raft) bool {
+	voters, own := 0, false
+	for _, s := range n.Servers() {
+		if s.Voter {
+			voters++
+			own = own || s.ID == string(n.id)
+		}
+	}
+	return own && voters == 1 && r.State() == raft.Follower
+}
+
 func (n *Node) foundOrJoin(ctx context.Context, r *raft.Raft) error {
 	answers, err := n.askMembers(ctx)
+	n.believe(answers)
 	if r.LastIndex() == 0 {
 		occupied := false
 		for _, id := range answers {
@@ -91,7 +122,7 @@ func (n *Node) foundOrJoin(ctx context.Context, r *raft.Raft) error {
 			continue
 		}
 		hello := n.hello()
-		hello.Purpose = &treev1.RaftHello_Join{Join: &treev1.JoinRequest{Member: n.member()}}
+		hello.Purpose = &treev1.RaftHello_Join{Join: &treev1.JoinRequest{Member: n.member(), LastIndex: r.LastIndex(), Servers: n.ownServers()}}
 		_, err := n.ask(ctx, root, "", hello)
 		if err == nil {
 			return errors.New("asked the root to be taken in")
@@ -99,12 +130,44 @@ func (n *Node) foundOrJoin(ctx context.Context, r *raft.Raft) error {
 		errs = append(errs, fmt.Errorf("asking the root at %s to be taken in: %w", root, err))
 	}
 	if len(errs) == 0 {
-		errs = append(errs, errors.New("no member that answers knows a root: a majority must be up"), err)
+		if !errors.Is(err, ErrRemoved) {
+			errs = append(errs, errors.New("no member that answers knows a root: a majority must be up"))
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// askMembers asks all other founding members who they are. The error names those that did not answer.
+// believe notes whom members of the group call members. Who is empty has nothing to say.
+func (n *Node) believe(answers map[string]*treev1.IdentifyResponse) {
+	sites := map[string]bool{}
+	for _, id := range answers {
+		if id.GetEmpty() || len(id.GetMembers()) > 2*MaxMembers {
+			continue
+		}
+		for _, site := range id.GetMembers() {
+			sites[site] = true
+		}
+	}
+	n.vouched.Store(&sites)
+}
+
+// addresses are where members listen, but for this one: the founding members, and those that its raft log knows, so that it finds them when its file lists others.
+func (n *Node) addresses() map[string]string {
+	out := maps.Clone(n.cfg.Members)
+	for _, m := range n.Catalog().Members() {
+		if m.RaftAddress != "" {
+			out[m.Site] = m.RaftAddress
+		}
+	}
+	for _, s := range n.Servers() {
+		out[s.Site] = s.Addr
+	}
+	delete(out, n.cfg.Site)
+	return out
+}
+
+// askMembers asks all other members who they are. The error names those that did not answer.
 func (n *Node) askMembers(ctx context.Context) (map[string]*treev1.IdentifyResponse, error) {
 	type answer struct {
 		site string
@@ -114,10 +177,8 @@ func (n *Node) askMembers(ctx context.Context) (map[string]*treev1.IdentifyRespo
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Call)
 	defer cancel()
 	ch := make(chan answer)
-	for site, addr := range n.cfg.Members {
-		if site == n.cfg.Site {
-			continue
-		}
+	members := n.addresses()
+	for site, addr := range members {
 		go func() { // ends with ctx at the latest, and is waited for below
 			id, err := n.identifyAt(ctx, addr, site)
 			ch <- answer{site, id, err}
@@ -125,7 +186,7 @@ func (n *Node) askMembers(ctx context.Context) (map[string]*treev1.IdentifyRespo
 	}
 	answers := map[string]*treev1.IdentifyResponse{}
 	var errs []error
-	for range len(n.cfg.Members) - 1 {
+	for range members {
 		a := <-ch
 		if a.err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", a.site, a.err))
@@ -164,6 +225,9 @@ func (n *Node) found(ctx context.Context, r *raft.Raft, answers map[string]*tree
 		return fmt.Errorf("founding the group: %w", err)
 	}
 	n.log.Info("founded the group", "members", listed(n.cfg.Members))
+	if n.alone(r) {
+		n.campaign(ctx)
+	}
 	return nil
 }
 
@@ -176,13 +240,17 @@ func listed(members map[string]string) string {
 }
 
 // acceptJoin notes that a member wants to join. It asks again until it has a root, so nothing is kept for long.
-func (n *Node) acceptJoin(m *catalogv1.Member) error {
+func (n *Node) acceptJoin(join *treev1.JoinRequest) error {
+	m := join.GetMember()
 	o := n.office.Load()
 	if o == nil {
 		return ErrNotRoot
 	}
 	if m.GetIncarnation() == "" || m.GetRaftAddress() == "" || strings.ContainsAny(m.GetSite()+m.GetIncarnation(), "/ |") || !word(m.GetSite(), m.GetIncarnation(), m.GetRaftAddress()) {
 		return rubbish("a member without an incarnation or a raft address")
+	}
+	if !o.kin(join) {
+		return refused("the raft log of %s is another group's: stop its agent, move 'raft' and 'store' out of its dataDir, and start it again", m.GetSite())
 	}
 	o.mu.Lock()
 	o.joins[m.GetSite()] = m // a known site: there are no more of them than members
@@ -204,12 +272,15 @@ func (o *office) membership() {
 		o.joins = map[string]*catalogv1.Member{}
 		o.mu.Unlock()
 		for _, site := range slices.Sorted(maps.Keys(joins)) {
-			if err := o.takeIn(joins[site]); err != nil && o.ctx.Err() == nil {
+			if err := o.takeInOrdered(joins[site]); err != nil && o.ctx.Err() == nil {
 				o.n.log.Warn("taking in a member", "member", site, "error", err)
 			}
 		}
 		if err := o.promote(); err != nil && o.ctx.Err() == nil {
 			o.n.log.Warn("giving a vote to a member", "error", err)
+		}
+		if err := o.finishRemovals(); err != nil && o.ctx.Err() == nil {
+			o.n.log.Warn("finishing the removal of a member", "error", err)
 		}
 		if o.n.cfg.RegistryType == witness && time.Since(handedOver) > min(handOverPause, 10*o.n.cfg.Timeouts.Stream) {
 			if o.handOver() {
@@ -223,6 +294,19 @@ func (o *office) membership() {
 		case <-tick.C:
 		}
 	}
+}
+
+// takeInOrdered takes in a member that was not removed since it asked.
+func (o *office) takeInOrdered(m *catalogv1.Member) error {
+	done, err := o.reorder(o.ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !o.n.memberSite(m.Site) {
+		return nil
+	}
+	return o.takeIn(m)
 }
 
 // takeIn makes a server part of raft's configuration, in place of the one that its site was before.
@@ -259,6 +343,7 @@ func (o *office) takeIn(m *catalogv1.Member) error {
 	if err := o.raft.AddNonvoter(id, addr, future.Index(), o.n.cfg.Timeouts.Call).Error(); err != nil {
 		return fmt.Errorf("adding server %s: %w", id, err)
 	}
+	o.n.log.Info("took a server into the group, without a vote until it has caught up", "member", m.Site, "server", string(id))
 	return nil
 }
 
@@ -274,7 +359,7 @@ func (o *office) promote() error {
 		}
 		site, incarnation := splitID(s.ID)
 		id, err := o.n.identifyAt(o.ctx, string(s.Address), site)
-		if err != nil || id.GetIncarnation() != incarnation || id.GetLastIndex()+catchUp < o.raft.LastIndex() {
+		if err != nil || id.GetIncarnation() != incarnation || id.GetEmpty() || id.GetLastIndex()+catchUp < o.raft.LastIndex() {
 			continue // not now
 		}
 		if err := o.raft.AddVoter(s.ID, s.Address, future.Index(), o.n.cfg.Timeouts.Call).Error(); err != nil {

@@ -58,7 +58,13 @@ type Node struct {
 	office  atomic.Pointer[office]    // while this is the root
 	told    atomic.Pointer[treev1.Roster]
 	learned atomic.Pointer[learned]
-	stopped chan struct{}
+	// vouched are sites of which a member said that they are members, too: those that this one's file does not list, until its catalog does.
+	vouched atomic.Pointer[map[string]bool]
+	// expelled: a member said that this site was removed from the group.
+	expelled atomic.Bool
+	// campaign makes raft hold an election at once.
+	campaign func(context.Context)
+	stopped  chan struct{}
 	// faulty, for tests, stands before the raft log.
 	faulty func(logAndStable) logAndStable
 

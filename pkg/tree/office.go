@@ -44,6 +44,8 @@ type office struct {
 	wake notifier
 	// joined makes membership look again.
 	joined notifier
+	// ordering is held while it is changed who is a member.
+	ordering chan struct{}
 	// refused changes, by changeKey; the steward's alone.
 	refused map[string]bool
 
@@ -83,6 +85,7 @@ func (n *Node) newOffice(ctx context.Context, r *raft.Raft) *office {
 	o := &office{
 		n: n, raft: r, done: make(chan struct{}), began: time.Now(), proposals: make(chan *proposal), table: newTable(n.memberSite),
 		followers: map[string]*follower{}, children: map[string]*child{}, joins: map[string]*catalogv1.Member{}, refused: map[string]bool{},
+		ordering: make(chan struct{}, 1),
 	}
 	o.ctx, o.cancel = context.WithCancelCause(ctx)
 	o.group = o.table.join(n.cfg.Group, "")
@@ -220,8 +223,8 @@ func (o *office) steward() {
 			o.table.missing(snap, n)
 		}
 		n.metrics.revision.Set(float64(snap.Position().GetRevision()))
-		if changes := o.upkeep(snap); len(changes) > 0 {
-			if err := o.settle(changes); err != nil && o.ctx.Err() == nil {
+		if len(o.upkeep(snap)) > 0 {
+			if err := o.settle(); err != nil && o.ctx.Err() == nil {
 				n.log.Warn("keeping the group's catalog up", "error", err)
 			}
 		}
@@ -238,10 +241,20 @@ func (o *office) steward() {
 	}
 }
 
-// settle proposes changes. One that the catalog refuses is not proposed again in this term.
-func (o *office) settle(changes []*catalogv1.Change) error {
+// settle proposes what upkeep finds. One that the catalog refuses is not proposed again in this term.
+func (o *office) settle() error {
 	ctx, cancel := context.WithTimeout(o.ctx, o.n.cfg.Timeouts.Call)
 	defer cancel()
+	// A member that is being removed must not be entered again on account of what was seen before.
+	done, err := o.reorder(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	changes := o.upkeep(o.n.Catalog())
+	if len(changes) == 0 {
+		return nil
+	}
 	results, err := o.propose(ctx, actor, changes)
 	for i, r := range results {
 		if r.Err != nil {
@@ -277,7 +290,7 @@ func (o *office) differences(snap *catalog.Snapshot) []*catalogv1.Change {
 		held[m.Site] = m
 	}
 	for _, m := range o.connected() {
-		if !proto.Equal(held[m.Site], m) {
+		if !proto.Equal(held[m.Site], m) && !snap.Member(m.Site).GetRemoved() {
 			changes = append(changes, &catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: m}}})
 		}
 	}
@@ -368,8 +381,40 @@ func (o *office) groupHealth(snap *catalog.Snapshot) *treev1.GroupHealth {
 	if state, reason := o.attach.trouble(); severity[state] > severity[h.State] {
 		h.State, h.Reason = state, reason
 	}
+	if h.Reason == "" {
+		h.Reason = o.weakness()
+	}
 	h.Reason = shorten(h.Reason)
 	return h
+}
+
+// weakness says what a group of two can't survive: it works, but either member is needed for a majority.
+func (o *office) weakness() string {
+	conf, err := o.servers()
+	if err != nil {
+		return ""
+	}
+	voters, witnesses := 0, 0
+	for _, s := range conf {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if site, _ := splitID(s.ID); o.isWitness(site) {
+			witnesses++
+		}
+	}
+	what := "no new record gets here"
+	if o.n.cfg.headquarters() {
+		what = "nothing is published"
+	}
+	switch {
+	case voters != 2:
+		return ""
+	case witnesses == 0:
+		return "two members and no witness: while either is down, " + what + "; a third member, such as a witness, ends that"
+	}
+	return "two members with a vote: while either is down, " + what + "; a third member ends that"
 }
 
 // head is the newest revision of headquarters that is known here.

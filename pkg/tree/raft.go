@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -23,7 +24,6 @@ const (
 	raftPool         = 3
 	keyCurrentTerm   = "CurrentTerm" // as hashicorp/raft names it in its stable store
 	snapshotInterval = 10 * time.Minute
-	aloneTimeout     = 200 * time.Millisecond
 )
 
 // serverID is the raft server ID of a site's data directory. An agent that lost its disk is another server.
@@ -134,11 +134,6 @@ func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, err
 	conf.HeartbeatTimeout = n.cfg.Timeouts.Heartbeat
 	conf.ElectionTimeout = max(n.cfg.Timeouts.Election, n.cfg.Timeouts.Heartbeat)
 	conf.LeaderLeaseTimeout = n.cfg.Timeouts.Lease
-	if len(n.cfg.Members) == 1 { // there is nobody to wait for
-		conf.HeartbeatTimeout = min(conf.HeartbeatTimeout, aloneTimeout)
-		conf.ElectionTimeout = min(conf.ElectionTimeout, aloneTimeout)
-		conf.LeaderLeaseTimeout = min(conf.LeaderLeaseTimeout, aloneTimeout)
-	}
 	conf.CommitTimeout = min(conf.CommitTimeout, n.cfg.Timeouts.Heartbeat/2)
 	conf.Logger = logger
 	conf.ShutdownOnRemove = false // a member that was removed by mistake joins again
@@ -150,9 +145,10 @@ func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, err
 	if err != nil {
 		return nil, fmt.Errorf("making the log cache: %w", err)
 	}
-	trans := &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	trans := newTransport(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: layer, MaxPool: raftPool, Timeout: n.cfg.Timeouts.Call, Logger: logger, MsgpackUseNewTimeFormat: true,
-	})}
+	}))
+	n.campaign = trans.campaign
 	r, err := raft.NewRaft(conf, n.fsm, cache, s.disk, s.snaps, trans)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), trans.Close())
@@ -180,6 +176,51 @@ func (n *Node) snapshots(ctx context.Context, r *raft.Raft) {
 // transport makes raft's connections name the server that they mean: see hello.go.
 type transport struct {
 	*raft.NetworkTransport
+	rpcs   chan raft.RPC
+	closed chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
+}
+
+func newTransport(net *raft.NetworkTransport) *transport {
+	t := &transport{NetworkTransport: net, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
+	t.wg.Go(func() {
+		for {
+			select {
+			case <-t.closed:
+				return
+			case rpc := <-net.Consumer():
+				t.pass(rpc)
+			}
+		}
+	})
+	return t
+}
+
+func (t *transport) pass(rpc raft.RPC) {
+	select {
+	case <-t.closed:
+	case t.rpcs <- rpc:
+	}
+}
+
+// Consumer implements raft.Transport: what came over the network, and what campaign says.
+func (t *transport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// campaign makes raft hold an election at once instead of first waiting to hear from a leader. It does no harm, as raft's own leaders ask for it too.
+func (t *transport) campaign(ctx context.Context) {
+	command := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
+	select {
+	case <-ctx.Done():
+	case t.rpcs <- raft.RPC{Command: command, RespChan: make(chan raft.RPCResponse, 1)}:
+	}
+}
+
+// Close implements raft.WithClose.
+func (t *transport) Close() error {
+	t.once.Do(func() { close(t.closed) })
+	t.wg.Wait()
+	return t.NetworkTransport.Close()
 }
 
 func meant(id raft.ServerID, target raft.ServerAddress) raft.ServerAddress {
