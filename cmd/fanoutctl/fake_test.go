@@ -32,6 +32,9 @@ type fake struct {
 	events  func(*adminv1.EventsRequest, grpc.ServerStreamingServer[adminv1.EventsResponse]) error
 	members func(context.Context) (*adminv1.MembersResponse, error)
 	version func(context.Context) (*adminv1.VersionResponse, error)
+	add     func(*adminv1.AddMemberRequest) (*adminv1.AddMemberResponse, error)
+	remove  func(*adminv1.RemoveMemberRequest) (*adminv1.RemoveMemberResponse, error)
+	lead    func(*adminv1.LeadRequest) (*adminv1.LeadResponse, error)
 
 	unpublish func(*adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error)
 	undo      func(*adminv1.UndoRequest) (*adminv1.UndoResponse, error)
@@ -116,6 +119,27 @@ func (f *fake) Version(ctx context.Context, _ *adminv1.VersionRequest) (*adminv1
 		return nil, unimplemented()
 	}
 	return f.version(ctx)
+}
+
+func (f *fake) AddMember(_ context.Context, r *adminv1.AddMemberRequest) (*adminv1.AddMemberResponse, error) {
+	if f.add == nil {
+		return nil, unimplemented()
+	}
+	return f.add(r)
+}
+
+func (f *fake) RemoveMember(_ context.Context, r *adminv1.RemoveMemberRequest) (*adminv1.RemoveMemberResponse, error) {
+	if f.remove == nil {
+		return nil, unimplemented()
+	}
+	return f.remove(r)
+}
+
+func (f *fake) Lead(_ context.Context, r *adminv1.LeadRequest) (*adminv1.LeadResponse, error) {
+	if f.lead == nil {
+		return nil, unimplemented()
+	}
+	return f.lead(r)
 }
 
 // serve runs a fake until the test ends, or stop is called.

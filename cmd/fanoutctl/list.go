@@ -99,35 +99,6 @@ func (a *app) events(ctx context.Context, follow bool) error {
 	})
 }
 
-func (a *app) memberCommand() *cobra.Command {
-	return parent(&cobra.Command{
-		Use:   "member",
-		Short: "The members of the agent's group",
-		Long:  `Commands about the raft members of the group that the agent belongs to.`,
-		Example: `  fanoutctl member list
-  fanoutctl --server unix:/run/fanoutd/fanoutd.sock member list -o yaml`,
-	}, &cobra.Command{
-		Use:               "list",
-		Aliases:           []string{"ls"},
-		Short:             "List the members: role, vote, state, addresses",
-		Long:              `Lists the raft members of the agent's group: who is root, who has a vote, and where they listen.`,
-		Example:           `  fanoutctl member list`,
-		Args:              noArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				r, err := unary(ctx, func(ctx context.Context) (*adminv1.MembersResponse, error) {
-					return c.Members(ctx, &adminv1.MembersRequest{})
-				})
-				if err != nil {
-					return err
-				}
-				return a.print(view.MembersOf(r))
-			})
-		},
-	})
-}
-
 // unary makes a call that is answered at once.
 func unary[T any](ctx context.Context, call func(context.Context) (*T, error)) (*T, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, silence, errSilence)

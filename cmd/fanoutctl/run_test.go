@@ -155,6 +155,10 @@ func TestUsage(t *testing.T) {
 	tests := []struct{ args, text string }{
 		{"nonsense", "unknown command"},
 		{"member nonsense", "unknown command"},
+		{"member add gd-d", "SITE and RAFT-ADDRESS"},
+		{"member add a b c", "SITE and RAFT-ADDRESS"},
+		{"member remove", "one SITE"},
+		{"member lead a b", "one SITE at most"},
 		{"completion nonsense", "unknown command"},
 		{"tree --nonsense", "unknown flag"},
 		{"tree a b", "one group at most"},

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -22,10 +20,14 @@ import (
 	"github.com/fanout-io/fanout/pkg/identity"
 	"github.com/fanout-io/fanout/pkg/reconcile"
 	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/tree"
 )
 
 // watchEvery is how often a watcher gets a new picture at most.
 const watchEvery = 250 * time.Millisecond
+
+// officePatience is how long a call waits for a member that was elected to take office: it first applies what is committed.
+const officePatience = 5 * time.Second
 
 // admin serves people. Questions about the tree go to the root of the group, which alone hears of everything below.
 type admin struct {
@@ -34,7 +36,7 @@ type admin struct {
 	local bool // on the socket, which only the agent's user can open
 }
 
-// actor names who asks, and refuses agents other than those of this group, which pass a person's question on.
+// actor names who asks, and refuses agents other than those of this group, which pass a person's question on and say whose it is.
 func (s *admin) actor(ctx context.Context) (string, error) {
 	if s.local || s.a.identity == nil {
 		return "local", nil
@@ -46,8 +48,8 @@ func (s *admin) actor(ctx context.Context) (string, error) {
 	case id.User != "":
 		return id.User, nil
 	case id.Group == s.a.cfg.Group:
-		if who := metadata.ValueFromIncomingContext(ctx, actorKey); len(who) == 1 && passedOn(ctx) {
-			return who[0], nil // it asked for the name, and would have to be trusted anyway: it can propose
+		if person := behalf(ctx); person != "" && passedOn(ctx) {
+			return person, nil // it asked for the name, and would have to be trusted anyway: it can propose
 		}
 		return "site " + id.Site, nil
 	}
@@ -56,9 +58,15 @@ func (s *admin) actor(ctx context.Context) (string, error) {
 
 // root gives the root's admin service when this member is not the root.
 func (s *admin) root(ctx context.Context) (adminv1.AdminServiceClient, error) {
-	roster := s.a.node.Roster()
+	roster, err := s.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if roster.IsRoot {
 		return nil, nil
+	}
+	if s.a.node.Removed() {
+		return nil, status.Error(codes.FailedPrecondition, s.a.removedReason())
 	}
 	if roster.RootAddr == "" {
 		return nil, status.Errorf(codes.Unavailable, "group %s has no root now; it is being elected, or a majority of its members is down", s.a.cfg.Group)
@@ -68,6 +76,27 @@ func (s *admin) root(ctx context.Context) (adminv1.AdminServiceClient, error) {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	return adminv1.NewAdminServiceClient(conn), nil
+}
+
+// settled waits while this member was elected and has not taken office yet: it must not take itself for another root.
+func (s *admin) settled(ctx context.Context) (tree.Roster, error) {
+	changed, stop := s.a.node.WatchRoster()
+	defer stop()
+	t := time.NewTimer(officePatience)
+	defer t.Stop()
+	for {
+		roster := s.a.node.Roster()
+		if roster.IsRoot || roster.Root != s.a.cfg.Site {
+			return roster, nil
+		}
+		select {
+		case <-ctx.Done():
+			return roster, ctx.Err()
+		case <-t.C:
+			return roster, status.Errorf(codes.Unavailable, "%s was elected root of group %s and has not taken office yet", s.a.cfg.Site, s.a.cfg.Group)
+		case <-changed:
+		}
+	}
 }
 
 // relay passes a stream on from the root.
@@ -220,44 +249,6 @@ func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingSe
 		case <-wake:
 		}
 	}
-}
-
-// Members implements adminv1.AdminServiceServer.
-func (s *admin) Members(ctx context.Context, req *adminv1.MembersRequest) (*adminv1.MembersResponse, error) {
-	if _, err := s.actor(ctx); err != nil {
-		return nil, err
-	}
-	root, err := s.root(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if root != nil {
-		return root.Members(ctx, req)
-	}
-	resp := &adminv1.MembersResponse{Group: s.a.cfg.Group}
-	states := map[string]string{}
-	for _, h := range s.a.node.Health().Sites {
-		states[h.GetSite()] = h.GetState()
-	}
-	members := map[string]*catalogv1.Member{}
-	for _, m := range s.a.node.Catalog().Members() {
-		members[m.GetSite()] = m
-	}
-	for _, server := range s.a.node.Servers() {
-		info := &adminv1.MemberInfo{Site: server.Site, Id: server.ID, Voter: server.Voter, RaftAddress: server.Addr, Role: "follower", State: "unreachable"}
-		if server.Leader {
-			info.Role = "root"
-		}
-		if m := members[server.Site]; m != nil {
-			info.FabricAddress, info.RegistryType = m.GetFabricAddress(), m.GetRegistryType()
-		}
-		if state := states[server.Site]; state != "" {
-			info.State = state
-		}
-		resp.Members = append(resp.Members, info)
-	}
-	slices.SortFunc(resp.Members, func(x, y *adminv1.MemberInfo) int { return strings.Compare(x.GetSite(), y.GetSite()) })
-	return resp, nil
 }
 
 // Version implements adminv1.AdminServiceServer.

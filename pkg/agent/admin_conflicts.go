@@ -84,7 +84,7 @@ func (s *admin) Unpublish(ctx context.Context, req *adminv1.UnpublishRequest) (*
 		return nil, err
 	}
 	if root != nil {
-		return root.Unpublish(ctx, req)
+		return root.Unpublish(onBehalf(ctx, actor), req)
 	}
 	ref, err := parseRef(req.GetRef())
 	if err != nil {
@@ -129,7 +129,7 @@ func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.Un
 		return nil, err
 	}
 	if root != nil {
-		return root.Undo(ctx, req)
+		return root.Undo(onBehalf(ctx, actor), req)
 	}
 	ref, err := parseRef(req.GetRef())
 	if err != nil {
@@ -243,7 +243,7 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 			return nil, status.Errorf(codes.InvalidArgument, "%q is none of the digests that %s is in conflict over: keep %s", req.GetKeep(), ref, choices(rec, losers))
 		}
 		if site := losers[i].GetSite(); site != s.a.cfg.Site {
-			return s.settleAt(ctx, site, req)
+			return s.settleAt(ctx, site, actor, req)
 		}
 		if rec, err = s.publishHeld(ctx, ref, req.GetKeep(), actor); err != nil {
 			return nil, err
@@ -271,7 +271,7 @@ func choices(rec *catalogv1.Record, losers []*catalogv1.Conflict) string {
 }
 
 // settleAt passes the question on to the site that holds what is to be kept.
-func (s *admin) settleAt(ctx context.Context, site string, req *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
+func (s *admin) settleAt(ctx context.Context, site, actor string, req *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
 	for _, m := range s.a.node.Roster().Members {
 		if m.Site != site || passedOn(ctx) {
 			continue
@@ -280,7 +280,7 @@ func (s *admin) settleAt(ctx context.Context, site string, req *adminv1.SettleCo
 		if err != nil {
 			return nil, status.Error(codes.Unavailable, err.Error())
 		}
-		return adminv1.NewAdminServiceClient(conn).SettleConflict(passOn(ctx), req)
+		return adminv1.NewAdminServiceClient(conn).SettleConflict(onBehalf(ctx, actor), req)
 	}
 	return nil, status.Errorf(codes.Unavailable, "%s is only at site %s, which is not connected now; try again when it is back", req.GetKeep(), site)
 }

@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
@@ -23,14 +22,7 @@ const (
 	maxCatalogPart = 1 << 20
 	// maxSavedCatalog bounds what is read of one; a catalog of a million records has half of it.
 	maxSavedCatalog = 1 << 30
-	// actorKey names on whose behalf an agent of this group passes a call on. Such a key's value may be any text.
-	actorKey = "fanout-actor-bin"
 )
-
-// onBehalf passes a call on to the root with the name of who asked.
-func onBehalf(ctx context.Context, actor string) context.Context {
-	return metadata.AppendToOutgoingContext(passOn(ctx), actorKey, actor)
-}
 
 // rootOnce is root for a call that changes something: one that was passed on is not passed on again.
 func (s *admin) rootOnce(ctx context.Context) (adminv1.AdminServiceClient, error) {

@@ -476,6 +476,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	}
 	roster, diskErr := a.node.Roster(), a.node.DiskTrouble()
 	switch {
+	case a.node.Removed():
+		h.State, h.Reason = "degraded", a.removedReason()
 	case a.registry == nil && diskErr == nil:
 		h.State = "witness"
 	case regErr != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/metadata"
 
@@ -18,12 +19,30 @@ import (
 // passedOnKey marks a question that another agent passed on.
 const passedOnKey = "fanout-passed-on"
 
+// maxActor bounds the name of a person, in bytes.
+const maxActor = 256
+
 func passOn(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, passedOnKey, "1")
 }
 
 func passedOn(ctx context.Context) bool {
 	return len(metadata.ValueFromIncomingContext(ctx, passedOnKey)) > 0
+}
+
+// behalfKey names the person whose call another agent of the group passes on. The value of a key that ends so may be any text.
+const behalfKey = "fanout-on-behalf-of-bin"
+
+// onBehalf passes a call on with the name of who asked.
+func onBehalf(ctx context.Context, actor string) context.Context {
+	return metadata.AppendToOutgoingContext(passOn(ctx), behalfKey, actor)
+}
+
+func behalf(ctx context.Context) string {
+	if v := metadata.ValueFromIncomingContext(ctx, behalfKey); len(v) == 1 && len(v[0]) <= maxActor && utf8.ValidString(v[0]) {
+		return v[0]
+	}
+	return ""
 }
 
 // severity orders states from good to bad.

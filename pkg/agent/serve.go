@@ -157,7 +157,14 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 		}
 		checks[name] = why
 	}
-	check("raft", roster.Root != "", "the group has no root now")
+	noRoot := "the group has no root now"
+	if why := a.node.Waiting(); why != "" {
+		noRoot += ": " + why
+	}
+	check("raft", roster.Root != "", noRoot)
+	if a.node.Removed() {
+		checks["raft"] = a.removedReason()
+	}
 	if err := a.node.DiskTrouble(); err != nil {
 		checks["raft"] = "the raft log can't be written: " + err.Error()
 	}

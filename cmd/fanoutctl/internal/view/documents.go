@@ -145,6 +145,24 @@ type MemberInfo struct {
 	RegistryType  string `json:"registryType"`
 }
 
+// MemberAdded is the document of `member add`.
+type MemberAdded struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	Member        MemberInfo `json:"member"`
+}
+
+// MemberRemoved is the document of `member remove`.
+type MemberRemoved struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Site          string `json:"site"`
+}
+
+// Lead is the document of `member lead`.
+type Lead struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Site          string `json:"site"`
+}
+
 // Version is the document of `version`.
 type Version struct {
 	SchemaVersion int            `json:"schemaVersion"`
@@ -293,10 +311,7 @@ func EventOf(r *adminv1.EventsResponse) Event {
 func MembersOf(r *adminv1.MembersResponse) Members {
 	doc := Members{SchemaVersion: SchemaVersion, Group: r.GetGroup(), Members: []MemberInfo{}}
 	for _, m := range r.GetMembers() {
-		doc.Members = append(doc.Members, MemberInfo{
-			Site: m.GetSite(), ID: m.GetId(), Role: m.GetRole(), Voter: m.GetVoter(), RaftAddress: m.GetRaftAddress(),
-			FabricAddress: m.GetFabricAddress(), State: m.GetState(), RegistryType: m.GetRegistryType(),
-		})
+		doc.Members = append(doc.Members, MemberInfoOf(m))
 	}
 	slices.SortStableFunc(doc.Members, func(a, b MemberInfo) int { return strings.Compare(a.Site, b.Site) })
 	return doc
@@ -310,6 +325,14 @@ func RestoredOf(r *adminv1.RestoreCatalogResponse) RestoredCatalog {
 // AcceptedOf makes the document of an answer.
 func AcceptedOf(r *adminv1.AcceptEpochResponse) AcceptedEpoch {
 	return AcceptedEpoch{SchemaVersion: SchemaVersion, Epoch: r.GetEpoch(), Held: r.GetHeld(), HeldRevision: r.GetHeldRevision()}
+}
+
+// MemberInfoOf makes the part of a document that describes a member.
+func MemberInfoOf(m *adminv1.MemberInfo) MemberInfo {
+	return MemberInfo{
+		Site: m.GetSite(), ID: m.GetId(), Role: m.GetRole(), Voter: m.GetVoter(), RaftAddress: m.GetRaftAddress(),
+		FabricAddress: m.GetFabricAddress(), State: m.GetState(), RegistryType: m.GetRegistryType(),
+	}
 }
 
 // moment gives nil for a time that is absent, zero or outside what RFC 3339 can say.

@@ -260,6 +260,23 @@ func records(n uint64) string {
 	return count(n) + " records"
 }
 
+// Text says what is to be done next.
+func (d MemberAdded) Text(Style) string {
+	site, addr := screen.Clean(d.Member.Site), screen.Clean(d.Member.RaftAddress)
+	if d.Member.ID != "" {
+		return fmt.Sprintf("%s at %s is a member already\n", site, addr)
+	}
+	return fmt.Sprintf("%s at %s may join; start its agent with itself and at least one other member in raft.members\n", site, addr)
+}
+
+// Text of a removal.
+func (d MemberRemoved) Text(Style) string {
+	return fmt.Sprintf("%s was removed; its agent is not let in again until it is added\n", screen.Clean(d.Site))
+}
+
+// Text names the root.
+func (d Lead) Text(Style) string { return screen.Clean(d.Site) + " is the root\n" }
+
 // Text of the versions.
 func (v Version) Text(Style) string {
 	text := fmt.Sprintf("fanoutctl %s (%s, %s)\n", v.Client.Version, v.Client.Go, v.Client.Platform)
