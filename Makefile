@@ -18,11 +18,11 @@ demo: build ## run a whole fabric of nine sites on this machine until Ctrl-C
 
 .PHONY: test
 test: ## run all tests
-	$(GO) test ./...
+	$(GO) test -timeout 25m ./...
 
 .PHONY: race
 race: ## run all tests under the race detector
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 60m ./...
 
 FUZZTIME ?= 20s
 .PHONY: fuzz
