@@ -15,13 +15,23 @@ import (
 	"testing"
 )
 
-// lose ends the agents of a group and loses their data directories; then they are built anew. A registry that is a process of its own stays.
-func lose(sites ...*site) {
+// lose ends the agents of a group and loses their data directories; then they are built anew. A registry that is a process of its own stays, and so does
+// what is kept.
+func lose(keep string, sites ...*site) {
 	for _, s := range sites {
 		s.t.Helper()
 		s.kill()
-		if err := os.RemoveAll(s.dir); err != nil {
+		entries, err := os.ReadDir(s.dir)
+		if err != nil {
 			s.t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Name() == keep {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(s.dir, e.Name())); err != nil {
+				s.t.Fatal(err)
+			}
 		}
 	}
 	for _, s := range sites {
@@ -85,8 +95,8 @@ func (s *site) must(doc any, args ...string) {
 	}
 }
 
-// foreign waits until tree says that a group holds a foreign epoch, and how to accept.
-func foreign(hq, child *site) {
+// foreign waits until tree says that a group holds a foreign epoch, and how to accept, with these words.
+func foreign(hq, child *site, words ...string) {
 	hq.t.Helper()
 	eventually(hq.t, child.group+" says foreign epoch", func() error {
 		var tree struct {
@@ -102,7 +112,7 @@ func foreign(hq, child *site) {
 		for _, g := range tree.Groups {
 			if g.Group == child.group {
 				if g.State == "degraded" {
-					return says(g.Reason, "foreign epoch", "fanoutctl --server "+child.advertised()+" epoch accept")
+					return says(g.Reason, append(words, "foreign epoch", "fanoutctl --server "+child.advertised()+" epoch accept")...)
 				}
 				return fmt.Errorf("%+v", g)
 			}
@@ -123,10 +133,16 @@ type acceptedDoc struct {
 
 // TestHeadquartersRestoredFromABackup: who is not ahead of the backup follows on by itself, with nothing sent again; who is ahead keeps what it has until an operator accepts.
 func TestHeadquartersRestoredFromABackup(t *testing.T) {
-	for name, survives := range map[string]bool{"registries lost too": false, "registries survive": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, c := range []struct {
+		name, keep string
+		own        bool // registries are processes of their own
+	}{
+		{name: "registries lost too"}, {name: "registries survive", own: true}, {name: "embedded registries kept", keep: "registry"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			survives := c.own || c.keep != ""
 			sites := start(t,
-				spec{name: "hq-a", group: "hq", registry: survives}, spec{name: "hq-b", group: "hq", registry: survives},
+				spec{name: "hq-a", group: "hq", registry: c.own}, spec{name: "hq-b", group: "hq", registry: c.own},
 				spec{name: "gd-a", group: "hq/gd"}, spec{name: "fs-a", group: "hq/fs"},
 			)
 			hq, gd, fs := sites["hq-a"], sites["gd-a"], sites["fs-a"]
@@ -153,7 +169,7 @@ func TestHeadquartersRestoredFromABackup(t *testing.T) {
 			}
 			hq.refuses("dataDir", "catalog", "restore", backup)
 
-			lose(hq, sites["hq-b"])
+			lose(c.keep, hq, sites["hq-b"])
 			gd.start()
 			gd.waitReady()
 			foreign(hq, fs)
@@ -168,7 +184,7 @@ func TestHeadquartersRestoredFromABackup(t *testing.T) {
 				t.Errorf("restored: %+v after %+v", restored, saved)
 			}
 			// Ahead of the backup, with a base of a higher revision than what now comes.
-			foreign(hq, fs)
+			foreign(hq, fs, "has epoch "+restored.Epoch)
 			put("app/web:5", gd)
 			put("app/new:1", gd)
 			for _, s := range []string{"hq-a", "hq-b"} {
@@ -198,15 +214,19 @@ func TestHeadquartersRestoredFromABackup(t *testing.T) {
 					t.Errorf("events of %s: %v", s.name, err)
 				}
 			}
-			for _, w := range hq.where("app/web:0") {
-				t.Logf("where app/web:0: %s %s %s", w.Site, w.State, w.Reason)
-				switch below := w.Group != "hq"; {
-				case below && w.State != "delivered", survives && w.State != "delivered":
-					t.Errorf("%+v", w)
-				case !below && !survives && w.State == "delivered":
-					t.Errorf("delivered, though nobody sent it: %+v", w)
+			eventually(t, "where says what is there", func() error {
+				for _, w := range hq.where("app/web:0") {
+					switch there := survives || w.Group != "hq"; {
+					case there && w.State != "delivered", !there && w.State != "failed":
+						return fmt.Errorf("%+v", w)
+					case !there:
+						if err := says(w.Reason, "MANIFEST_UNKNOWN"); err != nil { // from the other member
+							return err
+						}
+					}
 				}
-			}
+				return nil
+			})
 			if survives {
 				// What was pushed after the backup is not taken for a push, but is published when somebody says so.
 				hq.must(nil, "publish", "app/web:4", "--wait")
@@ -236,7 +256,7 @@ func TestHeadquartersAdoptsFromAProvince(t *testing.T) {
 		}
 		return nil
 	})
-	lose(hq)
+	lose("", hq)
 	hq.refuses("app/**", "catalog", "adopt", "--from", gd.fabric)
 	var restored restoredDoc
 	hq.must(&restored, "catalog", "adopt", "--from", fs.fabric)
@@ -262,7 +282,7 @@ func TestHeadquartersBuiltAnew(t *testing.T) {
 		digests[ref] = push(t, hq, ref, image(t, 1<<16, 1))
 		shows(t, sz, ref, digests[ref])
 	}
-	lose(hq)
+	lose("", hq)
 	// The same revision as in the old catalog, and a lower one.
 	first, second := push(t, hq, "app/web:1", image(t, 1<<16, 1)), ""
 	eventually(t, "it is published", func() error {
@@ -298,4 +318,60 @@ func TestHeadquartersBuiltAnew(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestRescueThroughAnyMemberNamesWhoAsked: a member that is not the root passes on who restores a catalog, or accepts an epoch.
+func TestRescueThroughAnyMemberNamesWhoAsked(t *testing.T) {
+	issue := authority(t)
+	layout := func(name, group string) spec {
+		return spec{name: name, group: group, extra: tlsConfig(issue("--group", group, "--site", name))}
+	}
+	sites := start(t, layout("hq-a", "hq"), layout("hq-b", "hq"), layout("gd-a", "hq/gd"), layout("gd-b", "hq/gd"))
+	digest := push(t, sites["hq-a"], "app/web:1", image(t, 1<<16, 1))
+	shows(t, sites["gd-a"], "app/web:1", digest)
+	shows(t, sites["gd-b"], "app/web:1", digest)
+	user := issue("--user", "alice")
+	alice := func(s *site, args ...string) string {
+		t.Helper()
+		flags := []string{"--tls-cert", user + "/tls.crt", "--tls-key", user + "/tls.key", "--tls-ca", user + "/ca.crt", "--trust-domain", "example.com"}
+		out, code := s.ctl(append(flags, args...)...)
+		if code != 0 {
+			t.Fatalf("%s: fanoutctl %v: exit code %d", s.name, args, code)
+		}
+		return string(out)
+	}
+	// members of a group: its root, and another.
+	members := func(group string) (root, other *site) {
+		t.Helper()
+		eventually(t, group+" has a root", func() error {
+			root, other = nil, nil
+			for _, s := range sites {
+				switch {
+				case s.group != group:
+				case s.metric("fanout_tree_root") == 1:
+					root = s
+				default:
+					other = s
+				}
+			}
+			if root == nil || other == nil {
+				return errors.New("none")
+			}
+			return nil
+		})
+		return root, other
+	}
+	backup := filepath.Join(t.TempDir(), "catalog")
+	alice(sites["gd-a"], "catalog", "save", backup)
+	lose("", sites["hq-a"], sites["hq-b"])
+	root, other := members("hq")
+	alice(other, "catalog", "restore", backup)
+	if err := says(alice(root, "events"), "CatalogRestored", "alice restored"); err != nil {
+		t.Error(err)
+	}
+	root, other = members("hq/gd")
+	alice(other, "epoch", "accept", "some-other")
+	if err := says(alice(root, "events"), "EpochAccepted", "alice accepted epoch some-other"); err != nil {
+		t.Error(err)
+	}
 }
