@@ -20,7 +20,7 @@ import (
 const (
 	// maxCatalogPart is what one message of a saved catalog carries.
 	maxCatalogPart = 1 << 20
-	// maxSavedCatalog bounds what is read of one; a catalog of a million records has half of it.
+	// maxSavedCatalog bounds what is read of one into memory.
 	maxSavedCatalog = 1 << 30
 )
 
