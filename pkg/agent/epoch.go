@@ -31,6 +31,15 @@ func counted(snap *catalog.Snapshot, st store.RefState) store.RefState {
 	return st
 }
 
+// unpruned returns a ref's state without the revision of a tombstone that was dropped since: the ref is as one that never was, and what is pushed under it is news. Without
+// this the catalog would seem to be behind what this site has.
+func unpruned(snap *catalog.Snapshot, rec *catalogv1.Record, st store.RefState) store.RefState {
+	if rec == nil && st.BaseRevision <= snap.Pruned() {
+		st.BaseRevision = 0
+	}
+	return st
+}
+
 // revisionIn is a record's revision, or 0 where it can't be told in which epoch it counts.
 func revisionIn(snap *catalog.Snapshot, rec *catalogv1.Record) uint64 {
 	if snap.EpochOf(rec) == "" {

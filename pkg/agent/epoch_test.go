@@ -6,6 +6,7 @@ import (
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/reconcile"
 	"github.com/fanout-io/fanout/pkg/store"
 )
 
@@ -91,5 +92,35 @@ func TestProgress_KeepForgetsWhatTheCatalogDropped(t *testing.T) {
 	p.keep(func(ref catalog.Ref) bool { return ref == stays })
 	if pending, _ := p.snapshot(); len(pending) != 1 || pending[stays.String()] == nil {
 		t.Errorf("pending: %v", pending)
+	}
+}
+
+// A tag that is pushed again after its tombstone was dropped is news, and the catalog is not behind.
+func TestUnpruned(t *testing.T) {
+	found := &catalogv1.Change{Kind: &catalogv1.Change_Found{Found: &catalogv1.Found{Epoch: "e1"}}}
+	publish := &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
+		Revision: 1, Repository: "app", Tag: "v1", Target: &catalogv1.Descriptor{Digest: "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
+	}}}
+	unpublish := &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{Revision: 2, Expect: 1, Repository: "app", Tag: "v1"}}}
+	m := catalog.New()
+	applied(t, m, found, publish)
+	kept := applied(t, m, unpublish)
+	pruned := applied(t, m, &catalogv1.Change{Kind: &catalogv1.Change_Prune{Prune: &catalogv1.Prune{Through: 2}}})
+	obeyed := store.RefState{BaseRevision: 2}
+	judge := func(snap *catalog.Snapshot) reconcile.Action {
+		rec, _ := snap.Get(catalog.Ref{Repository: "app", Tag: "v1"})
+		return reconcile.Merge(reconcile.Input{
+			Ours: reconcile.Side{Known: true, Digest: "sha256:b"}, Base: reconcile.Side{Known: true}, BaseRevision: unpruned(snap, rec, obeyed).BaseRevision,
+			Theirs: rec, PublishMatch: true,
+		}).Action
+	}
+	if got := judge(kept); got != reconcile.Publish {
+		t.Errorf("after a tombstone: %s", got)
+	}
+	if got := judge(pruned); got != reconcile.Publish {
+		t.Errorf("after a dropped tombstone: %s", got)
+	}
+	if st := unpruned(pruned, nil, store.RefState{BaseRevision: 3}); st.BaseRevision != 3 {
+		t.Error("a revision that was not pruned no longer counts")
 	}
 }

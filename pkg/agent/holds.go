@@ -11,10 +11,11 @@ import (
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/tree"
 )
 
 // undoTime is how long a deletion can be undone without content being moved: so long each site keeps what it showed under a hold.
-const undoTime = 7 * 24 * time.Hour
+const undoTime = tree.TombstoneAge
 
 // holdKeys is the prefix under which the store remembers the holds of this site: what follows is the repository, "@" and the digest.
 const holdKeys = "hold/"

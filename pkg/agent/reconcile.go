@@ -269,7 +269,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 	snap := a.node.Catalog()
 	set := snap.Settings()
 	pushed := a.pushes.get(ref.String())
-	now := counted(snap, st)
+	now := unpruned(snap, rec, counted(snap, st))
 	in := reconcile.Input{
 		Place: reconcile.Below, Ours: reconcile.Side{Known: true, Digest: ours},
 		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: now.BaseRevision,

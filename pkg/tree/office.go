@@ -48,6 +48,9 @@ type office struct {
 	ordering chan struct{}
 	// refused changes, by changeKey; the steward's alone.
 	refused map[string]bool
+	// looked for tombstones to drop, and through is up to which there are some; the steward's alone.
+	looked  time.Time
+	through uint64
 
 	mu        sync.Mutex
 	followers map[string]*follower
@@ -296,6 +299,9 @@ func (o *office) differences(snap *catalog.Snapshot) []*catalogv1.Change {
 	}
 	if s := n.cfg.Settings; s != nil && !proto.Equal(snap.Settings(), s) {
 		changes = append(changes, &catalogv1.Change{Kind: &catalogv1.Change_SetSettings{SetSettings: &catalogv1.SetSettings{Settings: s}}})
+	}
+	if through := o.prunableNow(snap); through > 0 {
+		changes = append(changes, &catalogv1.Change{Kind: &catalogv1.Change_Prune{Prune: &catalogv1.Prune{Through: through}}})
 	}
 	for _, g := range o.table.groupsBelow(n.cfg.Group) {
 		known, _ := snap.Group(g.Path)

@@ -44,7 +44,8 @@ func (s *site) publishMany(n int) {
 	}
 }
 
-func (s *site) unpublish(repo, tag string) {
+// unpublish returns the tombstone's revision.
+func (s *site) unpublish(repo, tag string) uint64 {
 	s.f.t.Helper()
 	rec, _ := s.node.Catalog().Get(catalog.Ref{Repository: repo, Tag: tag})
 	results, err := s.node.Propose(s.f.t.Context(), "test", &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
@@ -53,6 +54,7 @@ func (s *site) unpublish(repo, tag string) {
 	if err != nil || results[0].Err != nil {
 		s.f.t.Fatal(err, results)
 	}
+	return results[0].Revision
 }
 
 // renew loses the disks of a group and founds it anew.
