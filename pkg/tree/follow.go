@@ -36,6 +36,9 @@ func (n *Node) follow(ctx context.Context, r *raft.Raft) {
 			return
 		}
 		n.log.Debug("no longer following the root", "member", site, "error", err)
+		if errors.Is(err, ErrRemoved) {
+			n.expelled.Store(true) // raft may let go of a server that was away only a while after it came back
+		}
 		if time.Since(began) > n.cfg.Timeouts.silence() {
 			pauses.reset()
 		}
@@ -90,6 +93,7 @@ func (n *Node) followOnce(ctx context.Context, r *raft.Raft, site, raftAddr stri
 			}
 		}
 		h.touch()
+		n.expelled.Store(false)
 		if roster := resp.GetRoster(); roster != nil && !proto.Equal(n.told.Load(), roster) {
 			if err := checkRoster(roster); err != nil {
 				return err

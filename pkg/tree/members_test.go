@@ -161,6 +161,8 @@ func TestMembers_WhoeverWasRemovedStaysOutUntilAdded(t *testing.T) {
 	f.start(three...)
 	root(t, hq).publish("app", "v1", "1")
 	stay, c := hq[:2], hq[2]
+	c.node.Report(&treev1.SiteHealth{State: "synced", RegistryOk: true}, nil)
+	until(t, "it is shown", func() bool { return siteOf(root(t, hq).node.Health(), "hq-c").GetState() == "synced" })
 	out := func() {
 		t.Helper()
 		until(t, "it says so", func() bool { return c.node.Removed() && has(c.node.Waiting(), "was removed from group hq") })
@@ -284,6 +286,9 @@ func TestMembers_RefusalsInWords(t *testing.T) {
 	// Nobody waits for those who never came, and the group is well.
 	a.node.Report(&treev1.SiteHealth{State: "synced", RegistryOk: true}, nil)
 	until(t, "well", func() bool { g := groupOf(a.node.Health(), "hq"); return g.GetState() == "synced" && len(g.Sites) == 1 })
+	// The root has contact with its own group all the time.
+	contact := groupOf(a.node.Health(), "hq").GetLastContact().AsTime()
+	until(t, "heard again", func() bool { return groupOf(a.node.Health(), "hq").GetLastContact().AsTime().After(contact) })
 	_, err := a.node.Lead(ctx, "hq-1")
 	wantErr(t, err, tree.ErrRefused, "has not come")
 	for i := 1; i < tree.MaxMembers; i++ {

@@ -32,8 +32,7 @@ func (n *Node) belong(ctx context.Context, r *raft.Raft) {
 	patience := 4 * (n.cfg.Timeouts.Heartbeat + n.cfg.Timeouts.Election)
 	led := time.Now() // when there was a root last, or might have been
 	for {
-		if site, _ := leader(r); site != "" && !n.outside(r) {
-			n.expelled.Store(false)
+		if site, _ := leader(r); site != "" && !n.outside(r) && !n.Removed() {
 			n.setWaiting("")
 			pauses.reset()
 			led = time.Now()

@@ -106,6 +106,7 @@ func (o *office) run() {
 	n.log.Info("this site is now the root", "term", o.raft.CurrentTerm())
 	n.metrics.root.Set(1)
 	n.office.Store(o)
+	n.expelled.Store(false)
 	n.rosterChanged.notify()
 	var wg sync.WaitGroup
 	wg.Go(o.proposer)
@@ -218,6 +219,7 @@ func (o *office) steward() {
 	defer tick.Stop()
 	for {
 		snap := n.Catalog()
+		o.table.heard(o.group)
 		o.publishRoster(o.appoint())
 		o.table.setGroup(o.groupHealth(snap), o.group)
 		o.table.heard(o.group) // this root is the one who tells of its group: it was heard of now
