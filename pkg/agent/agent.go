@@ -478,6 +478,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	switch {
 	case a.node.Removed():
 		h.State, h.Reason = "degraded", a.removedReason()
+	case a.node.Estranged() != "":
+		h.State, h.Reason = "degraded", a.node.Estranged()
 	case a.registry == nil && diskErr == nil:
 		h.State = "witness"
 	case regErr != nil:

@@ -432,6 +432,41 @@ func (n *Node) Removed() bool {
 	return n.expelled.Load() || n.Catalog().Member(n.cfg.Site).GetRemoved()
 }
 
+// lookForOthers asks, at a root, those whom its file lists and its group does not know. One of them that follows another root belongs to another group of the same
+// name, and this agent's disk holds an old one: as the only member it had it elected itself, and would never ask to be taken in.
+func (n *Node) lookForOthers(ctx context.Context) {
+	why := ""
+	if n.IsRoot() {
+		ours := map[string]bool{n.cfg.RaftAdvertise: true}
+		for _, s := range n.Servers() {
+			ours[s.Site], ours[s.Addr] = true, true
+		}
+		ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Call)
+		defer cancel()
+		for site, addr := range n.cfg.Members {
+			if ours[site] || n.Catalog().Member(site).GetRemoved() {
+				continue
+			}
+			id, err := n.identifyAt(ctx, addr, site)
+			if root := id.GetRootRaftAddress(); err == nil && root != "" && !ours[root] {
+				why = fmt.Sprintf("raft.members lists %s, which is of another group %s, led from %s, and dataDir holds a group of its own: to join that one, stop this agent, move 'raft' and 'store' out of its dataDir, and start it again",
+					site, n.cfg.Group, root)
+			}
+		}
+	}
+	if old := n.estranged.Swap(&why); why != "" && (old == nil || *old != why) {
+		n.log.Warn("this is not the group that the file means", "reason", why)
+	}
+}
+
+// Estranged says in words that this root's disk holds another group than its file means; "" when that is not so.
+func (n *Node) Estranged() string {
+	if why := n.estranged.Load(); why != nil {
+		return *why
+	}
+	return ""
+}
+
 // ownServers are the servers in the raft configuration that this member's log holds.
 func (n *Node) ownServers() []string {
 	var out []string

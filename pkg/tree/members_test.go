@@ -335,6 +335,30 @@ func TestMembers_AnotherGroupsLogIsNotTakenIn(t *testing.T) {
 	}
 }
 
+// TestMembers_AGroupOfItsOwnIsSaidToBeOne: with the disk of a group of one an agent leads itself, whatever its file says.
+func TestMembers_AGroupOfItsOwnIsSaidToBeOne(t *testing.T) {
+	f := newFabric(t)
+	a := f.group("hq", []string{"hq-a"})[0]
+	d := f.newcomer("hq-d", a)
+	f.start("hq-a", "hq-d")
+	root(t, []*site{a}).publish("app", "ours", "1")
+	root(t, []*site{d}).publish("app", "theirs", "2")
+	d.kill()
+	d.cfg.Members = map[string]string{"hq-d": d.cfg.RaftListen, "hq-a": a.cfg.RaftListen}
+	d.start()
+	add(t, []*site{a}, d)
+	until(t, "it is said", func() bool { return has(d.node.Estranged(), "raft.members lists hq-a") })
+	if len(a.node.Servers()) != 1 || a.node.Estranged() != "" {
+		t.Errorf("at hq-a: %v, %s", a.node.Servers(), a.node.Estranged())
+	}
+	d.kill()
+	d.wipe()
+	d.start()
+	until(t, "it joins", func() bool {
+		return d.shows("app", "ours", "1") && !d.shows("app", "theirs", "2") && d.node.Estranged() == ""
+	})
+}
+
 func TestMembers_TheNextRootFinishesARemoval(t *testing.T) {
 	f := newFabric(t)
 	hq := f.group("hq", three)

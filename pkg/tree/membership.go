@@ -34,6 +34,7 @@ func (n *Node) belong(ctx context.Context, r *raft.Raft) {
 	for {
 		if site, _ := leader(r); site != "" && !n.outside(r) && !n.Removed() {
 			n.setWaiting("")
+			n.lookForOthers(ctx)
 			pauses.reset()
 			led = time.Now()
 			if !pause(ctx, 4*n.cfg.Timeouts.Heartbeat) {

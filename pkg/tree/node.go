@@ -62,6 +62,8 @@ type Node struct {
 	vouched atomic.Pointer[map[string]bool]
 	// expelled: a member said that this site was removed from the group.
 	expelled atomic.Bool
+	// estranged says why this root may be that of another group than its file means; nil or "" when it is not.
+	estranged atomic.Pointer[string]
 	// campaign makes raft hold an election at once.
 	campaign func(context.Context)
 	stopped  chan struct{}
