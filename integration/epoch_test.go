@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -40,31 +37,6 @@ func lose(keep string, sites ...*site) {
 	for _, s := range sites {
 		s.waitReady()
 	}
-}
-
-// metric reads one from a site.
-func (s *site) metric(name string) float64 {
-	s.t.Helper()
-	resp, err := http.Get("http://" + s.http + "/metrics")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			f, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return f
-		}
-	}
-	s.t.Fatalf("%s has no metric %s", s.name, name)
-	return 0
 }
 
 // refuses runs a command that must fail, with these words.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -298,6 +299,31 @@ func (s *site) ctl(args ...string) ([]byte, int) {
 		s.t.Logf("fanoutctl %v: exit %d: %s", args, cmd.ProcessState.ExitCode(), stderr.Bytes())
 	}
 	return out, cmd.ProcessState.ExitCode()
+}
+
+// metric reads one from a site.
+func (s *site) metric(name string) float64 {
+	s.t.Helper()
+	resp, err := http.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			f, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return f
+		}
+	}
+	s.t.Fatalf("%s has no metric %s", s.name, name)
+	return 0
 }
 
 type whereSite struct {

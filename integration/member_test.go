@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,31 +79,6 @@ func (s *site) leads() string {
 		}
 	}
 	return ""
-}
-
-// metric reads one value of /metrics.
-func (s *site) metric(name string) float64 {
-	s.t.Helper()
-	resp, err := http.Get("http://" + s.http + "/metrics")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for line := range strings.SplitSeq(string(body), "\n") {
-		if rest, ok := strings.CutPrefix(line, name+" "); ok {
-			v, err := strconv.ParseFloat(rest, 64)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return v
-		}
-	}
-	s.t.Fatalf("no metric %s", name)
-	return 0
 }
 
 // saysRemoved waits until an agent says that it was removed, in its log and at /readyz.
