@@ -176,7 +176,9 @@ func (s *site) config() string {
 	if len(s.parents) > 0 {
 		fmt.Fprintf(b, "  parents: [%s]\n", strings.Join(s.parents, ", "))
 	}
-	fmt.Fprintf(b, "http: {listen: \"%s\"}\n", s.http)
+	if !strings.Contains(s.extra, "http:\n") {
+		fmt.Fprintf(b, "http: {listen: \"%s\"}\n", s.http)
+	}
 	if !strings.Contains(s.extra, "registry:") {
 		fmt.Fprintf(b, "registry: {type: embedded, listen: \"%s\"}\n", s.reg)
 	}

@@ -30,6 +30,20 @@ func tlsConfig(dir string) string {
 	return fmt.Sprintf("tls: {cert: %[1]s/tls.crt, key: %[1]s/tls.key, ca: %[1]s/ca.crt, trustDomain: example.com}\n", dir)
 }
 
+// TestEmbeddedRegistryTellsWhereHTTPHasTLS: the agent hears at once of pushes to its own registry, whoever may have signed the certificate for its webhooks.
+func TestEmbeddedRegistryTellsWhereHTTPHasTLS(t *testing.T) {
+	hq := start(t, spec{name: "hq-a", group: "hq"})["hq-a"]
+	gd := lay(t, hq, spec{name: "gd-a", group: "hq/gd"})
+	dir := authority(t)("--group", "hq/gd", "--site", "gd-a")
+	gd.extra = fmt.Sprintf("http:\n  listen: %s\n  tls: {cert: %s/tls.crt, key: %[2]s/tls.key}\n", gd.http, dir)
+	gd.start()
+	t.Cleanup(gd.stop)
+	digest := push(t, hq, "app/web:1", image(t, 1<<12, 1))
+	shows(t, gd, "app/web:1", digest)
+	push(t, gd, "app/web:1", image(t, 1<<12, 1)) // a drift, which is repaired: now, or minutes later by the sweep
+	shows(t, gd, "app/web:1", digest)
+}
+
 func TestMutualTLS(t *testing.T) {
 	issue := authority(t)
 	site := func(name, group string) spec {

@@ -272,14 +272,10 @@ func (a *Agent) openRegistry() error {
 	case "none":
 		return nil
 	case "embedded":
-		scheme := "http"
-		if a.cfg.HTTP.TLS.Cert != "" {
-			scheme = "https"
-		}
 		var err error
 		a.embedded, err = registry.NewEmbedded(registry.EmbeddedConfig{
 			Dir: filepath.Join(a.cfg.DataDir, "registry"), Listen: r.Listen,
-			HookURL: scheme + "://" + a.cfg.HTTP.Listen + "/hooks/distribution", HookSecret: a.secret, Logger: a.logger,
+			Notify: func(ctx context.Context, body []byte) error { return a.hooked(ctx, registry.ParseDistribution, body) }, Logger: a.logger,
 		})
 		if err != nil {
 			return err

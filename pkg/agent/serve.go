@@ -205,16 +205,24 @@ func (a *Agent) hook(parse func([]byte) ([]registry.Event, error)) http.HandlerF
 			http.Error(w, "reading the body: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		events, err := parse(body)
-		if err != nil {
+		if err := a.hooked(r.Context(), parse, body); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		for _, ev := range events {
-			a.notice(r.Context(), ev)
-		}
 		w.WriteHeader(http.StatusOK)
 	}
+}
+
+// hooked takes one notification.
+func (a *Agent) hooked(ctx context.Context, parse func([]byte) ([]registry.Event, error), body []byte) error {
+	events, err := parse(body)
+	if err != nil {
+		return err
+	}
+	for _, ev := range events {
+		a.notice(ctx, ev)
+	}
+	return nil
 }
 
 // notice puts what a notification names into the queue.

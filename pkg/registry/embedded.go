@@ -35,6 +35,8 @@ type EmbeddedConfig struct {
 	Listener net.Listener
 	// HookURL gets its notifications, in the form of the distribution registry; empty: none are sent.
 	HookURL string
+	// Notify, if set, gets the same bodies in place of HookURL. It is called by one goroutine.
+	Notify func(ctx context.Context, body []byte) error
 	// HookSecret is sent as the header Authorization of notifications.
 	HookSecret string
 	// Logger; nil: nothing is logged.
@@ -125,7 +127,7 @@ func (e *Embedded) Run(ctx context.Context) error {
 		e.ln.Close()
 		return err
 	}
-	hooks := newHookSender(e.cfg.HookURL, e.cfg.HookSecret, e.log)
+	hooks := newHookSender(e.cfg, e.log)
 	hooksDone := make(chan struct{})
 	hookCtx, stopHooks := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {

@@ -87,6 +87,22 @@ func TestEmbedded_Notifies(t *testing.T) {
 	check(registry.Event{Action: registry.ActionDelete, Repository: repo, Tag: "v1", UserAgent: "fanout (gd-a)"})
 }
 
+func TestEmbedded_NotifiesAFunction(t *testing.T) {
+	events := make(chan registry.Event, 4)
+	e := embedded(t, registry.EmbeddedConfig{Notify: func(_ context.Context, body []byte) error {
+		got, err := registry.ParseDistribution(body)
+		for _, ev := range got {
+			events <- ev
+		}
+		return err
+	}})
+	img := registrytest.NewImage(1, []byte("layer"))
+	registrytest.Push(t, client(t, registry.Config{URL: e.URL()}), repo, "v1", img)
+	if got := next(t, events); got.Repository != repo || got.Tag != "v1" || got.Action != registry.ActionPush {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestEmbedded_KeepsWhatItHas(t *testing.T) {
 	dir := t.TempDir()
 	img := registrytest.NewImage(1, registrytest.Bytes(1, 5000))

@@ -23,6 +23,7 @@ const (
 // makes others look sooner.
 type hookSender struct {
 	url, secret string
+	notify      func(ctx context.Context, body []byte) error // nil: post to url
 	log         *slog.Logger
 	queue       chan hookEvent
 	client      *http.Client
@@ -50,10 +51,10 @@ type hookRequest struct {
 	UserAgent string `json:"useragent"`
 }
 
-func newHookSender(url, secret string, log *slog.Logger) *hookSender {
+func newHookSender(cfg EmbeddedConfig, log *slog.Logger) *hookSender {
 	transport := &http.Transport{IdleConnTimeout: 30 * time.Second}
 	return &hookSender{
-		url: url, secret: secret, log: log, queue: make(chan hookEvent, hookQueue),
+		url: cfg.HookURL, secret: cfg.HookSecret, notify: cfg.Notify, log: log, queue: make(chan hookEvent, hookQueue),
 		client: &http.Client{Timeout: hookTimeout, Transport: transport},
 	}
 }
@@ -87,6 +88,9 @@ func (s *hookSender) deliver(ctx context.Context, e hookEvent) {
 }
 
 func (s *hookSender) post(ctx context.Context, body []byte) error {
+	if s.notify != nil {
+		return s.notify(ctx, body)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -109,7 +113,7 @@ func (s *hookSender) post(ctx context.Context, body []byte) error {
 
 // watch gives the handler with notice taken of what changes manifests.
 func (s *hookSender) watch(next http.Handler) http.Handler {
-	if s.url == "" {
+	if s.url == "" && s.notify == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
