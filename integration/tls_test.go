@@ -1,10 +1,14 @@
 package integration
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -34,7 +38,8 @@ func tlsConfig(dir string) string {
 func TestEmbeddedRegistryTellsWhereHTTPHasTLS(t *testing.T) {
 	hq := start(t, spec{name: "hq-a", group: "hq"})["hq-a"]
 	gd := lay(t, hq, spec{name: "gd-a", group: "hq/gd"})
-	dir := authority(t)("--group", "hq/gd", "--site", "gd-a")
+	issue := authority(t)
+	dir := issue("--group", "hq/gd", "--site", "gd-a")
 	gd.extra = fmt.Sprintf("http:\n  listen: %s\n  tls: {cert: %s/tls.crt, key: %[2]s/tls.key}\n", gd.http, dir)
 	gd.start()
 	t.Cleanup(gd.stop)
@@ -42,6 +47,35 @@ func TestEmbeddedRegistryTellsWhereHTTPHasTLS(t *testing.T) {
 	shows(t, gd, "app/web:1", digest)
 	push(t, gd, "app/web:1", image(t, 1<<12, 1)) // a drift, which is repaired: now, or minutes later by the sweep
 	shows(t, gd, "app/web:1", digest)
+
+	// A renewed certificate is shown after SIGHUP.
+	before := served(t, gd.http)
+	renewed := issue("--group", "hq/gd", "--site", "gd-a")
+	for _, f := range []string{"tls.crt", "tls.key"} {
+		if err := os.Rename(filepath.Join(renewed, f), filepath.Join(dir, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := gd.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "http.listen shows the new certificate", func() error {
+		if served(t, gd.http) == before {
+			return errors.New("it shows the old one")
+		}
+		return nil
+	})
+}
+
+// served is the serial number of the certificate that a server shows.
+func served(t testing.TB, addr string) string {
+	t.Helper()
+	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
 func TestMutualTLS(t *testing.T) {

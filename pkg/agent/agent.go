@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -85,6 +86,8 @@ type Agent struct {
 	doubt  nudge // whether the registry answers
 	stale  nudge // what is known of the registry's content
 
+	httpCert atomic.Pointer[tls.Certificate] // nil: http.listen has no TLS
+
 	mu         sync.Mutex
 	regErr     error // last check of the registry
 	sweptOnce  bool
@@ -108,6 +111,11 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	if a.identity, err = loadIdentity(cfg, a.logger); err != nil {
 		return nil, err
 	}
+	cert, err := loadHTTPCert(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a.httpCert.Store(cert)
 	if cfg.Webhook.SecretFile != "" {
 		secret, err := os.ReadFile(cfg.Webhook.SecretFile)
 		if err != nil {
@@ -130,12 +138,21 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 // Check looks whether the certificates that the configuration names are good for this site. It leaves nothing behind.
 func Check(cfg *config.Config) error {
 	_, err := loadIdentity(cfg, nil)
-	if t := cfg.HTTP.TLS; t.Cert != "" {
-		if _, terr := tls.LoadX509KeyPair(t.Cert, t.Key); terr != nil {
-			err = errors.Join(err, fmt.Errorf("http.tls: %w", terr))
-		}
+	_, herr := loadHTTPCert(cfg)
+	return errors.Join(err, herr)
+}
+
+// loadHTTPCert reads the certificate of http.listen; nil: it has none.
+func loadHTTPCert(cfg *config.Config) (*tls.Certificate, error) {
+	t := cfg.HTTP.TLS
+	if t.Cert == "" {
+		return nil, nil
 	}
-	return err
+	cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+	if err != nil {
+		return nil, fmt.Errorf("loading http.tls: %w", err)
+	}
+	return &cert, nil
 }
 
 // loadIdentity reads who this site is and proves that it is the one that the configuration says; nil: without TLS.

@@ -19,11 +19,16 @@ func (a *Agent) Reload(cfg *config.Config) error {
 	if !reflect.DeepEqual(now, next) {
 		return fmt.Errorf("the configuration changed in more than limits.download and limits.upload; restart the agent to put that in force")
 	}
+	cert, err := loadHTTPCert(cfg)
+	if err != nil {
+		return err
+	}
 	if a.identity != nil {
 		if err := a.identity.Reload(); err != nil {
 			return fmt.Errorf("reading the certificates again: %w", err)
 		}
 	}
+	a.httpCert.Store(cert)
 	a.setLimits(cfg.Limits)
 	a.logger.Info("reloaded", "download", int64(cfg.Limits.Download), "upload", int64(cfg.Limits.Upload))
 	return nil

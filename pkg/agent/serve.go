@@ -3,10 +3,12 @@ package agent
 import (
 	"context"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -86,11 +88,18 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, l listeners) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("POST /hooks/harbor", a.hook(registry.ParseHarbor))
 	mux.HandleFunc("POST /hooks/distribution", a.hook(registry.ParseDistribution))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+	}
 	g.Go(func() error {
 		var err error
-		if t := a.cfg.HTTP.TLS; t.Cert != "" {
-			err = server.ServeTLS(l.http, t.Cert, t.Key)
+		if a.httpCert.Load() != nil {
+			server.TLSConfig = &tls.Config{
+				MinVersion:     tls.VersionTLS12,
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.httpCert.Load(), nil },
+			}
+			err = server.ServeTLS(l.http, "", "")
 		} else {
 			err = server.Serve(l.http)
 		}
