@@ -281,6 +281,15 @@ func TestServerErrors(t *testing.T) {
 	}
 }
 
+func TestServerErrors_AdviceOfTheAgentIsEnough(t *testing.T) {
+	server := onSocket(t, &fake{tree: func(*adminv1.TreeRequest, grpc.ServerStreamingServer[adminv1.TreeResponse]) error {
+		return status.Error(codes.NotFound, "no group is known here; 'fanoutctl tree' lists them")
+	}})
+	if r := runCtl(t, "--server", server, "tree", "hq/none"); r.code != exitFailed || r.err != "Error: no group is known here; 'fanoutctl tree' lists them\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestWatch_GoesOnWhenAgentRestarts(t *testing.T) {
 	l := listenUnix(t)
 	l.(*net.UnixListener).SetUnlinkOnClose(false)

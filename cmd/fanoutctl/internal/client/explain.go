@@ -69,6 +69,9 @@ func (c *Client) Explain(err error) error {
 	case codes.PermissionDenied:
 		return problem("not allowed: "+message, "Use a certificate of somebody who may do this, or ask the fabric's administrators.")
 	case codes.NotFound:
+		if strings.Contains(message, "'fanoutctl ") || strings.Contains(message, "push it first") {
+			return problem(message, "") // the agent has said what to do
+		}
 		return problem(message, "See what there is with: fanoutctl images")
 	case codes.ResourceExhausted:
 		return problem("the agent at "+server+" refused for want of room: "+message, "")
