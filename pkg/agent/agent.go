@@ -508,7 +508,7 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	case a.conflictsHere() > 0:
 		h.State, h.Reason = "conflict", fmt.Sprintf("%d pushes here lost against another of their tag and wait for a word: see 'fanoutctl conflicts'", a.conflictsHere())
 	case len(pending) > 0:
-		h.State, h.Reason = "syncing", fmt.Sprintf("%d refs to deliver", len(pending))
+		h.State, h.Reason = "syncing", fmt.Sprintf("refs to deliver: %d", len(pending))
 	case revision < roster.Head:
 		h.State, h.Reason = "behind", fmt.Sprintf("%d revisions behind", roster.Head-revision)
 	default:
