@@ -127,6 +127,13 @@ func TestWhere_Shape(t *testing.T) {
 	if strings.Contains(r.out, "null") {
 		t.Errorf("there is a null: %s", r.out)
 	}
+	// A key is never missing, also where a site has nothing to say under it.
+	r = runCtl(t, "--server", onSocket(t, &fake{where: func(_ *adminv1.WhereRequest, s grpc.ServerStreamingServer[adminv1.WhereResponse]) error {
+		return s.Send(&adminv1.WhereResponse{Ref: "team/app:1", Sites: []*adminv1.SiteRef{{Site: "hq-a", State: "delivered"}}})
+	}}), "where", "team/app:1", "-o", "json")
+	if !strings.Contains(r.out, `"since": null`) {
+		t.Errorf("since is not said to be unknown: %s", r.out)
+	}
 }
 
 func TestEmptyAnswers_NoNulls(t *testing.T) {

@@ -50,6 +50,9 @@ func command(stderr io.Writer) *cobra.Command {
 				if err := agent.Check(cfg); err != nil {
 					return fmt.Errorf("%s: %w", file, err)
 				}
+				for _, key := range cfg.NotInForce() {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s is not in force in this version\n", file, key)
+				}
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 				return err
 			}
@@ -60,6 +63,9 @@ func command(stderr io.Writer) *cobra.Command {
 			logger, err := newLogger(stderr, level)
 			if err != nil {
 				return err
+			}
+			for _, key := range cfg.NotInForce() {
+				logger.Warn("this key is not in force in this version", "key", key)
 			}
 			a, err := agent.New(cfg, agent.Options{Version: version, Logger: logger})
 			if err != nil {

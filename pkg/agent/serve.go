@@ -202,7 +202,8 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, http.StatusText(status)+"\n")
 }
 
-// hook takes a registry's notifications. Only repository, tag and digest are believed, as hints where to look.
+// hook takes a registry's notifications. Repository, tag and digest are hints where to look; the time, if it is not in the future, orders pushes of one tag at several registries.
+// All else is asked of the registry.
 func (a *Agent) hook(parse func([]byte) ([]registry.Event, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if a.secret != "" && subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte(a.secret)) != 1 {
@@ -210,6 +211,10 @@ func (a *Agent) hook(parse func([]byte) ([]registry.Event, error)) http.HandlerF
 			return
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxHook))
+		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+			http.Error(w, fmt.Sprintf("the body has more than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
+			return
+		}
 		if err != nil {
 			http.Error(w, "reading the body: "+err.Error(), http.StatusBadRequest)
 			return

@@ -122,6 +122,7 @@ func (m *Machine) importResync(im *catalogv1.Import) []Ref {
 	if m.replacing {
 		m.accepted, m.replacing, m.pruned = "", false, 0
 	}
+	m.pruned = max(m.pruned, min(im.Pruned, im.Position.Revision))
 	m.moveTo(proto.CloneOf(im.Position))
 	m.demand = demandOf(im)
 	return refs

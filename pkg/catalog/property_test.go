@@ -418,9 +418,9 @@ type run struct {
 func feed(t *rapid.T, child *catalog.Machine, parent *catalog.Snapshot, scope *catalogv1.Scope, r *run, limit int) (done bool) {
 	at := child.Snapshot().Position()
 	view := parent.View(scope)
-	im := &catalogv1.Import{Ancestors: parent.Ancestors()}
+	im := &catalogv1.Import{Ancestors: parent.Ancestors(), Demand: scope}
 	if r.id != "" {
-		im.Resync = r.id
+		im.Resync, im.Pruned = r.id, r.view.Pruned()
 		im.Records, im.Position = r.view.Batch(r.cursor, limit)
 		r.cursor = im.Position.Revision
 		im.End = im.Position.Revision == r.view.Position().Revision
@@ -506,11 +506,15 @@ func TestChild_Converges(t *testing.T) {
 			if !proto.Equal(want.Position(), child.Snapshot().Position()) {
 				t.Fatalf("position %v, want %v", child.Snapshot().Position(), want.Position())
 			}
-			// A child keeps tombstones that its parent has pruned until it prunes, too.
+			// A child keeps tombstones that headquarters has pruned, and a parent thus may have dropped in a resync, until it prunes, too.
 			kept := func(records iter.Seq[*catalogv1.Record]) []*catalogv1.Record {
-				return slices.DeleteFunc(slices.Collect(records), func(rec *catalogv1.Record) bool {
-					return rec.Deleted && rec.Revision <= parent.Snapshot().Pruned()
-				})
+				var out []*catalogv1.Record
+				for rec := range records {
+					if !rec.Deleted || rec.Revision > max(parent.Snapshot().Pruned(), hq.Snapshot().Pruned()) {
+						out = append(out, rec)
+					}
+				}
+				return out
 			}
 			diff := cmp.Diff(kept(want.Since(0)), kept(child.Snapshot().Since(0)), protocmp.Transform())
 			if diff != "" {

@@ -45,7 +45,7 @@ func (m *Machine) restoreCatalog(r *catalogv1.RestoreCatalog) ([]Ref, *Refusal) 
 	for i, a := range r.Ancestors {
 		m.ancestors[i] = proto.CloneOf(a)
 	}
-	m.founded, m.restoring, m.pruned = true, "", 0
+	m.founded, m.restoring, m.pruned = true, "", min(r.Pruned, saved.Revision)
 	m.moveTo(&catalogv1.Position{Epoch: r.Epoch, Revision: saved.Revision, Sum: saved.Sum})
 	return refs, nil
 }

@@ -243,7 +243,7 @@ func (s *stage) pull(name string, o options) string {
 	im := &catalogv1.Import{Ancestors: parent.Ancestors(), Resync: o.keys["resync"], Demand: o.scope()}
 	after := m.Snapshot().Position().GetRevision()
 	if im.Resync != "" {
-		after = s.cursor[name+im.Resync]
+		after, im.Pruned = s.cursor[name+im.Resync], parent.Pruned()
 	}
 	im.Records, im.Position = view.Batch(after, int(o.number("limit", 1000)))
 	if im.Resync != "" {

@@ -33,6 +33,9 @@ func (v View) Position() *catalogv1.Position {
 	return &catalogv1.Position{Epoch: p.Epoch, Revision: p.Revision, Sum: p.Sum, Scope: v.hash}
 }
 
+// Pruned is the revision up to which tombstones may be missing from the view.
+func (v View) Pruned() uint64 { return v.snap.pruned }
+
 // Match says whether a record of the snapshot is within the view.
 func (v View) Match(rec *catalogv1.Record) bool {
 	return rec.GetRevision() <= v.snap.position.Revision && (v.all || MatchScope(v.scope, rec.GetRepository()))

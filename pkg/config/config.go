@@ -146,3 +146,20 @@ func defaults() Config {
 		Limits:    Limits{Spool: DefaultSpool},
 	}
 }
+
+// NotInForce names the keys that say something which this version takes in and does not do yet.
+func (c *Config) NotInForce() []string {
+	var keys []string
+	for _, k := range []struct {
+		key string
+		set bool
+	}{
+		{"registry.shared", c.Registry.Shared != ""}, {"subscribe.keep", c.Subscribe.Keep > 0}, {"fabric.siblings", c.Fabric.Siblings},
+		{"scrub.interval", c.Scrub.Interval != DefaultScrub},
+	} {
+		if k.set {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}

@@ -200,7 +200,7 @@ func (c *Client) failed(ctx context.Context, in call, tr *trace, err error) erro
 	if ctx.Err() != nil {
 		return canceled(in.op, ctx)
 	}
-	e := &Error{Op: in.op, Repository: in.repo, Reference: in.ref, Message: clean(err.Error()), cause: err}
+	e := &Error{Op: in.op, Repository: in.repo, Reference: in.ref, Message: clean(c.ownScheme(err.Error())), cause: err}
 	transportError(e, err)
 	if e.Status != 0 {
 		e.RetryAfter = tr.retryAfter
@@ -211,6 +211,11 @@ func (c *Client) failed(ctx context.Context, in call, tr *trace, err error) erro
 		}
 	}
 	return e
+}
+
+// ownScheme corrects what the auth transport says of a registry without TLS: it means https wherever it speaks of itself, see outbound.
+func (c *Client) ownScheme(words string) string {
+	return strings.ReplaceAll(words, `Get "https://`+c.base.Host, `Get "`+c.base.Scheme+"://"+c.base.Host)
 }
 
 func canceled(op string, ctx context.Context) error {

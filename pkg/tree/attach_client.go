@@ -407,7 +407,7 @@ func (a *attachClient) take(ctx context.Context, r *treev1.Records, ancestors []
 }
 
 func importOf(r *treev1.Records, ancestors []*catalogv1.Ancestor, demand *catalogv1.Scope) *catalogv1.Import {
-	return &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd(), Demand: demand}
+	return &catalogv1.Import{Records: r.GetRecords(), Position: r.GetPosition(), Ancestors: ancestors, Resync: r.GetResync(), End: r.GetEnd(), Demand: demand, Pruned: r.GetPruned()}
 }
 
 func checkManifests(list []*transferv1.Manifest) error {

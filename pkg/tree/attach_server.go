@@ -274,7 +274,7 @@ func (f *feeder) resync(v catalog.View) error {
 	for after, end := uint64(0), false; !end; {
 		records, reached, last := take(v, after)
 		after, end = reached.GetRevision(), last
-		if err := f.send(&treev1.Records{Records: records, Position: v.Position(), Resync: id, End: end}); err != nil {
+		if err := f.send(&treev1.Records{Records: records, Position: v.Position(), Resync: id, End: end, Pruned: v.Pruned()}); err != nil {
 			return err
 		}
 	}

@@ -115,7 +115,7 @@ func restoreParts(saved *catalog.Snapshot, group, id, epoch string) []*catalogv1
 		p.Records = append(p.Records, rec)
 	}
 	at := saved.Position()
-	part.End, part.Epoch = true, epoch
+	part.End, part.Epoch, part.Pruned = true, epoch, saved.Pruned()
 	part.Ancestors = append(append([]*catalogv1.Ancestor{}, saved.Ancestors()...), &catalogv1.Ancestor{
 		Position: &catalogv1.Position{Epoch: at.GetEpoch(), Revision: at.GetRevision(), Sum: at.GetSum()},
 	})

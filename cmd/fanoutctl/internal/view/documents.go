@@ -76,7 +76,7 @@ type Site struct {
 	Digest      string     `json:"digest"`
 	Want        string     `json:"want"`
 	Reason      string     `json:"reason"`
-	Since       *time.Time `json:"since,omitempty"`
+	Since       *time.Time `json:"since"` // null: not known, as where the ref is delivered
 	BytesLeft   int64      `json:"bytesLeft"`
 	NextAttempt *time.Time `json:"nextAttempt,omitempty"`
 	Attempts    uint32     `json:"attempts"`

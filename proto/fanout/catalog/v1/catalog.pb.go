@@ -1535,7 +1535,10 @@ type Import struct {
 	// end of the resync.
 	End bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
 	// demand for which the position's scope hash was given; absent: not known.
-	Demand        *Scope `protobuf:"bytes,6,opt,name=demand,proto3" json:"demand,omitempty"`
+	Demand *Scope `protobuf:"bytes,6,opt,name=demand,proto3" json:"demand,omitempty"`
+	// pruned is the revision up to which the parent dropped tombstones, with the end of a resync: what the run did not name may be such a deletion, of which the groups below
+	// must not learn less.
+	Pruned        uint64 `protobuf:"varint,7,opt,name=pruned,proto3" json:"pruned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1610,6 +1613,13 @@ func (x *Import) GetDemand() *Scope {
 		return x.Demand
 	}
 	return nil
+}
+
+func (x *Import) GetPruned() uint64 {
+	if x != nil {
+		return x.Pruned
+	}
+	return 0
 }
 
 // SetMember adds or changes a member.
@@ -2179,7 +2189,9 @@ type RestoreCatalog struct {
 	// ancestors of the epoch: those of the saved one, and its position, oldest first.
 	Ancestors []*Ancestor `protobuf:"bytes,6,rep,name=ancestors,proto3" json:"ancestors,omitempty"`
 	// begin of the run: what an earlier one left is dropped. Every other part is refused unless its run is under way.
-	Begin         bool `protobuf:"varint,7,opt,name=begin,proto3" json:"begin,omitempty"`
+	Begin bool `protobuf:"varint,7,opt,name=begin,proto3" json:"begin,omitempty"`
+	// pruned is the revision up to which tombstones had been dropped from what was saved; set with the end.
+	Pruned        uint64 `protobuf:"varint,8,opt,name=pruned,proto3" json:"pruned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2261,6 +2273,13 @@ func (x *RestoreCatalog) GetBegin() bool {
 		return x.Begin
 	}
 	return false
+}
+
+func (x *RestoreCatalog) GetPruned() uint64 {
+	if x != nil {
+		return x.Pruned
+	}
+	return 0
 }
 
 // SnapshotItem is one of the delimited messages of which a snapshot of the state is a stream: a header, then the rest in any order, then a trailer.
@@ -2802,14 +2821,15 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"repository\x18\x03 \x01(\tR\n" +
 	"repository\x12\x10\n" +
 	"\x03tag\x18\x04 \x01(\tR\x03tag\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin\"\x8d\x02\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xa5\x02\n" +
 	"\x06Import\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
 	"\tancestors\x18\x03 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x16\n" +
 	"\x06resync\x18\x04 \x01(\tR\x06resync\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\bR\x03end\x120\n" +
-	"\x06demand\x18\x06 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\">\n" +
+	"\x06demand\x18\x06 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x12\x16\n" +
+	"\x06pruned\x18\a \x01(\x04R\x06pruned\">\n" +
 	"\tSetMember\x121\n" +
 	"\x06member\x18\x01 \x01(\v2\x19.fanout.catalog.v1.MemberR\x06member\"\"\n" +
 	"\fRemoveMember\x12\x12\n" +
@@ -2843,7 +2863,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\"#\n" +
 	"\vAcceptEpoch\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\x80\x02\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\x98\x02\n" +
 	"\x0eRestoreCatalog\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
 	"\arecords\x18\x02 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x120\n" +
@@ -2851,7 +2871,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x03end\x18\x04 \x01(\bR\x03end\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\tR\x05epoch\x129\n" +
 	"\tancestors\x18\x06 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x14\n" +
-	"\x05begin\x18\a \x01(\bR\x05begin\"\xac\x03\n" +
+	"\x05begin\x18\a \x01(\bR\x05begin\x12\x16\n" +
+	"\x06pruned\x18\b \x01(\x04R\x06pruned\"\xac\x03\n" +
 	"\fSnapshotItem\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.fanout.catalog.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.fanout.catalog.v1.RecordH\x00R\x06record\x123\n" +

@@ -674,7 +674,9 @@ type Records struct {
 	// resync is the ID of a full resend; empty: continues from the child's position.
 	Resync string `protobuf:"bytes,4,opt,name=resync,proto3" json:"resync,omitempty"`
 	// end of the resync.
-	End           bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	End bool `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	// pruned is the revision up to which the sender dropped tombstones; with a resync.
+	Pruned        uint64 `protobuf:"varint,6,opt,name=pruned,proto3" json:"pruned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -742,6 +744,13 @@ func (x *Records) GetEnd() bool {
 		return x.End
 	}
 	return false
+}
+
+func (x *Records) GetPruned() uint64 {
+	if x != nil {
+		return x.Pruned
+	}
+	return 0
 }
 
 // Heartbeat keeps the stream and the child's idea of lag alive.
@@ -2360,13 +2369,14 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\amembers\x18\x01 \x03(\v2\x1c.fanout.tree.v1.ParentMemberR\amembers\"I\n" +
 	"\fParentMember\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12%\n" +
-	"\x0efabric_address\x18\x02 \x01(\tR\rfabricAddress\"\xdd\x01\n" +
+	"\x0efabric_address\x18\x02 \x01(\tR\rfabricAddress\"\xf5\x01\n" +
 	"\aRecords\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x12:\n" +
 	"\tmanifests\x18\x02 \x03(\v2\x1c.fanout.transfer.v1.ManifestR\tmanifests\x127\n" +
 	"\bposition\x18\x03 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x12\x16\n" +
 	"\x06resync\x18\x04 \x01(\tR\x06resync\x12\x10\n" +
-	"\x03end\x18\x05 \x01(\bR\x03end\"\x88\x01\n" +
+	"\x03end\x18\x05 \x01(\bR\x03end\x12\x16\n" +
+	"\x06pruned\x18\x06 \x01(\x04R\x06pruned\"\x88\x01\n" +
 	"\tHeartbeat\x127\n" +
 	"\bposition\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
