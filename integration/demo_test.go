@@ -97,6 +97,50 @@ func pushPlainly(t *testing.T, s *site, ref string) string {
 	return d.String()
 }
 
+// TestDemoLeavesNothingBehind: without --dir the demo's state is its own, and goes with Ctrl-C; so do its processes.
+func TestDemoLeavesNothingBehind(t *testing.T) {
+	temp := t.TempDir()
+	cmd := exec.Command(filepath.Join(binaries, "fanoutctl"), "demo")
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(2*patience, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	ready := false
+	for lines := bufio.NewScanner(out); !ready && lines.Scan(); {
+		ready = strings.Contains(lines.Text(), "Ctrl-C stops the demo")
+	}
+	running := func() (n int) {
+		lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, file := range lines {
+			if words, err := os.ReadFile(file); err == nil && strings.Contains(string(words), temp) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := running(); !ready || n != 9 {
+		t.Errorf("ready: %v, with %d agents", ready, n)
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	_, _ = io.Copy(io.Discard, out)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("Ctrl-C: %v", err)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if n := running(); n != 0 {
+		t.Errorf("%d agents still run", n)
+	}
+}
+
 func TestDemoKeepsItsState(t *testing.T) {
 	dir := t.TempDir()
 	sites, stop := runDemo(t, dir)
