@@ -182,19 +182,20 @@ func BenchmarkSmallPublish(b *testing.B) {
 	b.ReportMetric(float64(took.Milliseconds())/float64(b.N), "ms/publish")
 }
 
-// BenchmarkPeakMemory passes a layer of 128 MiB and then one of 2 GiB through a province and compares the most memory that its agent, the registry in it included, had.
+// BenchmarkPeakMemory passes layers of 128 MiB, 512 MiB and 2 GiB through a province and compares the most memory that its agent, the registry in it included, had.
 func BenchmarkPeakMemory(b *testing.B) {
 	for b.Loop() {
 		sites := start(b, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz"})
 		var peaks []int64
-		for i, size := range []int64{128 << 20, 2 << 30} {
+		for i, size := range []int64{128 << 20, 512 << 20, 2 << 30} {
 			ref := fmt.Sprintf("bench/layer:%d", i)
 			digest := push(b, sites["hq-a"], ref, generatedImage(b, byte(100+i), size, 1))
 			within(b, 10*time.Minute, "delivery", func() error { return head(b, sites["sz-a"], ref, digest) })
 			peaks = append(peaks, sites["gd-a"].peak())
 		}
 		b.ReportMetric(float64(peaks[0])/(1<<20), "MiB-at-128MiB")
-		b.ReportMetric(float64(peaks[1])/(1<<20), "MiB-at-2GiB")
-		b.ReportMetric(float64(peaks[1])/float64(peaks[0]), "growth")
+		b.ReportMetric(float64(peaks[1])/(1<<20), "MiB-at-512MiB")
+		b.ReportMetric(float64(peaks[2])/(1<<20), "MiB-at-2GiB")
+		b.ReportMetric(float64(peaks[2])/float64(peaks[1]), "growth-from-512MiB")
 	}
 }
