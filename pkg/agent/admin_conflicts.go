@@ -118,7 +118,7 @@ func (s *admin) steer(ctx context.Context, what string) (actor string, root admi
 	if err := s.headquarters(what); err != nil {
 		return "", nil, err
 	}
-	root, err = s.root(ctx)
+	root, err = s.rootOnce(ctx)
 	return actor, root, err
 }
 
