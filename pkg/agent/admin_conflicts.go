@@ -33,9 +33,6 @@ func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv
 	if err != nil {
 		return fmt.Errorf("reading what lost: %w", err)
 	}
-	if err := a.hold(ctx, ref.Repository, ours); err != nil {
-		return err
-	}
 	c := &catalogv1.Conflict{
 		Repository: ref.Repository, Tag: ref.Tag, Target: target, Site: a.cfg.Site,
 		Winner: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Reason: reason,
@@ -43,7 +40,12 @@ func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv
 	if at := a.pushes.get(ref.String()); !at.IsZero() {
 		c.PushedAt = timestamppb.New(at)
 	}
-	return a.change(ctx, "sweep", &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: c}}})
+	err = a.change(ctx, "sweep", &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: c}}})
+	if err != nil {
+		return err
+	}
+	// Listed first: a sweep in between must not find a hold that nothing needs.
+	return a.hold(ctx, ref.Repository, ours)
 }
 
 // change proposes one change of no record; one that would change nothing is done.

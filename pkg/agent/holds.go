@@ -47,7 +47,7 @@ func (a *Agent) hold(ctx context.Context, repo, digest string) error {
 	return nil
 }
 
-// releaseHolds takes away the holds of which nothing is needed any more: see needed. One that can't be taken away is tried again at the next sweep.
+// releaseHolds takes away the holds of which nothing is needed any more: see needed. What lost a conflict and is not held is held again. One that can't be taken away is tried again at the next sweep.
 func (a *Agent) releaseHolds(ctx context.Context) error {
 	held, err := a.store.Values(holdKeys)
 	if err != nil {
@@ -58,6 +58,11 @@ func (a *Agent) releaseHolds(ctx context.Context) error {
 		return nil // nothing whole is known of what is needed
 	}
 	var errs []error
+	for c := range snap.AllConflicts() {
+		if _, ok := held[c.GetRepository()+"@"+c.GetTarget().GetDigest()]; !ok && c.GetSite() == a.cfg.Site {
+			errs = append(errs, a.hold(ctx, c.GetRepository(), c.GetTarget().GetDigest()))
+		}
+	}
 	for k := range held {
 		repo, digest, ok := strings.Cut(k, "@")
 		if !ok || a.needed(snap, repo, digest) {
