@@ -109,6 +109,9 @@ func TestLostRegistries(t *testing.T) {
 	delete(digests, "app/web:goes")
 	all("changed")
 	raised(t, hq, before)
+	// The agent must have heard that the marker was taken before the registry ends: until then both counters are right.
+	digests["app/web:more"] = push(t, hq, "app/web:more", image(t, 1<<14, 1))
+	all("pushed after the marker")
 	stop := neverOlder(t, map[string]*site{"hq-b": sites["hq-b"], "gd-a": sites["gd-a"]}, "app/web:moves", order)
 	hq.own.kill()
 	if err := os.RemoveAll(hq.own.Dir); err != nil {

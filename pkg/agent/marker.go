@@ -201,18 +201,27 @@ func (a *Agent) unswept() bool {
 	return !d.At.IsZero() && !d.Swept
 }
 
-// keepMarker raises the counter after this site changed something in the registry.
+// keepMarker raises the counter after this site changed something in the registry. A registry that has no marker gets one at once: should it be wiped a moment later, that is noticed.
 func (a *Agent) keepMarker(ctx context.Context) {
-	warned := false
+	var known counts
+	if err := a.readValue(markerKey, &known); err != nil {
+		a.logger.Warn("the marker's memory can't be read", "error", err)
+	}
+	warned, delay := false, markerDelay
+	if known.Confirmed == 0 {
+		delay = 0
+		a.marker.moved.set()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.marker.moved:
 		}
-		if !sleep(ctx, markerDelay) {
+		if !sleep(ctx, delay) {
 			return
 		}
+		delay = markerDelay
 		if err := a.raiseMarker(ctx); err != nil && ctx.Err() == nil {
 			level := a.logger.Debug
 			if !warned {
