@@ -33,6 +33,8 @@ type child struct {
 	group string
 	src   *source
 	held  *held
+	// tunnel to it; nil when there is none. Under office.mu.
+	tunnel *tunnel
 }
 
 // Attach implements the tree service.

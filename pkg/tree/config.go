@@ -70,6 +70,11 @@ type Config struct {
 	Dial func(ctx context.Context, addr string) (grpc.ClientConnInterface, error)
 	// AuthorizePeer says whether the peer in ctx, as in grpc's package peer, may speak for this group and site. Nil: anybody may.
 	AuthorizePeer func(ctx context.Context, group, site string) error
+	// ServeTunnel serves what a parent may ask of this member, on a connection that the parent's end of a tunnel opened, until ctx ends. The server must be made with
+	// TunnelCredentials. Nil: no tunnels.
+	ServeTunnel func(ctx context.Context, conn *TunnelConn)
+	// TunnelOptions are what connections to children are made with, but for credentials.
+	TunnelOptions []grpc.DialOption
 	// Manifests are sent ahead with records. Nil: none are.
 	Manifests ManifestStore
 	// SnapshotBytes of log are applied before a snapshot is taken; more when the last snapshot was larger.

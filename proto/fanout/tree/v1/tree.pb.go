@@ -26,6 +26,194 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// TunnelRequest goes up.
+type TunnelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind of message.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*TunnelRequest_Hello
+	//	*TunnelRequest_Data
+	Kind          isTunnelRequest_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelRequest) Reset() {
+	*x = TunnelRequest{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelRequest) ProtoMessage() {}
+
+func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelRequest.ProtoReflect.Descriptor instead.
+func (*TunnelRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TunnelRequest) GetKind() isTunnelRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *TunnelRequest) GetHello() *TunnelHello {
+	if x != nil {
+		if x, ok := x.Kind.(*TunnelRequest_Hello); ok {
+			return x.Hello
+		}
+	}
+	return nil
+}
+
+func (x *TunnelRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Kind.(*TunnelRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isTunnelRequest_Kind interface {
+	isTunnelRequest_Kind()
+}
+
+type TunnelRequest_Hello struct {
+	// hello comes first, once.
+	Hello *TunnelHello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
+}
+
+type TunnelRequest_Data struct {
+	// data that the child sends; at most 64 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*TunnelRequest_Hello) isTunnelRequest_Kind() {}
+
+func (*TunnelRequest_Data) isTunnelRequest_Kind() {}
+
+// TunnelHello introduces the child.
+type TunnelHello struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group of the child.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// site of its root.
+	Site          string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelHello) Reset() {
+	*x = TunnelHello{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelHello) ProtoMessage() {}
+
+func (x *TunnelHello) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelHello.ProtoReflect.Descriptor instead.
+func (*TunnelHello) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TunnelHello) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *TunnelHello) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+// TunnelResponse goes down.
+type TunnelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data that the parent sends; at most 64 KiB. The first message has none: the tunnel stands.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelResponse) Reset() {
+	*x = TunnelResponse{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelResponse) ProtoMessage() {}
+
+func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelResponse.ProtoReflect.Descriptor instead.
+func (*TunnelResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TunnelResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // AttachRequest goes up.
 type AttachRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -43,7 +231,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -55,7 +243,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -68,7 +256,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{0}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AttachRequest) GetKind() isAttachRequest_Kind {
@@ -154,7 +342,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -166,7 +354,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -179,7 +367,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{1}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetGroup() string {
@@ -242,7 +430,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +442,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +455,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{2}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Ack) GetPosition() *v1.Position {
@@ -296,7 +484,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +496,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +509,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{3}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AttachResponse) GetKind() isAttachResponse_Kind {
@@ -428,7 +616,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +628,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +641,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{4}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Redirect) GetFabricAddress() string {
@@ -491,7 +679,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +691,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +704,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{5}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetGroup() string {
@@ -572,7 +760,7 @@ type Parents struct {
 
 func (x *Parents) Reset() {
 	*x = Parents{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +772,7 @@ func (x *Parents) String() string {
 func (*Parents) ProtoMessage() {}
 
 func (x *Parents) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +785,7 @@ func (x *Parents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parents.ProtoReflect.Descriptor instead.
 func (*Parents) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{6}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Parents) GetMembers() []*ParentMember {
@@ -620,7 +808,7 @@ type ParentMember struct {
 
 func (x *ParentMember) Reset() {
 	*x = ParentMember{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +820,7 @@ func (x *ParentMember) String() string {
 func (*ParentMember) ProtoMessage() {}
 
 func (x *ParentMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +833,7 @@ func (x *ParentMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentMember.ProtoReflect.Descriptor instead.
 func (*ParentMember) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{7}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ParentMember) GetSite() string {
@@ -683,7 +871,7 @@ type Records struct {
 
 func (x *Records) Reset() {
 	*x = Records{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +883,7 @@ func (x *Records) String() string {
 func (*Records) ProtoMessage() {}
 
 func (x *Records) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +896,7 @@ func (x *Records) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Records.ProtoReflect.Descriptor instead.
 func (*Records) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{8}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Records) GetRecords() []*v1.Record {
@@ -768,7 +956,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +968,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +981,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{9}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Heartbeat) GetPosition() *v1.Position {
@@ -838,7 +1026,7 @@ type HealthUpdate struct {
 
 func (x *HealthUpdate) Reset() {
 	*x = HealthUpdate{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1038,7 @@ func (x *HealthUpdate) String() string {
 func (*HealthUpdate) ProtoMessage() {}
 
 func (x *HealthUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1051,7 @@ func (x *HealthUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthUpdate.ProtoReflect.Descriptor instead.
 func (*HealthUpdate) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{10}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HealthUpdate) GetFull() bool {
@@ -941,7 +1129,7 @@ type GroupHealth struct {
 
 func (x *GroupHealth) Reset() {
 	*x = GroupHealth{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1141,7 @@ func (x *GroupHealth) String() string {
 func (*GroupHealth) ProtoMessage() {}
 
 func (x *GroupHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1154,7 @@ func (x *GroupHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHealth.ProtoReflect.Descriptor instead.
 func (*GroupHealth) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{11}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GroupHealth) GetGroup() string {
@@ -1094,7 +1282,7 @@ type SiteHealth struct {
 
 func (x *SiteHealth) Reset() {
 	*x = SiteHealth{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1294,7 @@ func (x *SiteHealth) String() string {
 func (*SiteHealth) ProtoMessage() {}
 
 func (x *SiteHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1307,7 @@ func (x *SiteHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteHealth.ProtoReflect.Descriptor instead.
 func (*SiteHealth) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{12}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SiteHealth) GetSite() string {
@@ -1265,7 +1453,7 @@ type PendingRef struct {
 
 func (x *PendingRef) Reset() {
 	*x = PendingRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1465,7 @@ func (x *PendingRef) String() string {
 func (*PendingRef) ProtoMessage() {}
 
 func (x *PendingRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1478,7 @@ func (x *PendingRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRef.ProtoReflect.Descriptor instead.
 func (*PendingRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{13}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PendingRef) GetSite() string {
@@ -1385,7 +1573,7 @@ type SettledRef struct {
 
 func (x *SettledRef) Reset() {
 	*x = SettledRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1585,7 @@ func (x *SettledRef) String() string {
 func (*SettledRef) ProtoMessage() {}
 
 func (x *SettledRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1598,7 @@ func (x *SettledRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettledRef.ProtoReflect.Descriptor instead.
 func (*SettledRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{14}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SettledRef) GetSite() string {
@@ -1447,7 +1635,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1647,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1660,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{15}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FollowRequest) GetMember() *v1.Member {
@@ -1500,7 +1688,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1700,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1713,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FollowResponse) GetRoster() *Roster {
@@ -1554,7 +1742,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1754,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1767,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Roster) GetCarrier() string {
@@ -1632,7 +1820,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1832,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1845,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProposeRequest) GetSite() string {
@@ -1692,7 +1880,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1892,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1905,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProposeResponse) GetResults() []*ChangeResult {
@@ -1744,7 +1932,7 @@ type ChangeResult struct {
 
 func (x *ChangeResult) Reset() {
 	*x = ChangeResult{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1944,7 @@ func (x *ChangeResult) String() string {
 func (*ChangeResult) ProtoMessage() {}
 
 func (x *ChangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1957,7 @@ func (x *ChangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResult.ProtoReflect.Descriptor instead.
 func (*ChangeResult) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ChangeResult) GetRevision() uint64 {
@@ -1809,7 +1997,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2009,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2022,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
 }
 
 // IdentifyResponse says who the agent is.
@@ -1866,7 +2054,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2066,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2079,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IdentifyResponse) GetSite() string {
@@ -1988,7 +2176,7 @@ type RaftHello struct {
 
 func (x *RaftHello) Reset() {
 	*x = RaftHello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2188,7 @@ func (x *RaftHello) String() string {
 func (*RaftHello) ProtoMessage() {}
 
 func (x *RaftHello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2201,7 @@ func (x *RaftHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHello.ProtoReflect.Descriptor instead.
 func (*RaftHello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RaftHello) GetGroup() string {
@@ -2107,7 +2295,7 @@ type RaftChannel struct {
 
 func (x *RaftChannel) Reset() {
 	*x = RaftChannel{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2307,7 @@ func (x *RaftChannel) String() string {
 func (*RaftChannel) ProtoMessage() {}
 
 func (x *RaftChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2320,7 @@ func (x *RaftChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftChannel.ProtoReflect.Descriptor instead.
 func (*RaftChannel) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RaftChannel) GetTo() string {
@@ -2157,7 +2345,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2357,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2370,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *JoinRequest) GetMember() *v1.Member {
@@ -2217,7 +2405,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2417,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2430,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JoinResponse) GetAccepted() bool {
@@ -2269,7 +2457,7 @@ type RaftReply struct {
 
 func (x *RaftReply) Reset() {
 	*x = RaftReply{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2469,7 @@ func (x *RaftReply) String() string {
 func (*RaftReply) ProtoMessage() {}
 
 func (x *RaftReply) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2482,7 @@ func (x *RaftReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftReply.ProtoReflect.Descriptor instead.
 func (*RaftReply) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RaftReply) GetRefusal() string {
@@ -2329,7 +2517,16 @@ var File_fanout_tree_v1_tree_proto protoreflect.FileDescriptor
 
 const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\n" +
-	"\x19fanout/tree/v1/tree.proto\x12\x0efanout.tree.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a!fanout/transfer/v1/transfer.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x01\n" +
+	"\x19fanout/tree/v1/tree.proto\x12\x0efanout.tree.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a!fanout/transfer/v1/transfer.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"b\n" +
+	"\rTunnelRequest\x123\n" +
+	"\x05hello\x18\x01 \x01(\v2\x1b.fanout.tree.v1.TunnelHelloH\x00R\x05hello\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04kind\"7\n" +
+	"\vTunnelHello\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\"$\n" +
+	"\x0eTunnelResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xa7\x01\n" +
 	"\rAttachRequest\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.fanout.tree.v1.HelloH\x00R\x05hello\x12'\n" +
 	"\x03ack\x18\x02 \x01(\v2\x13.fanout.tree.v1.AckH\x00R\x03ack\x126\n" +
@@ -2510,11 +2707,12 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\arefusal\x18\x01 \x01(\tR\arefusal\x12<\n" +
 	"\bidentify\x18\x02 \x01(\v2 .fanout.tree.v1.IdentifyResponseR\bidentify\x120\n" +
 	"\x04join\x18\x03 \x01(\v2\x1c.fanout.tree.v1.JoinResponseR\x04join\x12\x18\n" +
-	"\aremoved\x18\x04 \x01(\bR\aremoved2\xc2\x02\n" +
+	"\aremoved\x18\x04 \x01(\bR\aremoved2\x8f\x03\n" +
 	"\vTreeService\x12K\n" +
 	"\x06Attach\x12\x1d.fanout.tree.v1.AttachRequest\x1a\x1e.fanout.tree.v1.AttachResponse(\x010\x01\x12K\n" +
 	"\x06Follow\x12\x1d.fanout.tree.v1.FollowRequest\x1a\x1e.fanout.tree.v1.FollowResponse(\x010\x01\x12J\n" +
-	"\aPropose\x12\x1e.fanout.tree.v1.ProposeRequest\x1a\x1f.fanout.tree.v1.ProposeResponse\x12M\n" +
+	"\aPropose\x12\x1e.fanout.tree.v1.ProposeRequest\x1a\x1f.fanout.tree.v1.ProposeResponse\x12K\n" +
+	"\x06Tunnel\x12\x1d.fanout.tree.v1.TunnelRequest\x1a\x1e.fanout.tree.v1.TunnelResponse(\x010\x01\x12M\n" +
 	"\bIdentify\x12\x1f.fanout.tree.v1.IdentifyRequest\x1a .fanout.tree.v1.IdentifyResponseB9Z7github.com/fanout-io/fanout/proto/fanout/tree/v1;treev1b\x06proto3"
 
 var (
@@ -2529,111 +2727,117 @@ func file_fanout_tree_v1_tree_proto_rawDescGZIP() []byte {
 	return file_fanout_tree_v1_tree_proto_rawDescData
 }
 
-var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_fanout_tree_v1_tree_proto_goTypes = []any{
-	(*AttachRequest)(nil),         // 0: fanout.tree.v1.AttachRequest
-	(*Hello)(nil),                 // 1: fanout.tree.v1.Hello
-	(*Ack)(nil),                   // 2: fanout.tree.v1.Ack
-	(*AttachResponse)(nil),        // 3: fanout.tree.v1.AttachResponse
-	(*Redirect)(nil),              // 4: fanout.tree.v1.Redirect
-	(*Welcome)(nil),               // 5: fanout.tree.v1.Welcome
-	(*Parents)(nil),               // 6: fanout.tree.v1.Parents
-	(*ParentMember)(nil),          // 7: fanout.tree.v1.ParentMember
-	(*Records)(nil),               // 8: fanout.tree.v1.Records
-	(*Heartbeat)(nil),             // 9: fanout.tree.v1.Heartbeat
-	(*HealthUpdate)(nil),          // 10: fanout.tree.v1.HealthUpdate
-	(*GroupHealth)(nil),           // 11: fanout.tree.v1.GroupHealth
-	(*SiteHealth)(nil),            // 12: fanout.tree.v1.SiteHealth
-	(*PendingRef)(nil),            // 13: fanout.tree.v1.PendingRef
-	(*SettledRef)(nil),            // 14: fanout.tree.v1.SettledRef
-	(*FollowRequest)(nil),         // 15: fanout.tree.v1.FollowRequest
-	(*FollowResponse)(nil),        // 16: fanout.tree.v1.FollowResponse
-	(*Roster)(nil),                // 17: fanout.tree.v1.Roster
-	(*ProposeRequest)(nil),        // 18: fanout.tree.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 19: fanout.tree.v1.ProposeResponse
-	(*ChangeResult)(nil),          // 20: fanout.tree.v1.ChangeResult
-	(*IdentifyRequest)(nil),       // 21: fanout.tree.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 22: fanout.tree.v1.IdentifyResponse
-	(*RaftHello)(nil),             // 23: fanout.tree.v1.RaftHello
-	(*RaftChannel)(nil),           // 24: fanout.tree.v1.RaftChannel
-	(*JoinRequest)(nil),           // 25: fanout.tree.v1.JoinRequest
-	(*JoinResponse)(nil),          // 26: fanout.tree.v1.JoinResponse
-	(*RaftReply)(nil),             // 27: fanout.tree.v1.RaftReply
-	nil,                           // 28: fanout.tree.v1.Hello.LabelsEntry
-	nil,                           // 29: fanout.tree.v1.GroupHealth.LabelsEntry
-	nil,                           // 30: fanout.tree.v1.IdentifyResponse.FoundingEntry
-	(*v1.Position)(nil),           // 31: fanout.catalog.v1.Position
-	(*v1.Scope)(nil),              // 32: fanout.catalog.v1.Scope
-	(*v1.Ancestor)(nil),           // 33: fanout.catalog.v1.Ancestor
-	(*v1.Record)(nil),             // 34: fanout.catalog.v1.Record
-	(*v11.Manifest)(nil),          // 35: fanout.transfer.v1.Manifest
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*v1.GroupSite)(nil),          // 37: fanout.catalog.v1.GroupSite
-	(*v1.Member)(nil),             // 38: fanout.catalog.v1.Member
-	(*v1.Change)(nil),             // 39: fanout.catalog.v1.Change
+	(*TunnelRequest)(nil),         // 0: fanout.tree.v1.TunnelRequest
+	(*TunnelHello)(nil),           // 1: fanout.tree.v1.TunnelHello
+	(*TunnelResponse)(nil),        // 2: fanout.tree.v1.TunnelResponse
+	(*AttachRequest)(nil),         // 3: fanout.tree.v1.AttachRequest
+	(*Hello)(nil),                 // 4: fanout.tree.v1.Hello
+	(*Ack)(nil),                   // 5: fanout.tree.v1.Ack
+	(*AttachResponse)(nil),        // 6: fanout.tree.v1.AttachResponse
+	(*Redirect)(nil),              // 7: fanout.tree.v1.Redirect
+	(*Welcome)(nil),               // 8: fanout.tree.v1.Welcome
+	(*Parents)(nil),               // 9: fanout.tree.v1.Parents
+	(*ParentMember)(nil),          // 10: fanout.tree.v1.ParentMember
+	(*Records)(nil),               // 11: fanout.tree.v1.Records
+	(*Heartbeat)(nil),             // 12: fanout.tree.v1.Heartbeat
+	(*HealthUpdate)(nil),          // 13: fanout.tree.v1.HealthUpdate
+	(*GroupHealth)(nil),           // 14: fanout.tree.v1.GroupHealth
+	(*SiteHealth)(nil),            // 15: fanout.tree.v1.SiteHealth
+	(*PendingRef)(nil),            // 16: fanout.tree.v1.PendingRef
+	(*SettledRef)(nil),            // 17: fanout.tree.v1.SettledRef
+	(*FollowRequest)(nil),         // 18: fanout.tree.v1.FollowRequest
+	(*FollowResponse)(nil),        // 19: fanout.tree.v1.FollowResponse
+	(*Roster)(nil),                // 20: fanout.tree.v1.Roster
+	(*ProposeRequest)(nil),        // 21: fanout.tree.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 22: fanout.tree.v1.ProposeResponse
+	(*ChangeResult)(nil),          // 23: fanout.tree.v1.ChangeResult
+	(*IdentifyRequest)(nil),       // 24: fanout.tree.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 25: fanout.tree.v1.IdentifyResponse
+	(*RaftHello)(nil),             // 26: fanout.tree.v1.RaftHello
+	(*RaftChannel)(nil),           // 27: fanout.tree.v1.RaftChannel
+	(*JoinRequest)(nil),           // 28: fanout.tree.v1.JoinRequest
+	(*JoinResponse)(nil),          // 29: fanout.tree.v1.JoinResponse
+	(*RaftReply)(nil),             // 30: fanout.tree.v1.RaftReply
+	nil,                           // 31: fanout.tree.v1.Hello.LabelsEntry
+	nil,                           // 32: fanout.tree.v1.GroupHealth.LabelsEntry
+	nil,                           // 33: fanout.tree.v1.IdentifyResponse.FoundingEntry
+	(*v1.Position)(nil),           // 34: fanout.catalog.v1.Position
+	(*v1.Scope)(nil),              // 35: fanout.catalog.v1.Scope
+	(*v1.Ancestor)(nil),           // 36: fanout.catalog.v1.Ancestor
+	(*v1.Record)(nil),             // 37: fanout.catalog.v1.Record
+	(*v11.Manifest)(nil),          // 38: fanout.transfer.v1.Manifest
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*v1.GroupSite)(nil),          // 40: fanout.catalog.v1.GroupSite
+	(*v1.Member)(nil),             // 41: fanout.catalog.v1.Member
+	(*v1.Change)(nil),             // 42: fanout.catalog.v1.Change
 }
 var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
-	1,  // 0: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
-	2,  // 1: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
-	10, // 2: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	31, // 3: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
-	32, // 4: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
-	28, // 5: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
-	31, // 6: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
-	4,  // 7: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
-	5,  // 8: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
-	8,  // 9: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
-	9,  // 10: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
-	6,  // 11: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
-	31, // 12: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
-	33, // 13: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	6,  // 14: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
-	7,  // 15: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
-	34, // 16: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
-	35, // 17: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
-	31, // 18: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
-	31, // 19: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
-	36, // 20: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
-	11, // 21: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
-	12, // 22: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
-	13, // 23: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
-	14, // 24: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
-	31, // 25: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
-	29, // 26: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
-	36, // 27: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
-	32, // 28: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
-	37, // 29: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
-	36, // 30: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
-	36, // 31: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
-	36, // 32: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
-	38, // 33: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	10, // 34: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	17, // 35: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	7,  // 36: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	7,  // 37: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	39, // 38: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	20, // 39: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	34, // 40: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	30, // 41: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	24, // 42: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
-	21, // 43: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
-	25, // 44: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
-	38, // 45: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
-	22, // 46: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
-	26, // 47: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
-	0,  // 48: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	15, // 49: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	18, // 50: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	21, // 51: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	3,  // 52: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	16, // 53: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	19, // 54: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	22, // 55: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	52, // [52:56] is the sub-list for method output_type
-	48, // [48:52] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	1,  // 0: fanout.tree.v1.TunnelRequest.hello:type_name -> fanout.tree.v1.TunnelHello
+	4,  // 1: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
+	5,  // 2: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
+	13, // 3: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	34, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
+	35, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
+	31, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
+	34, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
+	7,  // 8: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
+	8,  // 9: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
+	11, // 10: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
+	12, // 11: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
+	9,  // 12: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
+	34, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
+	36, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	9,  // 15: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
+	10, // 16: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
+	37, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
+	38, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
+	34, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
+	34, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
+	39, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
+	14, // 22: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
+	15, // 23: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
+	16, // 24: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
+	17, // 25: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
+	34, // 26: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
+	32, // 27: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
+	39, // 28: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
+	35, // 29: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
+	40, // 30: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
+	39, // 31: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
+	39, // 32: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
+	39, // 33: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
+	41, // 34: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	13, // 35: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	20, // 36: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	10, // 37: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	10, // 38: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	42, // 39: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	23, // 40: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	37, // 41: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	33, // 42: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	27, // 43: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	24, // 44: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	28, // 45: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	41, // 46: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	25, // 47: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	29, // 48: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	3,  // 49: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	18, // 50: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	21, // 51: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	0,  // 52: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
+	24, // 53: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	6,  // 54: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	19, // 55: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	22, // 56: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	2,  // 57: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
+	25, // 58: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	54, // [54:59] is the sub-list for method output_type
+	49, // [49:54] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_fanout_tree_v1_tree_proto_init() }
@@ -2642,18 +2846,22 @@ func file_fanout_tree_v1_tree_proto_init() {
 		return
 	}
 	file_fanout_tree_v1_tree_proto_msgTypes[0].OneofWrappers = []any{
+		(*TunnelRequest_Hello)(nil),
+		(*TunnelRequest_Data)(nil),
+	}
+	file_fanout_tree_v1_tree_proto_msgTypes[3].OneofWrappers = []any{
 		(*AttachRequest_Hello)(nil),
 		(*AttachRequest_Ack)(nil),
 		(*AttachRequest_Health)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[3].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[6].OneofWrappers = []any{
 		(*AttachResponse_Redirect)(nil),
 		(*AttachResponse_Welcome)(nil),
 		(*AttachResponse_Records)(nil),
 		(*AttachResponse_Heartbeat)(nil),
 		(*AttachResponse_Parents)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[23].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[26].OneofWrappers = []any{
 		(*RaftHello_Channel)(nil),
 		(*RaftHello_Identify)(nil),
 		(*RaftHello_Join)(nil),
@@ -2664,7 +2872,7 @@ func file_fanout_tree_v1_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_tree_v1_tree_proto_rawDesc), len(file_fanout_tree_v1_tree_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

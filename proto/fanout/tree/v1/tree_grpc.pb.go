@@ -24,6 +24,7 @@ const (
 	TreeService_Attach_FullMethodName   = "/fanout.tree.v1.TreeService/Attach"
 	TreeService_Follow_FullMethodName   = "/fanout.tree.v1.TreeService/Follow"
 	TreeService_Propose_FullMethodName  = "/fanout.tree.v1.TreeService/Propose"
+	TreeService_Tunnel_FullMethodName   = "/fanout.tree.v1.TreeService/Tunnel"
 	TreeService_Identify_FullMethodName = "/fanout.tree.v1.TreeService/Identify"
 )
 
@@ -42,6 +43,9 @@ type TreeServiceClient interface {
 	// Propose hands a change to the root, which assigns revisions and time. Refused changes come back as results, not as an error. UNAVAILABLE: not the root, or lost it; whether the
 	// change was committed is then unknown, and the caller looks before it asks again.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
+	// Tunnel is opened by a child group's root to its parent's root while it is attached, and stays open. The bytes that it carries are an HTTP/2 connection on which the child is the
+	// server: a parent can't dial its children, and so it can call them all the same. FAILED_PRECONDITION: the child is not attached here.
+	Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error)
 	// Identify says who this agent is; asked of founding members before a group is founded.
 	Identify(ctx context.Context, in *IdentifyRequest, opts ...grpc.CallOption) (*IdentifyResponse, error)
 }
@@ -90,6 +94,19 @@ func (c *treeServiceClient) Propose(ctx context.Context, in *ProposeRequest, opt
 	return out, nil
 }
 
+func (c *treeServiceClient) Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TreeService_ServiceDesc.Streams[2], TreeService_Tunnel_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TunnelRequest, TunnelResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TreeService_TunnelClient = grpc.BidiStreamingClient[TunnelRequest, TunnelResponse]
+
 func (c *treeServiceClient) Identify(ctx context.Context, in *IdentifyRequest, opts ...grpc.CallOption) (*IdentifyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IdentifyResponse)
@@ -115,6 +132,9 @@ type TreeServiceServer interface {
 	// Propose hands a change to the root, which assigns revisions and time. Refused changes come back as results, not as an error. UNAVAILABLE: not the root, or lost it; whether the
 	// change was committed is then unknown, and the caller looks before it asks again.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
+	// Tunnel is opened by a child group's root to its parent's root while it is attached, and stays open. The bytes that it carries are an HTTP/2 connection on which the child is the
+	// server: a parent can't dial its children, and so it can call them all the same. FAILED_PRECONDITION: the child is not attached here.
+	Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error
 	// Identify says who this agent is; asked of founding members before a group is founded.
 	Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error)
 	mustEmbedUnimplementedTreeServiceServer()
@@ -135,6 +155,9 @@ func (UnimplementedTreeServiceServer) Follow(grpc.BidiStreamingServer[FollowRequ
 }
 func (UnimplementedTreeServiceServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
+}
+func (UnimplementedTreeServiceServer) Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error {
+	return status.Error(codes.Unimplemented, "method Tunnel not implemented")
 }
 func (UnimplementedTreeServiceServer) Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Identify not implemented")
@@ -192,6 +215,13 @@ func _TreeService_Propose_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TreeService_Tunnel_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(TreeServiceServer).Tunnel(&grpc.GenericServerStream[TunnelRequest, TunnelResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TreeService_TunnelServer = grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]
+
 func _TreeService_Identify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(IdentifyRequest)
 	if err := dec(in); err != nil {
@@ -236,6 +266,12 @@ var TreeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Follow",
 			Handler:       _TreeService_Follow_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Tunnel",
+			Handler:       _TreeService_Tunnel_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
