@@ -177,13 +177,16 @@ func (s *admin) contentAt(ctx context.Context, ref catalog.Ref, digest string) e
 		if m.Site == s.a.cfg.Site {
 			continue
 		}
-		_, err := s.a.askManifest(ctx, transfer.Source{Site: m.Site, Addr: m.Addr}, purpose, digest)
+		_, err := s.a.askManifest(ctx, transfer.Source{Site: m.Site, Addr: m.Addr}, purpose, digest, true)
 		if err == nil {
 			return nil
 		}
 		words = append(words, m.Site+": "+err.Error())
 	}
-	return status.Errorf(codes.FailedPrecondition, "no registry of headquarters that answers has %s of %s any more (%s); push it again", digest, ref, strings.Join(words, "; "))
+	if _, err := s.a.askManifests(ctx, s.a.below(ref.Repository), purpose, digest, false); err == nil {
+		return nil // the content comes back from there
+	}
+	return status.Errorf(codes.FailedPrecondition, "no registry of headquarters that answers, and none below, has %s of %s any more (%s); push it again", digest, ref, strings.Join(words, "; "))
 }
 
 // Conflicts implements adminv1.AdminServiceServer.

@@ -196,7 +196,8 @@ func (a *Agent) assemble() error {
 		Spool:      a.store.Spool(),
 		Self:       a.caller(),
 		Sources:    a.sources,
-		Dial:       a.peers.transfer,
+		Resort:     a.resort,
+		Dial:       a.dialTransfer,
 		Download:   a.download,
 		Logger:     a.logger,
 		Registerer: a.metrics,
@@ -205,7 +206,7 @@ func (a *Agent) assemble() error {
 		return err
 	}
 	server := transfer.ServerConfig{
-		Spool: a.store.Spool(), Self: a.caller(), Flights: a.fetcher.Lookup, Manifests: a.serveManifest, Authorize: a.authorize, ReadThrough: a.readThrough,
+		Spool: a.store.Spool(), Self: a.caller(), Flights: a.fetcher.Lookup, Manifests: a.serveManifest, Authorize: a.authorize, ReadThrough: a.readThrough, Near: a.near,
 		Upload: a.upload, Logger: a.logger, Registerer: a.metrics,
 	}
 	if a.registry != nil {
@@ -226,6 +227,7 @@ func (a *Agent) treeConfig() tree.Config {
 		FabricAdvertise: c.Fabric.Advertise, Parents: c.Fabric.Parents, FallbackParents: c.Fabric.FallbackParents,
 		RegistryType: c.Registry.Type, Settings: settings(c),
 		Dial: a.peers.conn, AuthorizePeer: a.authorizePeer, Manifests: manifests{a},
+		ServeTunnel: a.serveTunnel, TunnelOptions: tunnelOptions(),
 		Timeouts: a.opts.Timeouts, Logger: a.logger, Registerer: a.metrics,
 	}
 	if a.identity != nil {

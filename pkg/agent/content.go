@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -185,6 +186,9 @@ func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.S
 		}
 	}
 	if !roster.IsCarrier || a.cfg.Headquarters() {
+		if a.cfg.Headquarters() {
+			fellows = rootLast(fellows, roster.Root)
+		}
 		if len(fellows) == 0 {
 			return nil, fmt.Errorf("no other member of group %s is reachable", a.cfg.Group)
 		}
@@ -208,11 +212,22 @@ func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.S
 	return append(whole, upstream...), nil
 }
 
-// havingWhole keeps those fellows that could serve a blob at once.
-func (a *Agent) havingWhole(ctx context.Context, req transfer.Request, fellows []transfer.Source) []transfer.Source {
+// rootLast has headquarters' root asked after the others, also for what it must get from below: it alone has tunnels.
+func rootLast(fellows []transfer.Source, root string) []transfer.Source {
+	i := slices.IndexFunc(fellows, func(s transfer.Source) bool { return s.Site == root })
+	if i < 0 {
+		return fellows
+	}
+	s := fellows[i]
+	s.ReadThrough = true
+	return append(slices.Delete(fellows, i, i+1), s)
+}
+
+// havingWhole keeps those sources that could serve a blob at once.
+func (a *Agent) havingWhole(ctx context.Context, req transfer.Request, sources []transfer.Source) []transfer.Source {
 	var whole []transfer.Source
-	for _, s := range fellows {
-		client, err := a.peers.transfer(ctx, s.Addr)
+	for _, s := range sources {
+		client, err := a.dialTransfer(ctx, s.Addr)
 		if err != nil {
 			continue
 		}
@@ -236,8 +251,12 @@ func purpose(req transfer.Request) *transferv1.Purpose {
 
 // readThrough starts (or joins) the fetch of a blob that another agent asked for and this site lacks.
 func (a *Agent) readThrough(ctx context.Context, req *transferv1.FetchRequest) (*transfer.Flight, error) {
-	if req.GetCaller().GetGroup() == a.cfg.Group && !a.node.Roster().IsCarrier {
-		return nil, fmt.Errorf("%w: %s is not the carrier", transfer.ErrNotFound, a.cfg.Site)
+	mine := a.node.Roster().IsCarrier
+	if a.cfg.Headquarters() {
+		mine = a.node.IsRoot()
+	}
+	if req.GetCaller().GetGroup() == a.cfg.Group && !mine {
+		return nil, fmt.Errorf("%w: %s is not who asks outside of the group", transfer.ErrNotFound, a.cfg.Site)
 	}
 	p := req.GetPurpose()
 	return a.fetcher.Fetch(ctx, transfer.Request{
@@ -264,6 +283,9 @@ func (a *Agent) authorizePeer(ctx context.Context, group, site string) error {
 func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, digests ...string) error {
 	if err := a.authorizePeer(ctx, c.GetGroup(), c.GetSite()); err != nil {
 		return err
+	}
+	if strings.HasPrefix(a.cfg.Group, c.GetGroup()+"/") {
+		return a.authorizeAbove(ctx, p, digests...)
 	}
 	fellow := c.GetGroup() == a.cfg.Group
 	if !fellow && !strings.HasPrefix(c.GetGroup(), a.cfg.Group+"/") {
@@ -337,10 +359,17 @@ func rootOf(rec *catalogv1.Record, digest string) *catalogv1.Descriptor {
 	return nil
 }
 
-// serveManifest answers another agent.
-func (a *Agent) serveManifest(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, digest string) (store.Manifest, error) {
+// serveManifest answers another agent. Who is above gets what is here or below; who is below, and a fellow from whoever asks outside for the group, what others have too.
+func (a *Agent) serveManifest(ctx context.Context, req *transferv1.ManifestsRequest, digest string) (store.Manifest, error) {
+	c, p := req.GetCaller(), req.GetPurpose()
 	m, err := a.manifestAtHand(ctx, p.GetRepository(), digest)
-	if errors.Is(err, transfer.ErrNotFound) && (c.GetGroup() != a.cfg.Group || a.node.Roster().IsCarrier && !a.cfg.Headquarters()) {
+	if !errors.Is(err, transfer.ErrNotFound) || req.GetAtHand() {
+		return m, err
+	}
+	switch fellow := c.GetGroup() == a.cfg.Group; {
+	case strings.HasPrefix(a.cfg.Group, c.GetGroup()+"/"), fellow && a.cfg.Headquarters() && a.node.IsRoot():
+		return a.manifestNear(ctx, p, digest)
+	case !fellow, a.node.Roster().IsCarrier && !a.cfg.Headquarters():
 		return a.manifestFromPeers(ctx, p, digest)
 	}
 	return m, err
@@ -349,28 +378,36 @@ func (a *Agent) serveManifest(ctx context.Context, c *transferv1.Caller, p *tran
 // manifestFromPeers asks the same agents as would be asked for a blob. What comes is checked and kept.
 func (a *Agent) manifestFromPeers(ctx context.Context, p *transferv1.Purpose, digest string) (store.Manifest, error) {
 	sources, err := a.sources(ctx, transfer.Request{Repository: p.GetRepository(), Tag: p.GetTag(), Revision: p.GetRevision(), Root: p.GetRoot(), Digest: digest})
-	if err != nil {
+	below := a.below(p.GetRepository())
+	if err != nil && len(below) == 0 {
 		return store.Manifest{}, err
 	}
+	return a.askManifests(ctx, append(sources, below...), p, digest, false)
+}
+
+func (a *Agent) askManifests(ctx context.Context, sources []transfer.Source, p *transferv1.Purpose, digest string, atHand bool) (store.Manifest, error) {
 	var errs []error
 	for _, s := range sources {
-		m, err := a.askManifest(ctx, s, p, digest)
+		m, err := a.askManifest(ctx, s, p, digest, atHand)
 		if err == nil {
 			return m, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", s.Site, err))
 	}
+	if len(errs) == 0 {
+		errs = append(errs, transfer.ErrNotFound)
+	}
 	return store.Manifest{}, fmt.Errorf("manifest %s: %w", digest, errors.Join(errs...))
 }
 
-func (a *Agent) askManifest(ctx context.Context, s transfer.Source, p *transferv1.Purpose, digest string) (store.Manifest, error) {
-	client, err := a.peers.transfer(ctx, s.Addr)
+func (a *Agent) askManifest(ctx context.Context, s transfer.Source, p *transferv1.Purpose, digest string, atHand bool) (store.Manifest, error) {
+	client, err := a.dialTransfer(ctx, s.Addr)
 	if err != nil {
 		return store.Manifest{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, manifestTimeout)
 	defer cancel()
-	stream, err := client.Manifests(ctx, &transferv1.ManifestsRequest{Caller: a.caller(), Purpose: p, Digests: []string{digest}})
+	stream, err := client.Manifests(ctx, &transferv1.ManifestsRequest{Caller: a.caller(), Purpose: p, Digests: []string{digest}, AtHand: atHand})
 	if err != nil {
 		return store.Manifest{}, err
 	}

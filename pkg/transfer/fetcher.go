@@ -54,6 +54,8 @@ type FetcherConfig struct {
 	Self *transferv1.Caller
 	// Sources gives the sites to try, in order of preference. It is asked again at each round.
 	Sources func(ctx context.Context, req Request) ([]Source, error)
+	// Resort gives the sites to try when none of those could give the blob. Nil: there are none.
+	Resort func(ctx context.Context, req Request) ([]Source, error)
 	// Dial gives a client for an address. It is called often: connections are the callee's to keep and share. They must
 	// be made with DialOptions.
 	Dial func(ctx context.Context, addr string) (transferv1.TransferServiceClient, error)

@@ -460,43 +460,62 @@ func (fl *flight) round(req Request) error {
 		}
 	}
 	all := &SourcesError{Digest: fl.digest}
-	sources, err := fl.f.cfg.Sources(fl.ctx, req)
-	if err != nil {
-		all.add(Source{}, fmt.Errorf("choosing sources: %w", err))
-		return all
-	}
-	for _, src := range fl.f.bad.last(sources, fl.digest) {
-		if t := fl.f.bad.until(src, fl.digest); !t.IsZero() {
-			all.add(src, fmt.Errorf("%w: not asked again before %s", ErrBadSource, t.UTC().Format(time.RFC3339)))
+	for _, choose := range []func(context.Context, Request) ([]Source, error){fl.f.cfg.Sources, fl.f.cfg.Resort} {
+		if choose == nil {
 			continue
 		}
-		err := fl.draw(src, req)
-		if fl.ctx.Err() != nil {
-			return context.Cause(fl.ctx)
-		}
-		var local *localError
-		if errors.As(err, &local) {
-			return local.err
-		}
+		sources, err := choose(fl.ctx, req)
 		if err != nil {
-			fl.f.metrics.errors.WithLabelValues(errorKind(err)).Inc()
-			fl.f.log.Debug("source failed", "digest", fl.digest, "site", src.Site, "error", err)
-			if errors.Is(err, errDataLoss) {
-				if derr := fl.sourceIsBad(src, err); derr != nil {
-					return derr
-				}
-				err = fmt.Errorf("%w: %w", ErrBadSource, err)
-			}
-			all.add(src, err)
+			all.add(Source{}, fmt.Errorf("choosing sources: %w", err))
 			continue
 		}
-		again, err := fl.commit()
-		if err == nil || !again {
-			return err
+		for _, src := range fl.f.bad.last(sources, fl.digest) {
+			err := fl.ask(src, req)
+			var trouble *sourceError
+			if !errors.As(err, &trouble) {
+				return err
+			}
+			all.add(src, trouble.err)
 		}
-		all.add(src, fmt.Errorf("%w: %w", ErrBadSource, err))
 	}
 	return all
+}
+
+// sourceError is the trouble of one source: another may do better.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
+
+// ask takes what is missing from one source and commits the blob. A *sourceError: another source may help; else the error is final.
+func (fl *flight) ask(src Source, req Request) error {
+	if t := fl.f.bad.until(src, fl.digest); !t.IsZero() {
+		return &sourceError{fmt.Errorf("%w: not asked again before %s", ErrBadSource, t.UTC().Format(time.RFC3339))}
+	}
+	err := fl.draw(src, req)
+	if fl.ctx.Err() != nil {
+		return context.Cause(fl.ctx)
+	}
+	var local *localError
+	if errors.As(err, &local) {
+		return local.err
+	}
+	if err != nil {
+		fl.f.metrics.errors.WithLabelValues(errorKind(err)).Inc()
+		fl.f.log.Debug("source failed", "digest", fl.digest, "site", src.Site, "error", err)
+		if errors.Is(err, errDataLoss) {
+			if derr := fl.sourceIsBad(src, err); derr != nil {
+				return derr
+			}
+			err = fmt.Errorf("%w: %w", ErrBadSource, err)
+		}
+		return &sourceError{err}
+	}
+	again, err := fl.commit()
+	if err != nil && again {
+		return &sourceError{fmt.Errorf("%w: %w", ErrBadSource, err)}
+	}
+	return err
 }
 
 func (fl *flight) complete() bool { return len(fl.in.Missing()) == 0 }

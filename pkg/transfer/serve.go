@@ -79,6 +79,11 @@ func (s *Server) origin(ctx context.Context, req *transferv1.FetchRequest, end i
 		refusal = fmt.Errorf("%w: own registry: %w", ErrUnavailable, err)
 		s.log.Warn("reading from the own registry", "digest", req.GetDigest(), "error", err)
 	}
+	if s.isAbove(req.GetCaller()) && s.cfg.Near != nil {
+		if o, err := s.fromNear(ctx, req, end); err == nil || !errors.Is(err, ErrNotFound) {
+			return o, err
+		}
+	}
 	if !req.GetReadThrough() || s.cfg.ReadThrough == nil {
 		return nil, refusal
 	}

@@ -38,7 +38,10 @@ type ServerConfig struct {
 	// Flights finds the flight of a digest: Fetcher.Lookup. Nil: nothing is served while it arrives.
 	Flights func(digest string) (*Flight, bool)
 	// Manifests gives a manifest; ErrNotFound or store.ErrNotFound when it can't. Nil: there are none.
-	Manifests func(ctx context.Context, caller *transferv1.Caller, p *transferv1.Purpose, digest string) (store.Manifest, error)
+	Manifests func(ctx context.Context, req *transferv1.ManifestsRequest, digest string) (store.Manifest, error)
+	// Near finds a site at or below this group that has a blob whole, for a caller above this group; ErrNotFound when there is none. Nil: none is looked for.
+	// The purpose is what to ask that site under.
+	Near func(ctx context.Context, p *transferv1.Purpose, digest string) (transferv1.TransferServiceClient, *transferv1.Purpose, error)
 	// Authorize says whether the caller is who it says and may read the digests for that purpose: ErrDenied, or a gRPC
 	// status; any other error means "try again" to the caller.
 	Authorize func(ctx context.Context, caller *transferv1.Caller, p *transferv1.Purpose, digests ...string) error
@@ -187,6 +190,11 @@ func (s *Server) findMissing(ctx context.Context, req *transferv1.FindMissingReq
 	}
 	resp := new(transferv1.FindMissingResponse)
 	for i, d := range digests {
+		if states[i] == missing && s.isAbove(req.GetCaller()) && s.cfg.Near != nil {
+			if _, _, err := s.cfg.Near(ctx, req.GetPurpose(), d); err == nil {
+				continue
+			}
+		}
 		switch states[i] {
 		case missing:
 			resp.Missing = append(resp.Missing, d)
@@ -217,7 +225,7 @@ func (s *Server) manifests(req *transferv1.ManifestsRequest, stream grpc.ServerS
 		return nil
 	}
 	for _, d := range req.GetDigests() {
-		m, err := s.cfg.Manifests(ctx, req.GetCaller(), req.GetPurpose(), d)
+		m, err := s.cfg.Manifests(ctx, req, d)
 		if errors.Is(err, ErrNotFound) || errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -254,6 +262,11 @@ func (s *Server) mayFollow(c *transferv1.Caller, fl *Flight) bool {
 func (s *Server) isBelow(c *transferv1.Caller) bool {
 	own := s.cfg.Self.GetGroup()
 	return own == "" || strings.HasPrefix(c.GetGroup(), own+"/")
+}
+
+// isAbove says whether the caller is of a group over this one.
+func (s *Server) isAbove(c *transferv1.Caller) bool {
+	return c.GetGroup() != "" && strings.HasPrefix(s.cfg.Self.GetGroup(), c.GetGroup()+"/")
 }
 
 func (s *Server) isArriving(c *transferv1.Caller, digest string) bool {

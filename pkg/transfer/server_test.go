@@ -302,7 +302,7 @@ func TestServer_FindMissingAndManifests(t *testing.T) {
 		}
 	}
 	s := newSite(f, "hq/gd", "gd-a", nil, func(_ *transfer.FetcherConfig, sc *transfer.ServerConfig) {
-		sc.Manifests = func(_ context.Context, _ *transferv1.Caller, _ *transferv1.Purpose, d string) (store.Manifest, error) {
+		sc.Manifests = func(_ context.Context, _ *transferv1.ManifestsRequest, d string) (store.Manifest, error) {
 			if x, ok := m[d]; ok {
 				return x, nil
 			}

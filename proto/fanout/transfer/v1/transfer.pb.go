@@ -451,7 +451,9 @@ type ManifestsRequest struct {
 	// purpose of the question.
 	Purpose *Purpose `protobuf:"bytes,2,opt,name=purpose,proto3" json:"purpose,omitempty"`
 	// digests of manifests; at most 1000.
-	Digests       []string `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
+	Digests []string `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
+	// at_hand: what the site would have to ask others for is not wanted.
+	AtHand        bool `protobuf:"varint,4,opt,name=at_hand,json=atHand,proto3" json:"at_hand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +507,13 @@ func (x *ManifestsRequest) GetDigests() []string {
 		return x.Digests
 	}
 	return nil
+}
+
+func (x *ManifestsRequest) GetAtHand() bool {
+	if x != nil {
+		return x.AtHand
+	}
+	return false
 }
 
 // ManifestsResponse carries one manifest.
@@ -651,11 +660,12 @@ const file_fanout_transfer_v1_transfer_proto_rawDesc = "" +
 	"\adigests\x18\x03 \x03(\tR\adigests\"K\n" +
 	"\x13FindMissingResponse\x12\x18\n" +
 	"\amissing\x18\x01 \x03(\tR\amissing\x12\x1a\n" +
-	"\barriving\x18\x02 \x03(\tR\barriving\"\x97\x01\n" +
+	"\barriving\x18\x02 \x03(\tR\barriving\"\xb0\x01\n" +
 	"\x10ManifestsRequest\x122\n" +
 	"\x06caller\x18\x01 \x01(\v2\x1a.fanout.transfer.v1.CallerR\x06caller\x125\n" +
 	"\apurpose\x18\x02 \x01(\v2\x1b.fanout.transfer.v1.PurposeR\apurpose\x12\x18\n" +
-	"\adigests\x18\x03 \x03(\tR\adigests\"M\n" +
+	"\adigests\x18\x03 \x03(\tR\adigests\x12\x17\n" +
+	"\aat_hand\x18\x04 \x01(\bR\x06atHand\"M\n" +
 	"\x11ManifestsResponse\x128\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x1c.fanout.transfer.v1.ManifestR\bmanifest\"[\n" +
 	"\bManifest\x12\x1d\n" +
