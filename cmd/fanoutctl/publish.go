@@ -215,9 +215,9 @@ func verdict(refs []string, results []published, wait bool) error {
 }
 
 func (p published) verdict(ref string, wait bool) (code int, text, todo string) {
-	delivered, failed, total := int(p.last.GetDelivered()), int(p.last.GetFailed()), int(p.last.GetSites())
+	delivered, failed, left, total := int(p.last.GetDelivered()), int(p.last.GetFailed()), int(p.last.GetLeft()), int(p.last.GetSites())
 	if p.sites != nil {
-		delivered, failed, total = 0, 0, 0
+		delivered, failed, left, total = 0, 0, 0, 0
 		for _, s := range *p.sites {
 			switch s.State {
 			case "unsubscribed":
@@ -226,6 +226,8 @@ func (p published) verdict(ref string, wait bool) (code int, text, todo string) 
 				delivered++
 			case "failed":
 				failed++
+			case "drifted", "accepted":
+				left++
 			}
 			total++
 		}
@@ -234,7 +236,14 @@ func (p published) verdict(ref string, wait bool) (code int, text, todo string) 
 	some := fmt.Sprintf("published as revision %d and delivered to %d of %d sites; ", p.last.GetRevision(), delivered, total)
 	switch {
 	case p.err == nil && wait && delivered < total:
-		return exitPartial, some + fmt.Sprintf("%d failed", failed), where
+		var rest []string
+		if failed > 0 {
+			rest = append(rest, fmt.Sprintf("%d failed", failed))
+		}
+		if left > 0 {
+			rest = append(rest, fmt.Sprintf("%d left as somebody changed it there", left))
+		}
+		return exitPartial, some + strings.Join(rest, ", "), where
 	case p.err == nil:
 		return exitOK, "", ""
 	case !errors.Is(p.err, errTimeout):

@@ -361,7 +361,7 @@ func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, 
 	var last *adminv1.PublishResponse
 	show := func(w *adminv1.WhereResponse) (bool, error) {
 		p := s.a.publishProgress(rec, w)
-		p.Done = p.GetCopies() >= p.GetCopiesWanted() && (!req.GetWait() || p.GetDelivered() == p.GetSites())
+		p.Done = p.GetCopies() >= p.GetCopiesWanted() && (!req.GetWait() || p.GetDelivered()+p.GetLeft() == p.GetSites())
 		if p.GetDone() && req.GetWait() {
 			p.Where = w.GetSites()
 		}
@@ -407,7 +407,7 @@ func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, 
 }
 
 func samePublish(x, y *adminv1.PublishResponse) bool {
-	return x.GetCopies() == y.GetCopies() && x.GetDelivered() == y.GetDelivered() && x.GetFailed() == y.GetFailed() &&
+	return x.GetCopies() == y.GetCopies() && x.GetDelivered() == y.GetDelivered() && x.GetFailed() == y.GetFailed() && x.GetLeft() == y.GetLeft() &&
 		x.GetBytesLeft() == y.GetBytesLeft() && x.GetSites() == y.GetSites() && x.GetRevision() == y.GetRevision()
 }
 
@@ -433,12 +433,17 @@ func (a *Agent) publishProgress(rec *catalogv1.Record, w *adminv1.WhereResponse)
 			}
 		case "failed":
 			p.Failed++
+		case "drifted", "accepted": // nothing more is going to happen there
+			p.Left++
+			if hq {
+				registries--
+			}
 		}
 	}
 	want := a.node.Catalog().Settings().GetPublish().GetCopies()
 	p.Copies, p.CopiesWanted = copies, min(want, registries)
 	if p.GetCopiesWanted() < want {
-		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %d registries", want, registries)
+		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %d registries that can have it", want, registries)
 	}
 	return p
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -429,12 +430,32 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// maxAccepted bounds the accepted differences that are reported, so that they leave room for what is still to do: the others are shown as delivered.
+const maxAccepted = 200
+
+func boundAccepted(pending map[string]*treev1.PendingRef) {
+	var accepted []string
+	for id, p := range pending {
+		if p.GetState() == "accepted" {
+			accepted = append(accepted, id)
+		}
+	}
+	if len(accepted) <= maxAccepted {
+		return
+	}
+	slices.Sort(accepted)
+	for _, id := range accepted[maxAccepted:] {
+		delete(pending, id)
+	}
+}
+
 // reportHealth tells the tree how this site is, whenever that changed.
 func (a *Agent) reportHealth(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		pending, revision := a.progress.snapshot()
+		boundAccepted(pending)
 		a.node.Report(a.health(pending, revision), pending)
 		if !sleep(ctx, reportEvery) {
 			return
@@ -470,6 +491,25 @@ func (a *Agent) conflictsHere() (n int) {
 	return n
 }
 
+// first counts, and keeps the first of what it counts in the order of their names.
+type first struct {
+	id string
+	n  int
+}
+
+func (f *first) add(id string) {
+	if f.n++; f.n == 1 || id < f.id {
+		f.id = id
+	}
+}
+
+func difference(id string, p *treev1.PendingRef, n int) string {
+	if n == 1 {
+		return id + " differs: " + p.GetReason()
+	}
+	return fmt.Sprintf("%d refs differ, as %s: %s", n, id, p.GetReason())
+}
+
 func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
 	a.mu.Lock()
 	regErr, sweepErr, nextSweep := a.regErr, a.sweepError, a.nextSweep
@@ -479,14 +519,18 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
 		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
 	}
-	failed, failures := "", 0
+	var failed, drifted first
+	todo := 0
 	for id, p := range pending {
 		h.BytesLeft += p.GetBytesLeft()
-		if p.GetState() != "failed" {
-			continue
-		}
-		if failures++; failed == "" || id < failed {
-			failed = id
+		switch p.GetState() {
+		case "failed":
+			failed.add(id)
+		case "drifted":
+			drifted.add(id)
+		case "accepted":
+		default:
+			todo++
 		}
 	}
 	roster, diskErr := a.node.Roster(), a.node.DiskTrouble()
@@ -503,14 +547,16 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		h.State, h.Reason = "degraded", "raft log: "+diskErr.Error()+"; written again every second"
 	case a.otherSettings() != "":
 		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
-	case failed != "":
-		h.State, h.Reason = "degraded", failure(failed, pending[failed], failures)
+	case failed.n > 0:
+		h.State, h.Reason = "degraded", failure(failed.id, pending[failed.id], failed.n)
 	case sweepErr != nil:
 		h.State, h.Reason = "degraded", "sweep: "+sweepErr.Error()+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
 	case a.conflictsHere() > 0:
 		h.State, h.Reason = "conflict", fmt.Sprintf("%d pushes here lost against another of their tag and wait for a word: see 'fanoutctl conflicts'", a.conflictsHere())
-	case len(pending) > 0:
-		h.State, h.Reason = "syncing", fmt.Sprintf("refs to deliver: %d", len(pending))
+	case todo > 0:
+		h.State, h.Reason = "syncing", fmt.Sprintf("refs to deliver: %d", todo)
+	case drifted.n > 0:
+		h.State, h.Reason = "degraded", difference(drifted.id, pending[drifted.id], drifted.n)
 	case revision < roster.Head:
 		h.State, h.Reason = "behind", fmt.Sprintf("%d revisions behind", roster.Head-revision)
 	default:

@@ -6,5 +6,5 @@
 // Invariants:
 //   - at most one worker is busy with a ref at a time, so that its tag moves in the order of revisions;
 //   - a tag is put after everything under it was accepted by the registry, and after the intent to put it was written down;
-//   - a ref with a revision up to Site.revision as reported is either delivered or listed as pending.
+//   - a ref with a revision up to Site.revision as reported is either delivered or listed as pending; as pending counts, too, what is left as somebody changed it.
 package agent

@@ -233,6 +233,11 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		return a.delivered(ref, got)
 	case reconcile.Report:
 		a.events.warning("Drift", ref.String(), v.Reason)
+		a.differs(ref, rec, ours, "drifted", v.Reason)
+		return nil
+	case reconcile.Accept:
+		a.differs(ref, rec, ours, "accepted", v.Reason)
+		return nil
 	case reconcile.Foreign:
 		// Not ours, but what lies under it need not be sent again.
 		if has, err := a.store.HasBlob(ref.Repository, ours); err != nil {
@@ -251,6 +256,14 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 		a.progress.settle(ref, rec.GetRevision())
 	}
 	return nil
+}
+
+// differs notes that a ref is left as it is though the catalog says otherwise.
+func (a *Agent) differs(ref catalog.Ref, rec *catalogv1.Record, ours, state, reason string) {
+	a.progress.update(ref, func(p *treev1.PendingRef) {
+		p.Revision, p.State, p.Digest, p.Reason = rec.GetRevision(), state, ours, reason
+		p.BytesLeft, p.Attempts, p.NextAttempt = 0, 0, nil
+	}, true)
 }
 
 // observe asks the registry what a ref shows; empty: nothing.

@@ -98,11 +98,13 @@ const (
 	Conflict
 	// Report: the registry shows something else than the catalog, which is left so and shown.
 	Report
+	// Accept: the same, and the settings say that it is well so.
+	Accept
 	// Foreign: the ref is none of the catalog's; it is not touched.
 	Foreign
 )
 
-var actionNames = [...]string{"none", "adopt", "deliver", "publish", "unpublish", "remove", "conflict", "report", "foreign"}
+var actionNames = [...]string{"none", "adopt", "deliver", "publish", "unpublish", "remove", "conflict", "report", "accept", "foreign"}
 
 // String returns the action in a word.
 func (a Action) String() string {
@@ -153,7 +155,7 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  B = T, HQ, O −, else                               report     stays absent here
 //	  B = T, HQ, O there, publishable                    publish
 //	  B = T, HQ, O there, else                           report
-//	  B = T, below                                       by drift.deleted (O −) or drift.changed: repair: deliver; report: report; accept: none
+//	  B = T, below                                       by drift.deleted (O −) or drift.changed: repair: deliver; report: report; accept: accept
 //	  all differ, below                                  deliver
 //	  all differ, HQ, O −                                deliver    a push outweighs a deletion
 //	  all differ, HQ, not publishable                    conflict
@@ -164,7 +166,7 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	record is a tombstone, O there; "shown" means that O is its target or in its history
 //	  B = O, from a record                               remove
 //	  distrusted, O shown                                remove
-//	  B − by this tombstone, below, O shown              by drift.changed: repair: remove; report: report; accept: none
+//	  B − by this tombstone, below, O shown              by drift.changed: repair: remove; report: report; accept: accept
 //	  B − by this tombstone, HQ                          as a push, see below
 //	  HQ, O shown, pushed surely after the tombstone     as a push
 //	  O shown                                            remove
@@ -305,7 +307,7 @@ func drift(setting string, repair Action, what string) Verdict {
 	case "", "repair":
 		return say(repair, what+": repaired")
 	case "accept":
-		return say(None, what+": accepted")
+		return say(Accept, what+": accepted")
 	}
 	return say(Report, what)
 }
@@ -332,7 +334,7 @@ func mergeChangedHere(in Input) Verdict {
 	case in.Ours.Digest == "" && in.Deletes == "propagate" && in.PublishMatch:
 		return say(Unpublish, "deleted here")
 	case in.Ours.Digest == "":
-		return say(Report, "deleted here; deletions do not travel")
+		return say(Report, "deleted here; deletions do not travel: unpublish it, or push it again")
 	case in.PublishMatch:
 		return say(Publish, "pushed here")
 	}

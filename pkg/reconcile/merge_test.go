@@ -296,7 +296,7 @@ func TestMerge_Rows(t *testing.T) {
 		{"all differ, beyond the bound", reconcile.Input{Ours: known("X"), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true, PushedAt: at(bound + 1), ClockBound: bound}, reconcile.Publish},
 		{"all differ, before the bound", reconcile.Input{Ours: known("X"), Base: known("B"), BaseRevision: 4, Theirs: record(false), PublishMatch: true, PushedAt: at(-bound - 1), ClockBound: bound}, reconcile.Deliver},
 		{"drift: changed, report", reconcile.Input{Place: reconcile.Below, Ours: known("X"), Base: known("T"), BaseRevision: 5, Theirs: record(false), Drift: reconcile.Drift{Changed: "report"}}, reconcile.Report},
-		{"drift: changed, accept", reconcile.Input{Place: reconcile.Below, Ours: known("X"), Base: known("T"), BaseRevision: 5, Theirs: record(false), Drift: reconcile.Drift{Changed: "accept"}}, reconcile.None},
+		{"drift: changed, accept", reconcile.Input{Place: reconcile.Below, Ours: known("X"), Base: known("T"), BaseRevision: 5, Theirs: record(false), Drift: reconcile.Drift{Changed: "accept"}}, reconcile.Accept},
 		{"drift: deleted, report", reconcile.Input{Place: reconcile.Below, Ours: known(""), Base: known("T"), BaseRevision: 5, Theirs: record(false), Drift: reconcile.Drift{Deleted: "report"}}, reconcile.Report},
 		{"drift: deleted, repair", reconcile.Input{Place: reconcile.Below, Ours: known(""), Base: known("T"), BaseRevision: 5, Theirs: record(false), Drift: reconcile.Drift{Changed: "report"}}, reconcile.Deliver},
 		{"set again below after a tombstone, report", reconcile.Input{Place: reconcile.Below, Ours: known("T"), Base: known(""), BaseRevision: 5, Theirs: record(true), Drift: reconcile.Drift{Changed: "report"}}, reconcile.Report},

@@ -36,7 +36,7 @@ func stateColor(state string) string {
 		return cyan
 	case "behind", "waiting", "held":
 		return yellow
-	case "degraded", "conflict", "failed", "unreachable":
+	case "degraded", "conflict", "failed", "drifted", "unreachable":
 		return red
 	default: // witness, unsubscribed, unknown, and states of newer agents
 		return dim

@@ -105,7 +105,9 @@ type PublishResponse struct {
 	// message worth showing, such as "fewer copies than publish.copies: only 1 registry exists".
 	Message string `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"`
 	// where each site is; only in the last message of a publish with wait.
-	Where         []*SiteRef `protobuf:"bytes,12,rep,name=where,proto3" json:"where,omitempty"`
+	Where []*SiteRef `protobuf:"bytes,12,rep,name=where,proto3" json:"where,omitempty"`
+	// left: sites that show something else, as somebody changed it there, and are left so.
+	Left          uint32 `protobuf:"varint,13,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -222,6 +224,13 @@ func (x *PublishResponse) GetWhere() []*SiteRef {
 		return x.Where
 	}
 	return nil
+}
+
+func (x *PublishResponse) GetLeft() uint32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
 }
 
 // TreeRequest selects a subtree.
@@ -777,7 +786,7 @@ type SiteRef struct {
 	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
 	// group of the site.
 	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
-	// state: delivered, delivering, waiting, failed, held or unsubscribed; unknown where the site was not heard of.
+	// state: delivered, delivering, waiting, failed, held, drifted, accepted (a difference by the settings) or unsubscribed; unknown where the site was not heard of.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// digest that it shows.
 	Digest string `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -2726,7 +2735,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x1bfanout/admin/v1/admin.proto\x12\x0ffanout.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
 	"\x0ePublishRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
-	"\x04wait\x18\x02 \x01(\bR\x04wait\"\xdd\x02\n" +
+	"\x04wait\x18\x02 \x01(\bR\x04wait\"\xf1\x02\n" +
 	"\x0fPublishResponse\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
@@ -2741,7 +2750,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04done\x18\n" +
 	" \x01(\bR\x04done\x12\x18\n" +
 	"\amessage\x18\v \x01(\tR\amessage\x12.\n" +
-	"\x05where\x18\f \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05where\"9\n" +
+	"\x05where\x18\f \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05where\x12\x12\n" +
+	"\x04left\x18\r \x01(\rR\x04left\"9\n" +
 	"\vTreeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"s\n" +

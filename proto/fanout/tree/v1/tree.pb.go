@@ -1433,7 +1433,7 @@ type PendingRef struct {
 	Tag string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
 	// revision that is wanted.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	// state: delivering, waiting, failed or held.
+	// state: delivering, waiting, failed or held; drifted or accepted where the registry was changed and is left so.
 	State string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
 	// digest that the site shows now; empty for none.
 	Digest string `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
