@@ -67,10 +67,12 @@ type site struct {
 	raft    string
 	http    string
 	parents []string
-	members []*site
-	extra   string       // more configuration
-	link    *proxy       // in front of fabric, when the traffic to it is to be counted
-	own     *ownRegistry // nil where the registry is embedded
+	// fallback parents.
+	fallback []string
+	members  []*site
+	extra    string       // more configuration
+	link     *proxy       // in front of fabric, when the traffic to it is to be counted
+	own      *ownRegistry // nil where the registry is embedded
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
@@ -175,6 +177,9 @@ func (s *site) config() string {
 	fmt.Fprintf(b, "fabric:\n  listen: %s\n  advertise: %s\n  socket: %s\n", s.fabric, s.advertised(), filepath.Join(filepath.Dir(s.dir), "s"))
 	if len(s.parents) > 0 {
 		fmt.Fprintf(b, "  parents: [%s]\n", strings.Join(s.parents, ", "))
+	}
+	if len(s.fallback) > 0 {
+		fmt.Fprintf(b, "  fallbackParents: [%s]\n", strings.Join(s.fallback, ", "))
 	}
 	if !strings.Contains(s.extra, "http:\n") {
 		fmt.Fprintf(b, "http: {listen: \"%s\"}\n", s.http)
