@@ -503,6 +503,15 @@ func TestChild_Converges(t *testing.T) {
 			if want.Digest() != got.Digest() {
 				t.Fatal("digests differ")
 			}
+			var tally catalog.Tally
+			for rec := range child.Snapshot().Records() {
+				if !rec.Deleted {
+					tally.Add(rec.Repository, rec.Tag, rec.Target.Digest, catalog.ReferrersOf(rec)...)
+				}
+			}
+			if tally.Digest() != want.Digest() {
+				t.Fatal("a tally of the same refs has another digest")
+			}
 			if !proto.Equal(want.Position(), child.Snapshot().Position()) {
 				t.Fatalf("position %v, want %v", child.Snapshot().Position(), want.Position())
 			}

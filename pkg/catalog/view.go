@@ -83,41 +83,32 @@ func (v View) Relation(child *catalogv1.Position) Relation {
 // of a repository are equal want the same there. Revisions are not in it: they say when, not what.
 func (v View) Digests() iter.Seq2[string, string] {
 	return func(yield func(repository, digest string) bool) {
-		var (
-			e        encoder
-			repo     string
-			within   bool
-			anything bool
-		)
-		flush := func() bool {
-			if !anything {
-				return true
-			}
-			sum := sha256.Sum256(e.Bytes())
-			e.Reset()
-			anything = false
-			return yield(repo, hex.EncodeToString(sum[:]))
-		}
+		t := Tally{each: yield}
+		repo, within := "", false
 		for rec := range v.snap.Records() {
+			if t.done {
+				return
+			}
 			if rec.Repository != repo {
-				if !flush() {
-					return
-				}
 				repo, within = rec.Repository, v.all || MatchScope(v.scope, rec.Repository)
 			}
-			if !within || rec.Deleted || rec.Revision > v.snap.position.Revision {
-				continue
-			}
-			anything = true
-			e.text(rec.Tag)
-			e.text(rec.Target.Digest)
-			e.number(uint64(len(rec.Referrers)))
-			for _, d := range rec.Referrers {
-				e.text(d.Digest)
+			if within && !rec.Deleted && rec.Revision <= v.snap.position.Revision {
+				t.Add(rec.Repository, rec.Tag, rec.Target.Digest, ReferrersOf(rec)...)
 			}
 		}
-		flush()
+		if !t.done {
+			t.flush()
+		}
 	}
+}
+
+// ReferrersOf gives the digests of a record's referrers, in order.
+func ReferrersOf(rec *catalogv1.Record) []string {
+	out := make([]string, len(rec.GetReferrers()))
+	for i, d := range rec.GetReferrers() {
+		out[i] = d.GetDigest()
+	}
+	return out
 }
 
 // Digest is one value over all of Digests: two groups with equal digests want the same.
