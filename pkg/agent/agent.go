@@ -84,6 +84,7 @@ type Agent struct {
 	entered pushes // when referrers of a ref were last entered again
 
 	marker marker
+	amends amends
 	doubt  nudge // whether the registry answers
 	stale  nudge // what is known of the registry's content
 
@@ -130,7 +131,7 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	if a.store, err = store.Open(store.Config{Dir: filepath.Join(cfg.DataDir, "store"), SpoolBytes: int64(cfg.Limits.Spool), Logger: a.logger}); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(a.loadMarker(), a.assemble()); err != nil {
+	if err := errors.Join(a.loadMarker(), a.assemble(), a.loadAmends()); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil

@@ -145,7 +145,12 @@ func (a *Agent) handle(ctx context.Context, k key) error {
 	if k.digest != "" {
 		return a.noteReferrer(ctx, k.repository, k.digest)
 	}
-	return a.reconcileRef(ctx, catalog.Ref{Repository: k.repository, Tag: k.tag})
+	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
+	note := a.amends.get(ref.String())
+	if err := a.reconcileRef(ctx, ref); err != nil {
+		return err
+	}
+	return a.amendDone(ref, note)
 }
 
 // reconcileRef compares one ref in the catalog, in the registry and in this site's memory, and works off the difference.
@@ -164,7 +169,10 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	}
 	in := a.mergeInput(ref, rec, st, ours)
 	in.Distrusted = a.distrusted(ref, st, known)
-	v := reconcile.Merge(in)
+	v, err := a.amended(ctx, ref, in, reconcile.Merge(in))
+	if err != nil {
+		return err
+	}
 	if v.Action == reconcile.Unpublish || v.Action == reconcile.Publish && (rec != nil || in.PushedAt.IsZero()) {
 		// What looks like a deletion or an older push may be a registry that was wiped or restored a moment ago.
 		if lost, err := a.checkMarker(ctx); err != nil {

@@ -9,6 +9,7 @@
 package adminv1
 
 import (
+	v1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -2728,11 +2729,769 @@ func (x *AcceptEpochResponse) GetHeldRevision() uint64 {
 	return 0
 }
 
+// ViewRequest names a site.
+type ViewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site to ask; empty: the agent that is asked.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// within: only what every one of these scopes has in it.
+	Within        []*v1.Scope `protobuf:"bytes,2,rep,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewRequest) Reset() {
+	*x = ViewRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewRequest) ProtoMessage() {}
+
+func (x *ViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
+func (*ViewRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ViewRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ViewRequest) GetWithin() []*v1.Scope {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+// ViewResponse is what a site's catalog says, as one value.
+type ViewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site and its group.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group of the site.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// epoch of the catalog.
+	Epoch string `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// revision of the position.
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// view is the digest over refs, targets and referrers.
+	View string `protobuf:"bytes,5,opt,name=view,proto3" json:"view,omitempty"`
+	// scope of the group; absent at headquarters, which holds everything.
+	Scope         *v1.Scope `protobuf:"bytes,6,opt,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewResponse) Reset() {
+	*x = ViewResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewResponse) ProtoMessage() {}
+
+func (x *ViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewResponse.ProtoReflect.Descriptor instead.
+func (*ViewResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ViewResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ViewResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ViewResponse) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *ViewResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ViewResponse) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *ViewResponse) GetScope() *v1.Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+// VerifyRequest says what to look at, and how closely.
+type VerifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site to verify; empty: every site that the agent knows.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// deep: read and hash every manifest and blob, not only ask whether it is there.
+	Deep bool `protobuf:"varint,2,opt,name=deep,proto3" json:"deep,omitempty"`
+	// repair what is wrong.
+	Repair bool `protobuf:"varint,3,opt,name=repair,proto3" json:"repair,omitempty"`
+	// tags_only: look at what the tags show, and not at what is under them.
+	TagsOnly bool `protobuf:"varint,4,opt,name=tags_only,json=tagsOnly,proto3" json:"tags_only,omitempty"`
+	// list every ref with what the registry shows, not only the differences.
+	List bool `protobuf:"varint,5,opt,name=list,proto3" json:"list,omitempty"`
+	// within: look only at what every one of these scopes has in it.
+	Within        []*v1.Scope `protobuf:"bytes,6,rep,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *VerifyRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetDeep() bool {
+	if x != nil {
+		return x.Deep
+	}
+	return false
+}
+
+func (x *VerifyRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *VerifyRequest) GetTagsOnly() bool {
+	if x != nil {
+		return x.TagsOnly
+	}
+	return false
+}
+
+func (x *VerifyRequest) GetList() bool {
+	if x != nil {
+		return x.List
+	}
+	return false
+}
+
+func (x *VerifyRequest) GetWithin() []*v1.Scope {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+// VerifyResponse is one thing that was found out about a site.
+type VerifyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site that it is about, and its group.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group of the site.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// what was found out.
+	//
+	// Types that are valid to be assigned to What:
+	//
+	//	*VerifyResponse_Progress
+	//	*VerifyResponse_Ref
+	//	*VerifyResponse_Difference
+	//	*VerifyResponse_Done
+	What          isVerifyResponse_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *VerifyResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *VerifyResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *VerifyResponse) GetWhat() isVerifyResponse_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetProgress() *VerifyProgress {
+	if x != nil {
+		if x, ok := x.What.(*VerifyResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetRef() *VerifiedRef {
+	if x != nil {
+		if x, ok := x.What.(*VerifyResponse_Ref); ok {
+			return x.Ref
+		}
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetDifference() *Difference {
+	if x != nil {
+		if x, ok := x.What.(*VerifyResponse_Difference); ok {
+			return x.Difference
+		}
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetDone() *VerifyDone {
+	if x != nil {
+		if x, ok := x.What.(*VerifyResponse_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isVerifyResponse_What interface {
+	isVerifyResponse_What()
+}
+
+type VerifyResponse_Progress struct {
+	// progress, now and then, so that an agent that is at work is told from one that hangs.
+	Progress *VerifyProgress `protobuf:"bytes,3,opt,name=progress,proto3,oneof"`
+}
+
+type VerifyResponse_Ref struct {
+	// ref that was asked for with list.
+	Ref *VerifiedRef `protobuf:"bytes,4,opt,name=ref,proto3,oneof"`
+}
+
+type VerifyResponse_Difference struct {
+	// difference, after the repair where there was one.
+	Difference *Difference `protobuf:"bytes,5,opt,name=difference,proto3,oneof"`
+}
+
+type VerifyResponse_Done struct {
+	// done: the last message of a site.
+	Done *VerifyDone `protobuf:"bytes,6,opt,name=done,proto3,oneof"`
+}
+
+func (*VerifyResponse_Progress) isVerifyResponse_What() {}
+
+func (*VerifyResponse_Ref) isVerifyResponse_What() {}
+
+func (*VerifyResponse_Difference) isVerifyResponse_What() {}
+
+func (*VerifyResponse_Done) isVerifyResponse_What() {}
+
+// VerifyProgress says how far a site is.
+type VerifyProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refs looked at.
+	Refs uint64 `protobuf:"varint,1,opt,name=refs,proto3" json:"refs,omitempty"`
+	// refs_total to look at.
+	RefsTotal uint64 `protobuf:"varint,2,opt,name=refs_total,json=refsTotal,proto3" json:"refs_total,omitempty"`
+	// bytes read.
+	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// repairing: what was found is being mended; refs count those.
+	Repairing     bool `protobuf:"varint,4,opt,name=repairing,proto3" json:"repairing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyProgress) Reset() {
+	*x = VerifyProgress{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyProgress) ProtoMessage() {}
+
+func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
+func (*VerifyProgress) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *VerifyProgress) GetRefs() uint64 {
+	if x != nil {
+		return x.Refs
+	}
+	return 0
+}
+
+func (x *VerifyProgress) GetRefsTotal() uint64 {
+	if x != nil {
+		return x.RefsTotal
+	}
+	return 0
+}
+
+func (x *VerifyProgress) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *VerifyProgress) GetRepairing() bool {
+	if x != nil {
+		return x.Repairing
+	}
+	return false
+}
+
+// VerifiedRef is what a registry shows under a ref of the catalog.
+type VerifiedRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// want is the digest that the site's catalog says.
+	Want string `protobuf:"bytes,2,opt,name=want,proto3" json:"want,omitempty"`
+	// revision of the site's record.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// shown digest; empty: none.
+	Shown string `protobuf:"bytes,4,opt,name=shown,proto3" json:"shown,omitempty"`
+	// referrers that the registry lists of those in the record.
+	Referrers     uint32 `protobuf:"varint,5,opt,name=referrers,proto3" json:"referrers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifiedRef) Reset() {
+	*x = VerifiedRef{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifiedRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifiedRef) ProtoMessage() {}
+
+func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifiedRef.ProtoReflect.Descriptor instead.
+func (*VerifiedRef) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *VerifiedRef) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *VerifiedRef) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
+func (x *VerifiedRef) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *VerifiedRef) GetShown() string {
+	if x != nil {
+		return x.Shown
+	}
+	return ""
+}
+
+func (x *VerifiedRef) GetReferrers() uint32 {
+	if x != nil {
+		return x.Referrers
+	}
+	return 0
+}
+
+// Difference is something that a site does not show as the catalog says.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG; empty: it is about the whole site.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// kind: missing-tag, other-digest, missing-manifest, missing-blob, wrong-bytes, missing-referrer, catalog-behind, unreadable; the set may grow.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// digest of what is missing or wrong.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// shown is what is there in its place; may be empty.
+	Shown string `protobuf:"bytes,4,opt,name=shown,proto3" json:"shown,omitempty"`
+	// reason in words, those of the registry where it gave any.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Difference) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *Difference) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Difference) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Difference) GetShown() string {
+	if x != nil {
+		return x.Shown
+	}
+	return ""
+}
+
+func (x *Difference) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// VerifyDone sums a site up.
+type VerifyDone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// state: equal, different, unreachable (and then nothing else is known), or witness (its catalog is equal, it has no registry).
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// reason why a site is unreachable.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// epoch, revision: the position of the site's catalog.
+	Epoch string `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// revision of the position.
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// view is the digest of what the site's catalog says, within what was asked for.
+	View string `protobuf:"bytes,5,opt,name=view,proto3" json:"view,omitempty"`
+	// shown is the digest of what the registry shows of the view, made in the same way.
+	Shown string `protobuf:"bytes,6,opt,name=shown,proto3" json:"shown,omitempty"`
+	// refs that were looked at.
+	Refs uint64 `protobuf:"varint,7,opt,name=refs,proto3" json:"refs,omitempty"`
+	// manifests that were looked at.
+	Manifests uint64 `protobuf:"varint,8,opt,name=manifests,proto3" json:"manifests,omitempty"`
+	// blobs that were looked at.
+	Blobs uint64 `protobuf:"varint,9,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	// bytes that were read and hashed.
+	Bytes int64 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// differences that are left.
+	Differences uint64 `protobuf:"varint,11,opt,name=differences,proto3" json:"differences,omitempty"`
+	// repaired: refs that were wrong and are right now.
+	Repaired      uint64 `protobuf:"varint,12,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyDone) Reset() {
+	*x = VerifyDone{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyDone) ProtoMessage() {}
+
+func (x *VerifyDone) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyDone.ProtoReflect.Descriptor instead.
+func (*VerifyDone) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *VerifyDone) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *VerifyDone) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *VerifyDone) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *VerifyDone) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *VerifyDone) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *VerifyDone) GetShown() string {
+	if x != nil {
+		return x.Shown
+	}
+	return ""
+}
+
+func (x *VerifyDone) GetRefs() uint64 {
+	if x != nil {
+		return x.Refs
+	}
+	return 0
+}
+
+func (x *VerifyDone) GetManifests() uint64 {
+	if x != nil {
+		return x.Manifests
+	}
+	return 0
+}
+
+func (x *VerifyDone) GetBlobs() uint64 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
+func (x *VerifyDone) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *VerifyDone) GetDifferences() uint64 {
+	if x != nil {
+		return x.Differences
+	}
+	return 0
+}
+
+func (x *VerifyDone) GetRepaired() uint64 {
+	if x != nil {
+		return x.Repaired
+	}
+	return 0
+}
+
 var File_fanout_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bfanout/admin/v1/admin.proto\x12\x0ffanout.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
+	"\x1bfanout/admin/v1/admin.proto\x12\x0ffanout.admin.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
 	"\x0ePublishRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
 	"\x04wait\x18\x02 \x01(\bR\x04wait\"\xf1\x02\n" +
@@ -2926,7 +3685,68 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x13AcceptEpochResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\tR\x04held\x12#\n" +
-	"\rheld_revision\x18\x03 \x01(\x04R\fheldRevision2\x86\v\n" +
+	"\rheld_revision\x18\x03 \x01(\x04R\fheldRevision\"S\n" +
+	"\vViewRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x120\n" +
+	"\x06within\x18\x02 \x03(\v2\x18.fanout.catalog.v1.ScopeR\x06within\"\xae\x01\n" +
+	"\fViewResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04view\x18\x05 \x01(\tR\x04view\x12.\n" +
+	"\x05scope\x18\x06 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x05scope\"\xb2\x01\n" +
+	"\rVerifyRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
+	"\x04deep\x18\x02 \x01(\bR\x04deep\x12\x16\n" +
+	"\x06repair\x18\x03 \x01(\bR\x06repair\x12\x1b\n" +
+	"\ttags_only\x18\x04 \x01(\bR\btagsOnly\x12\x12\n" +
+	"\x04list\x18\x05 \x01(\bR\x04list\x120\n" +
+	"\x06within\x18\x06 \x03(\v2\x18.fanout.catalog.v1.ScopeR\x06within\"\xa5\x02\n" +
+	"\x0eVerifyResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12=\n" +
+	"\bprogress\x18\x03 \x01(\v2\x1f.fanout.admin.v1.VerifyProgressH\x00R\bprogress\x120\n" +
+	"\x03ref\x18\x04 \x01(\v2\x1c.fanout.admin.v1.VerifiedRefH\x00R\x03ref\x12=\n" +
+	"\n" +
+	"difference\x18\x05 \x01(\v2\x1b.fanout.admin.v1.DifferenceH\x00R\n" +
+	"difference\x121\n" +
+	"\x04done\x18\x06 \x01(\v2\x1b.fanout.admin.v1.VerifyDoneH\x00R\x04doneB\x06\n" +
+	"\x04what\"w\n" +
+	"\x0eVerifyProgress\x12\x12\n" +
+	"\x04refs\x18\x01 \x01(\x04R\x04refs\x12\x1d\n" +
+	"\n" +
+	"refs_total\x18\x02 \x01(\x04R\trefsTotal\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1c\n" +
+	"\trepairing\x18\x04 \x01(\bR\trepairing\"\x83\x01\n" +
+	"\vVerifiedRef\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04want\x18\x02 \x01(\tR\x04want\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05shown\x18\x04 \x01(\tR\x05shown\x12\x1c\n" +
+	"\treferrers\x18\x05 \x01(\rR\treferrers\"x\n" +
+	"\n" +
+	"Difference\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05shown\x18\x04 \x01(\tR\x05shown\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xb2\x02\n" +
+	"\n" +
+	"VerifyDone\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04view\x18\x05 \x01(\tR\x04view\x12\x14\n" +
+	"\x05shown\x18\x06 \x01(\tR\x05shown\x12\x12\n" +
+	"\x04refs\x18\a \x01(\x04R\x04refs\x12\x1c\n" +
+	"\tmanifests\x18\b \x01(\x04R\tmanifests\x12\x14\n" +
+	"\x05blobs\x18\t \x01(\x04R\x05blobs\x12\x14\n" +
+	"\x05bytes\x18\n" +
+	" \x01(\x03R\x05bytes\x12 \n" +
+	"\vdifferences\x18\v \x01(\x04R\vdifferences\x12\x1a\n" +
+	"\brepaired\x18\f \x01(\x04R\brepaired2\x98\f\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -2944,7 +3764,9 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Lead\x12\x1c.fanout.admin.v1.LeadRequest\x1a\x1d.fanout.admin.v1.LeadResponse\x12Z\n" +
 	"\vSaveCatalog\x12#.fanout.admin.v1.SaveCatalogRequest\x1a$.fanout.admin.v1.SaveCatalogResponse0\x01\x12c\n" +
 	"\x0eRestoreCatalog\x12&.fanout.admin.v1.RestoreCatalogRequest\x1a'.fanout.admin.v1.RestoreCatalogResponse(\x01\x12X\n" +
-	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponseB;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
+	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponse\x12C\n" +
+	"\x04View\x12\x1c.fanout.admin.v1.ViewRequest\x1a\x1d.fanout.admin.v1.ViewResponse\x12K\n" +
+	"\x06Verify\x12\x1e.fanout.admin.v1.VerifyRequest\x1a\x1f.fanout.admin.v1.VerifyResponse0\x01B;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_fanout_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2958,7 +3780,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),         // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),        // 1: fanout.admin.v1.PublishResponse
@@ -3000,71 +3822,91 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*RestoreCatalogResponse)(nil), // 37: fanout.admin.v1.RestoreCatalogResponse
 	(*AcceptEpochRequest)(nil),     // 38: fanout.admin.v1.AcceptEpochRequest
 	(*AcceptEpochResponse)(nil),    // 39: fanout.admin.v1.AcceptEpochResponse
-	nil,                            // 40: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 41: google.protobuf.Timestamp
+	(*ViewRequest)(nil),            // 40: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),           // 41: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),          // 42: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 43: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),         // 44: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),            // 45: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),             // 46: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),             // 47: fanout.admin.v1.VerifyDone
+	nil,                            // 48: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
+	(*v1.Scope)(nil),               // 50: fanout.catalog.v1.Scope
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	41, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	49, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	41, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	40, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	41, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	41, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	49, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	48, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	49, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	49, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 8: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	41, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	41, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	41, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	41, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	41, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	49, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	49, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	49, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	49, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	49, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	15, // 14: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	41, // 15: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	49, // 15: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
 	24, // 16: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
 	25, // 17: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	25, // 18: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	41, // 19: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	41, // 20: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	49, // 19: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	49, // 20: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
 	15, // 21: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	0,  // 22: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 23: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 24: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 25: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 26: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 27: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 28: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	18, // 29: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	20, // 30: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	22, // 31: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	26, // 32: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	28, // 33: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	30, // 34: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	32, // 35: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	34, // 36: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	36, // 37: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	38, // 38: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	1,  // 39: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 40: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 41: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 42: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 43: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 44: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 45: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	19, // 46: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	21, // 47: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	23, // 48: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	27, // 49: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	29, // 50: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	31, // 51: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	33, // 52: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	35, // 53: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	37, // 54: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	39, // 55: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	39, // [39:56] is the sub-list for method output_type
-	22, // [22:39] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	50, // 22: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	50, // 23: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	50, // 24: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	44, // 25: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	45, // 26: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	46, // 27: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	47, // 28: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	0,  // 29: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 30: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 31: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 32: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	11, // 33: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	13, // 34: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	16, // 35: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	18, // 36: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	20, // 37: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	22, // 38: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	26, // 39: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	28, // 40: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	30, // 41: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	32, // 42: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	34, // 43: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	36, // 44: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	38, // 45: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	40, // 46: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	42, // 47: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	1,  // 48: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 49: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 50: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 51: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	12, // 52: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	14, // 53: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	17, // 54: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	19, // 55: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	21, // 56: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	23, // 57: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	27, // 58: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	29, // 59: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	31, // 60: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	33, // 61: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	35, // 62: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	37, // 63: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	39, // 64: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	41, // 65: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	43, // 66: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	48, // [48:67] is the sub-list for method output_type
+	29, // [29:48] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -3072,13 +3914,19 @@ func file_fanout_admin_v1_admin_proto_init() {
 	if File_fanout_admin_v1_admin_proto != nil {
 		return
 	}
+	file_fanout_admin_v1_admin_proto_msgTypes[43].OneofWrappers = []any{
+		(*VerifyResponse_Progress)(nil),
+		(*VerifyResponse_Ref)(nil),
+		(*VerifyResponse_Difference)(nil),
+		(*VerifyResponse_Done)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

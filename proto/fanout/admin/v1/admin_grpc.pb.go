@@ -38,6 +38,8 @@ const (
 	AdminService_SaveCatalog_FullMethodName    = "/fanout.admin.v1.AdminService/SaveCatalog"
 	AdminService_RestoreCatalog_FullMethodName = "/fanout.admin.v1.AdminService/RestoreCatalog"
 	AdminService_AcceptEpoch_FullMethodName    = "/fanout.admin.v1.AdminService/AcceptEpoch"
+	AdminService_View_FullMethodName           = "/fanout.admin.v1.AdminService/View"
+	AdminService_Verify_FullMethodName         = "/fanout.admin.v1.AdminService/Verify"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -82,6 +84,11 @@ type AdminServiceClient interface {
 	RestoreCatalog(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreCatalogRequest, RestoreCatalogResponse], error)
 	// AcceptEpoch lets this group follow a catalog that does not continue the one it holds.
 	AcceptEpoch(ctx context.Context, in *AcceptEpochRequest, opts ...grpc.CallOption) (*AcceptEpochResponse, error)
+	// View gives the digest of what a site's catalog says, in one round trip: two sites whose views are equal want the same. NOT_FOUND: no such site is known here.
+	View(ctx context.Context, in *ViewRequest, opts ...grpc.CallOption) (*ViewResponse, error)
+	// Verify compares sites with the catalog: first the digests of their views, then what their registries really show. Messages of several sites may be mixed; the last one of a
+	// site has done set. With repair, what is wrong is mended as far as the site can, and looked at again. NOT_FOUND: no such site is known here.
+	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error)
 }
 
 type adminServiceClient struct {
@@ -319,6 +326,35 @@ func (c *adminServiceClient) AcceptEpoch(ctx context.Context, in *AcceptEpochReq
 	return out, nil
 }
 
+func (c *adminServiceClient) View(ctx context.Context, in *ViewRequest, opts ...grpc.CallOption) (*ViewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ViewResponse)
+	err := c.cc.Invoke(ctx, AdminService_View_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[7], AdminService_Verify_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyRequest, VerifyResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_VerifyClient = grpc.ServerStreamingClient[VerifyResponse]
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -361,6 +397,11 @@ type AdminServiceServer interface {
 	RestoreCatalog(grpc.ClientStreamingServer[RestoreCatalogRequest, RestoreCatalogResponse]) error
 	// AcceptEpoch lets this group follow a catalog that does not continue the one it holds.
 	AcceptEpoch(context.Context, *AcceptEpochRequest) (*AcceptEpochResponse, error)
+	// View gives the digest of what a site's catalog says, in one round trip: two sites whose views are equal want the same. NOT_FOUND: no such site is known here.
+	View(context.Context, *ViewRequest) (*ViewResponse, error)
+	// Verify compares sites with the catalog: first the digests of their views, then what their registries really show. Messages of several sites may be mixed; the last one of a
+	// site has done set. With repair, what is wrong is mended as far as the site can, and looked at again. NOT_FOUND: no such site is known here.
+	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -421,6 +462,12 @@ func (UnimplementedAdminServiceServer) RestoreCatalog(grpc.ClientStreamingServer
 }
 func (UnimplementedAdminServiceServer) AcceptEpoch(context.Context, *AcceptEpochRequest) (*AcceptEpochResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AcceptEpoch not implemented")
+}
+func (UnimplementedAdminServiceServer) View(context.Context, *ViewRequest) (*ViewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method View not implemented")
+}
+func (UnimplementedAdminServiceServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error {
+	return status.Error(codes.Unimplemented, "method Verify not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -696,6 +743,35 @@ func _AdminService_AcceptEpoch_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_View_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ViewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).View(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_View_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).View(ctx, req.(*ViewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Verify_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Verify(m, &grpc.GenericServerStream[VerifyRequest, VerifyResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_VerifyServer = grpc.ServerStreamingServer[VerifyResponse]
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -743,6 +819,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "AcceptEpoch",
 			Handler:    _AdminService_AcceptEpoch_Handler,
 		},
+		{
+			MethodName: "View",
+			Handler:    _AdminService_View_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -779,6 +859,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "RestoreCatalog",
 			Handler:       _AdminService_RestoreCatalog_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Verify",
+			Handler:       _AdminService_Verify_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "fanout/admin/v1/admin.proto",
