@@ -40,6 +40,23 @@ type fake struct {
 	undo      func(*adminv1.UndoRequest) (*adminv1.UndoResponse, error)
 	conflicts func() (*adminv1.ConflictsResponse, error)
 	settle    func(*adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error)
+
+	view   func(*adminv1.ViewRequest) (*adminv1.ViewResponse, error)
+	verify func(*adminv1.VerifyRequest, grpc.ServerStreamingServer[adminv1.VerifyResponse]) error
+}
+
+func (f *fake) View(_ context.Context, r *adminv1.ViewRequest) (*adminv1.ViewResponse, error) {
+	if f.view == nil {
+		return nil, unimplemented()
+	}
+	return f.view(r)
+}
+
+func (f *fake) Verify(r *adminv1.VerifyRequest, s grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
+	if f.verify == nil {
+		return unimplemented()
+	}
+	return f.verify(r, s)
 }
 
 func (f *fake) Unpublish(_ context.Context, r *adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error) {

@@ -55,6 +55,8 @@ func (a *app) commands() []*cobra.Command {
 		a.imagesCommand(),
 		a.eventsCommand(),
 		a.conflictsCommand(),
+		a.verifyCommand(),
+		a.diffCommand(),
 		a.unpublishCommand(),
 		a.undoCommand(),
 		a.memberCommand(),

@@ -62,6 +62,46 @@ var members = view.MembersOf(&adminv1.MembersResponse{Group: "hq", Members: []*a
 	{Site: "hq-a", Id: "hq-a.1f", Role: "root", Voter: true, RaftAddress: "10.0.0.1:7401", FabricAddress: "10.0.0.1:7400", State: "synced", RegistryType: "harbor"},
 }})
 
+var verified = func() *view.Verify {
+	v := &view.Verify{SchemaVersion: 1}
+	done := func(site, group string, d *adminv1.VerifyDone) *adminv1.VerifyResponse {
+		return &adminv1.VerifyResponse{Site: site, Group: group, What: &adminv1.VerifyResponse_Done{Done: d}}
+	}
+	differs := func(site, group string, d *adminv1.Difference) *adminv1.VerifyResponse {
+		return &adminv1.VerifyResponse{Site: site, Group: group, What: &adminv1.VerifyResponse_Difference{Difference: d}}
+	}
+	for _, m := range []*adminv1.VerifyResponse{
+		differs("gd-a", "hq/guangdong", &adminv1.Difference{Kind: "catalog-behind", Reason: "its catalog is at revision 40, this one at 42"}),
+		differs("gd-a", "hq/guangdong", &adminv1.Difference{Ref: "team/app:1.4", Kind: "missing-blob", Digest: digestA, Reason: "stat blob team/app: 404 Not Found\x07"}),
+		done("gd-a", "hq/guangdong", &adminv1.VerifyDone{State: "different", Epoch: "e1", Revision: 40, View: "aa", Shown: "bb", Refs: 9, Manifests: 12, Blobs: 30, Bytes: 3 << 20, Differences: 2, Repaired: 1}),
+		done("hq-w", "hq", &adminv1.VerifyDone{State: "witness", Epoch: "e1", Revision: 42, View: "aa"}),
+		done("hq-a", "hq", &adminv1.VerifyDone{State: "equal", Epoch: "e1", Revision: 42, View: "aa", Shown: "aa", Refs: 9}),
+		done("hn", "hq/hunan", &adminv1.VerifyDone{State: "unreachable", Reason: "hn is in group hq/hunan below"}),
+	} {
+		v.Add(m)
+	}
+	v.Sort()
+	return v
+}()
+
+func diffOf(list bool) view.Diff {
+	v := &view.Verify{}
+	for _, site := range []string{"hq-a", "gd-a"} {
+		shown := "aa"
+		if list {
+			shown += site
+			v.Add(&adminv1.VerifyResponse{Site: site, What: &adminv1.VerifyResponse_Ref{Ref: &adminv1.VerifiedRef{Ref: "team/app:same", Want: digestA, Revision: 1, Shown: digestA}}})
+			r := &adminv1.VerifiedRef{Ref: "team/app:1.4", Want: digestB, Revision: 42, Shown: digestB, Referrers: 1}
+			if site == "gd-a" {
+				r.Want, r.Revision, r.Shown, r.Referrers = digestA, 40, "", 0
+			}
+			v.Add(&adminv1.VerifyResponse{Site: site, What: &adminv1.VerifyResponse_Ref{Ref: r}})
+		}
+		v.Add(&adminv1.VerifyResponse{Site: site, What: &adminv1.VerifyResponse_Done{Done: &adminv1.VerifyDone{State: "equal", Revision: 42, View: "aa", Shown: shown}}})
+	}
+	return view.DiffOf(v.Sites[0], v.Sites[1])
+}
+
 type document interface{ Text(view.Style) string }
 
 func documents() map[string]document {
@@ -74,6 +114,9 @@ func documents() map[string]document {
 			Server: &view.ServerVersion{Version: "v0.1.0", Site: "hq-a", Group: "hq"}},
 		"saved":    view.SavedCatalog{SchemaVersion: 1, File: "/backup/catalog", Epoch: "e1", Revision: 42, Records: 1},
 		"restored": view.RestoredOf(&adminv1.RestoreCatalogResponse{Epoch: "e2", From: "e1", Revision: 42, Records: 17}),
+		"verify":   verified,
+		"equal":    diffOf(false),
+		"diff":     diffOf(true),
 		"accepted": view.AcceptedOf(&adminv1.AcceptEpochResponse{Epoch: "e9", Held: "e1", HeldRevision: 42}),
 		"contexts": view.Contexts{SchemaVersion: 1, Contexts: []view.Context{{Name: "lab", Server: "127.0.0.1:7400"}, {Name: "prod", Current: true, Server: "hq.example.com:7400", Cert: "/c", Key: "/k", CA: "/ca", TrustDomain: "example.com"}}},
 	}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+)
+
+func (a *app) diffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff A B",
+		Short: "Compare two sites, or groups",
+		Long: `Compares what two sites should show, and what their registries do show, each by one digest. Only where these differ
+are the refs listed, with what each site's catalog says and its registry shows. A group stands for its root, or its
+first member that has a registry. Sites that subscribe to different repositories are compared in what both have.
+
+Exit codes: 0 equal, 4 not equal.`,
+		Example: `  fanoutctl diff hq-a hq-b
+  fanoutctl diff hq hq/guangdong -o json`,
+		Args:              args(2, 2, "two sites or groups"),
+		ValidArgsFunction: a.completeSites(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				doc, err := a.diff(ctx, c, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				if err := a.print(doc); err != nil {
+					return err
+				}
+				if !doc.Equal {
+					return &exitError{code: exitNotEqual}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+// diff compares two sites by digest first, and by ref where those differ.
+func (a *app) diff(ctx context.Context, c *client.Client, nameA, nameB string) (view.Diff, error) {
+	tree, err := oneTree(ctx, c)
+	if err != nil {
+		return view.Diff{}, err
+	}
+	var sites [2]string
+	for i, name := range []string{nameA, nameB} {
+		if sites[i], err = siteNamed(tree, name); err != nil {
+			return view.Diff{}, err
+		}
+	}
+	within, err := a.scopes(ctx, c, sites)
+	if err != nil {
+		return view.Diff{}, err
+	}
+	compare := func(list bool) (view.Diff, error) {
+		var both [2]view.VerifiedSite
+		for i, site := range sites {
+			doc, err := a.verify(ctx, c, &adminv1.VerifyRequest{Site: site, TagsOnly: true, List: list, Within: within})
+			if err != nil {
+				return view.Diff{}, err
+			}
+			if len(doc.Sites) != 1 || doc.Sites[0].State == view.VerifyUnreachable || doc.Sites[0].State == view.VerifyUnknown {
+				return view.Diff{}, fmt.Errorf("%s could not be looked at", site)
+			}
+			both[i] = doc.Sites[0]
+		}
+		return view.DiffOf(both[0], both[1]), nil
+	}
+	d, err := compare(false)
+	if err != nil || d.Equal {
+		return d, err
+	}
+	return compare(true)
+}
+
+// siteNamed finds the site that a name stands for.
+func siteNamed(tree *adminv1.TreeResponse, name string) (string, error) {
+	for _, g := range tree.GetGroups() {
+		for _, m := range g.GetMembers() {
+			if m.GetSite() == name {
+				return name, nil
+			}
+		}
+	}
+	for _, g := range tree.GetGroups() {
+		if g.GetGroup() != strings.TrimSuffix(name, "/") {
+			continue
+		}
+		found := ""
+		for _, m := range g.GetMembers() {
+			if m.GetRegistryType() != "none" && (found == "" || m.GetSite() == g.GetRoot()) {
+				found = m.GetSite()
+			}
+		}
+		if found != "" {
+			return found, nil
+		}
+		return "", fmt.Errorf("group %s has no member with a registry", name)
+	}
+	return "", &client.Problem{What: fmt.Sprintf("there is no site and no group %q", name), Todo: "See: fanoutctl tree"}
+}
+
+// scopes gives those within which the two are to be compared: none where they are equal.
+func (a *app) scopes(ctx context.Context, c *client.Client, sites [2]string) ([]*catalogv1.Scope, error) {
+	var within []*catalogv1.Scope
+	var both [2]*catalogv1.Scope
+	for i, site := range sites {
+		v, err := unary(ctx, func(ctx context.Context) (*adminv1.ViewResponse, error) {
+			return c.View(ctx, &adminv1.ViewRequest{Site: site})
+		})
+		if err != nil {
+			return nil, err
+		}
+		if both[i] = v.GetScope(); both[i] != nil {
+			within = append(within, both[i])
+		}
+	}
+	if proto.Equal(both[0], both[1]) {
+		return nil, nil
+	}
+	return within, nil
+}

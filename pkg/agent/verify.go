@@ -1,0 +1,282 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+)
+
+const (
+	// verifyRate is how many bytes a second a deep verify reads of the registry.
+	verifyRate = 128 << 20
+	// progressEvery is how often a verify says how far it is: well within what fanoutctl takes for silence.
+	progressEvery = 2 * time.Second
+	// repairTries is how often a repair of a ref may fail before it is told that it did. It is tried on all the same.
+	repairTries = 2
+	// maxUnreadable is how many refs in a row may be unreadable before the registry is taken to be away.
+	maxUnreadable = 20
+)
+
+// withinAll says whether a repository lies in every one of the scopes.
+func withinAll(scopes []*catalogv1.Scope, repo string) bool {
+	for _, s := range scopes {
+		if !catalog.MatchScope(s, repo) {
+			return false
+		}
+	}
+	return true
+}
+
+// viewed yields the live records of a view that lie within the scopes, by ref.
+func viewed(snap *catalog.Snapshot, scope *catalogv1.Scope, within []*catalogv1.Scope) func(func(*catalogv1.Record) bool) {
+	return func(yield func(*catalogv1.Record) bool) {
+		view, repo, in := snap.View(scope), "", false
+		for rec := range snap.Records() {
+			if r := rec.GetRepository(); r != repo {
+				repo, in = r, withinAll(within, r)
+			}
+			if in && !rec.GetDeleted() && view.Match(rec) && !yield(rec) {
+				return
+			}
+		}
+	}
+}
+
+// whole is the scope of which nothing is left out. A group's own catalog holds no more than its scope.
+func whole() *catalogv1.Scope {
+	return &catalogv1.Scope{AnyOf: []*catalogv1.Subscription{{Repositories: []string{"**"}}}}
+}
+
+func viewDigest(snap *catalog.Snapshot, scope *catalogv1.Scope, within []*catalogv1.Scope) string {
+	var t catalog.Tally
+	for rec := range viewed(snap, scope, within) {
+		t.Add(rec.GetRepository(), rec.GetTag(), rec.GetTarget().GetDigest(), catalog.ReferrersOf(rec)...)
+	}
+	return t.Digest()
+}
+
+// ownView is this site's catalog as one value.
+func (a *Agent) ownView(within []*catalogv1.Scope) *adminv1.ViewResponse {
+	snap := a.node.Catalog()
+	return &adminv1.ViewResponse{
+		Site: a.cfg.Site, Group: a.cfg.Group, Epoch: snap.Position().GetEpoch(), Revision: snap.Position().GetRevision(),
+		View: viewDigest(snap, whole(), within), Scope: snap.Demand(),
+	}
+}
+
+// verifying is one verify of this site.
+type verifying struct {
+	a    *Agent
+	req  *adminv1.VerifyRequest
+	send func(*adminv1.VerifyResponse) error
+	snap *catalog.Snapshot
+
+	check    *checker
+	total    uint64
+	told     time.Time
+	found    map[catalog.Ref]found // of refs that are not as they should be
+	site     []defect              // about the site as a whole
+	repaired uint64
+	words    map[string]string // by digest: why it can't be mended
+}
+
+// verify looks at what this site's registry shows of its catalog and tells send of it. The last message has done set.
+func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send func(*adminv1.VerifyResponse) error) error {
+	v := &verifying{a: a, req: req, snap: a.node.Catalog(), found: map[catalog.Ref]found{}}
+	v.send = func(m *adminv1.VerifyResponse) error {
+		m.Site, m.Group = a.cfg.Site, a.cfg.Group
+		return send(m)
+	}
+	v.check = a.newChecker(req.GetDeep(), rate.NewLimiter(verifyRate, minBurst))
+	for range viewed(v.snap, whole(), req.GetWithin()) {
+		v.total++
+	}
+	if a.registry == nil {
+		return v.done("witness")
+	}
+	if err := a.registry.Ping(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		v.site = append(v.site, defect{kind: kindUnreadable, reason: "the registry: " + err.Error()})
+	} else if err := v.look(ctx); err != nil {
+		return err
+	}
+	if req.GetRepair() && len(v.found) > 0 {
+		if err := v.repair(ctx); err != nil {
+			return err
+		}
+	}
+	return v.tell()
+}
+
+// look checks every ref.
+func (v *verifying) look(ctx context.Context) error {
+	unreadable := 0
+	for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+		f, err := v.check.check(ctx, rec, v.req.GetTagsOnly())
+		if err != nil {
+			return err
+		}
+		if len(f.diffs) == 1 && f.diffs[0].kind == kindUnreadable {
+			unreadable++
+		} else {
+			unreadable = 0
+		}
+		if len(f.diffs) > 0 {
+			v.found[catalog.RefOf(rec)] = f
+		}
+		if unreadable == maxUnreadable {
+			v.site = append(v.site, defect{kind: kindUnreadable, reason: "given up: the registry answers nothing that it is asked"})
+			return nil
+		}
+		if err := v.progress(false, uint64(v.check.looked.refs.Load()), v.total); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *verifying) progress(repairing bool, n, total uint64) error {
+	if time.Since(v.told) < progressEvery {
+		return nil
+	}
+	v.told = time.Now()
+	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Progress{Progress: &adminv1.VerifyProgress{
+		Refs: n, RefsTotal: total, Bytes: v.check.looked.bytes.Load(), Repairing: repairing,
+	}}})
+}
+
+// repair has what is wrong delivered again, waits until that went well or failed some times, and looks again.
+func (v *verifying) repair(ctx context.Context) error {
+	var all []defect
+	for _, f := range v.found {
+		all = append(all, f.diffs...)
+	}
+	var err error
+	if v.words, err = v.a.amend(ctx, all); err != nil {
+		return err
+	}
+	for {
+		left := uint64(0)
+		for ref := range v.found {
+			if v.a.amends.get(ref.String()) > 0 && v.a.queue.failures(key{repository: ref.Repository, tag: ref.Tag}) < repairTries {
+				left++
+			}
+		}
+		if left == 0 {
+			break
+		}
+		if err := v.progress(true, uint64(len(v.found))-left, uint64(len(v.found))); err != nil {
+			return err
+		}
+		if !sleep(ctx, watchEvery) {
+			return ctx.Err()
+		}
+	}
+	return v.lookAgain(ctx)
+}
+
+// lookAgain checks the refs that were not as they should be, against the catalog of now.
+func (v *verifying) lookAgain(ctx context.Context) error {
+	before, failing := v.found, map[string]string{}
+	pending, _ := v.a.progress.snapshot()
+	for id, p := range pending {
+		failing[id] = p.GetReason()
+	}
+	was := v.check
+	v.check, v.found = v.a.newChecker(was.deep, was.pace), map[catalog.Ref]found{}
+	v.snap = v.a.node.Catalog()
+	for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+		ref := catalog.RefOf(rec)
+		if _, wrong := before[ref]; !wrong {
+			continue
+		}
+		f, err := v.check.check(ctx, rec, v.req.GetTagsOnly())
+		if err != nil {
+			return err
+		}
+		if len(f.diffs) == 0 {
+			v.repaired++
+			continue
+		}
+		for i := range f.diffs {
+			if why := failing[ref.String()]; why != "" {
+				f.diffs[i].reason += "; mending it fails: " + why
+			}
+			if why := v.words[f.diffs[i].digest]; why != "" {
+				f.diffs[i].reason += "; " + why
+			}
+		}
+		v.found[ref] = f
+	}
+	v.check.looked.add(&was.looked)
+	return nil
+}
+
+// tell sends what was found, in the order of refs, and sums up.
+func (v *verifying) tell() error {
+	var view, shown catalog.Tally
+	differences := uint64(len(v.site))
+	for _, d := range v.site {
+		if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
+			return err
+		}
+	}
+	for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+		ref, want, referrers := catalog.RefOf(rec), rec.GetTarget().GetDigest(), catalog.ReferrersOf(rec)
+		view.Add(ref.Repository, ref.Tag, want, referrers...)
+		f, differs := v.found[ref]
+		if !differs {
+			f = found{shown: want, referrers: referrers}
+		}
+		if f.shown != "" {
+			shown.Add(ref.Repository, ref.Tag, f.shown, f.referrers...)
+		}
+		if v.req.GetList() {
+			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Ref{Ref: &adminv1.VerifiedRef{
+				Ref: ref.String(), Want: want, Revision: rec.GetRevision(), Shown: f.shown, Referrers: uint32(len(f.referrers)),
+			}}}); err != nil {
+				return err
+			}
+		}
+		for _, d := range f.diffs {
+			differences++
+			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
+				return err
+			}
+		}
+	}
+	state := "equal"
+	if differences > 0 {
+		state = "different"
+	}
+	if v.repaired > 0 {
+		v.a.events.normal("Repaired", "", fmt.Sprintf("%d refs that the registry did not show as the catalog says", v.repaired))
+	}
+	d := v.summary(state)
+	d.View, d.Shown, d.Differences = view.Digest(), shown.Digest(), differences
+	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Done{Done: d}})
+}
+
+func (v *verifying) summary(state string) *adminv1.VerifyDone {
+	l, pos := &v.check.looked, v.snap.Position()
+	return &adminv1.VerifyDone{
+		State: state, Epoch: pos.GetEpoch(), Revision: pos.GetRevision(), Refs: uint64(l.refs.Load()), Manifests: uint64(l.manifests.Load()),
+		Blobs: uint64(l.blobs.Load()), Bytes: l.bytes.Load(), Repaired: v.repaired,
+	}
+}
+
+// done sums up a site of which there is nothing to look at.
+func (v *verifying) done(state string) error {
+	d := v.summary(state)
+	d.View = viewDigest(v.snap, whole(), v.req.GetWithin())
+	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Done{Done: d}})
+}
