@@ -74,3 +74,41 @@ func TestLostManifestIsNoDeletion(t *testing.T) {
 	}
 	eventually(t, "a deletion travels", func() error { return gone(t, sites["gd-a"], "app/web:1") })
 }
+
+// TestScrub: content that rots or goes missing behind the registries' backs is mended with nobody asking, in a city, in a province and at headquarters, and an event tells of it.
+func TestScrub(t *testing.T) {
+	const often = "scrub: {interval: 2s}\n"
+	sites := start(t, spec{name: "hq-a", group: "hq", extra: often}, spec{name: "hq-b", group: "hq", extra: often},
+		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n"},
+		spec{name: "gd-a", group: "hq/gd", extra: often}, spec{name: "sz-a", group: "hq/gd/sz", extra: often})
+	hq := sites["hq-a"]
+	img := image(t, 50<<10, 2)
+	digest := push(t, hq, "app/web:1", img)
+	if err := remote.Write(reference(t, hq, "app/other:1"), img); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"app/web:1", "app/other:1"} {
+		hq.quiet(ref, digest)
+	}
+	m, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{"sz-a", "gd-a", "hq-b"} {
+		s := sites[at]
+		for i, harm := range []func(string){s.lose, s.flip} {
+			for _, what := range []string{m.Layers[i].Digest.String(), m.Config.Digest.String(), digest} {
+				harm(what)
+				eventually(t, at+" mends "+what, func() error { return s.intact(what) })
+			}
+		}
+		eventually(t, at+" tells of it", func() error {
+			out, _ := s.ctl("events", "-o", "json")
+			return says(string(out), "Scrubbed", "missing-blob of "+m.Layers[0].Digest.String(), "wrong-bytes of "+m.Layers[1].Digest.String(), "app/web:1", "app/other:1")
+		})
+	}
+	for _, at := range []string{"sz-a", "gd-a", "hq-a", "hq-b"} {
+		shows(t, sites[at], "app/web:1", digest)
+		shows(t, sites[at], "app/other:1", digest)
+	}
+}

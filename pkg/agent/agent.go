@@ -343,6 +343,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { a.checkRegistry(gctx); return nil })
 		g.Go(func() error { a.sweepForever(gctx); return nil })
 		g.Go(func() error { a.keepMarker(gctx); return nil })
+		g.Go(func() error { a.scrubForever(gctx); return nil })
 		for range workers {
 			g.Go(func() error { a.work(gctx); return nil })
 		}

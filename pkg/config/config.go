@@ -155,7 +155,6 @@ func (c *Config) NotInForce() []string {
 		set bool
 	}{
 		{"registry.shared", c.Registry.Shared != ""}, {"subscribe.keep", c.Subscribe.Keep > 0}, {"fabric.siblings", c.Fabric.Siblings},
-		{"scrub.interval", c.Scrub.Interval != DefaultScrub},
 	} {
 		if k.set {
 			keys = append(keys, k.key)
