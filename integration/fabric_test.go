@@ -73,6 +73,8 @@ type site struct {
 	extra    string       // more configuration
 	link     *proxy       // in front of fabric, when the traffic to it is to be counted
 	own      *ownRegistry // nil where the registry is embedded
+	// registryDir is the folder of the registry, where it is not the embedded one's.
+	registryDir string
 
 	mu  sync.Mutex
 	cmd *exec.Cmd

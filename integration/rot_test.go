@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,10 +12,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// dataFile is where a site's embedded registry keeps the bytes of a digest.
+// dataFile is where a site's registry keeps the bytes of a digest.
 func (s *site) dataFile(digest string) string {
 	word := strings.TrimPrefix(digest, "sha256:")
-	return filepath.Join(s.dir, "registry", "data", "docker", "registry", "v2", "blobs", "sha256", word[:2], word, "data")
+	dir := cmp.Or(s.registryDir, filepath.Join(s.dir, "registry"))
+	return filepath.Join(dir, "data", "docker", "registry", "v2", "blobs", "sha256", word[:2], word, "data")
 }
 
 // lose removes the bytes of a digest behind the registry's back.

@@ -14,11 +14,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
+type verifiedDifference struct{ Ref, Kind, Digest, Reason string }
+
 type verifiedSite struct {
 	Site, State, Reason, View, Shown string
 	Refs, Blobs, Repaired            int
 	Bytes                            int64
-	Differences                      []struct{ Ref, Kind, Digest, Reason string }
+	Differences                      []verifiedDifference
 }
 
 // verify runs fanoutctl verify and gives what it says of one site, with the exit code.

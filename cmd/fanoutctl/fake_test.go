@@ -43,6 +43,14 @@ type fake struct {
 
 	view   func(*adminv1.ViewRequest) (*adminv1.ViewResponse, error)
 	verify func(*adminv1.VerifyRequest, grpc.ServerStreamingServer[adminv1.VerifyResponse]) error
+	doctor func(*adminv1.DoctorRequest, grpc.ServerStreamingServer[adminv1.DoctorResponse]) error
+}
+
+func (f *fake) Doctor(r *adminv1.DoctorRequest, s grpc.ServerStreamingServer[adminv1.DoctorResponse]) error {
+	if f.doctor == nil {
+		return unimplemented()
+	}
+	return f.doctor(r, s)
 }
 
 func (f *fake) View(_ context.Context, r *adminv1.ViewRequest) (*adminv1.ViewResponse, error) {

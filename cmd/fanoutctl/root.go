@@ -57,6 +57,7 @@ func (a *app) commands() []*cobra.Command {
 		a.conflictsCommand(),
 		a.verifyCommand(),
 		a.diffCommand(),
+		a.doctorCommand(),
 		a.unpublishCommand(),
 		a.undoCommand(),
 		a.memberCommand(),

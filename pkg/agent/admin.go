@@ -253,7 +253,7 @@ func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingSe
 
 // Version implements adminv1.AdminServiceServer.
 func (s *admin) Version(context.Context, *adminv1.VersionRequest) (*adminv1.VersionResponse, error) {
-	return &adminv1.VersionResponse{Version: s.a.opts.Version, Site: s.a.cfg.Site, Group: s.a.cfg.Group}, nil
+	return &adminv1.VersionResponse{Version: s.a.opts.Version, Site: s.a.cfg.Site, Group: s.a.cfg.Group, Now: now()}, nil
 }
 
 // Publish implements adminv1.AdminServiceServer.

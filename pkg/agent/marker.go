@@ -57,6 +57,9 @@ type marker struct {
 	distrust distrust
 }
 
+// ownRepository says whether a repository is fanout's own: nothing in it is published or swept.
+func ownRepository(repo string) bool { return repo == markerRepository || repo == scratchRepository }
+
 func markerTag(site string) string {
 	sum := sha256.Sum256([]byte(site))
 	return "site-" + hex.EncodeToString(sum[:])[:16]

@@ -310,7 +310,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 
 // publishable says whether a ref may be published unasked.
 func publishable(p *catalogv1.PublishSettings, ref catalog.Ref) bool {
-	if registry.IsHoldTag(ref.Tag) || ref.Repository == markerRepository {
+	if registry.IsHoldTag(ref.Tag) || ownRepository(ref.Repository) {
 		return false
 	}
 	if _, fallback := registry.IsFallbackTag(ref.Tag); fallback {

@@ -241,7 +241,7 @@ func (a *Agent) hooked(ctx context.Context, parse func([]byte) ([]registry.Event
 
 // notice puts what a notification names into the queue.
 func (a *Agent) notice(ctx context.Context, ev registry.Event) {
-	if a.registry == nil || registry.IsHoldTag(ev.Tag) || ev.Repository == markerRepository || ev.UserAgent == userAgent(a.opts.Version) {
+	if a.registry == nil || registry.IsHoldTag(ev.Tag) || ownRepository(ev.Repository) || ev.UserAgent == userAgent(a.opts.Version) {
 		return
 	}
 	hq := a.cfg.Headquarters()

@@ -75,7 +75,7 @@ func (a *Agent) sweep(ctx context.Context) error {
 			failed, unlisted = cmp.Or(failed, fmt.Errorf("listing repositories: %w", err)), unlisted+1
 			break
 		}
-		if repo == markerRepository {
+		if ownRepository(repo) {
 			continue
 		}
 		if err := a.sweepRepository(ctx, repo, first, baseline); err != nil {

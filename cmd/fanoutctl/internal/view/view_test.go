@@ -84,6 +84,16 @@ var verified = func() *view.Verify {
 	return v
 }()
 
+var doctor = func() *view.Doctor {
+	d := &view.Doctor{SchemaVersion: 1}
+	d.Add(&adminv1.DoctorResponse{Site: "hq-b", Group: "hq", Checks: []*adminv1.Check{{Name: "agent", State: "fail", Detail: "it can't be asked: connection refused", Mend: "start the agent of hq-b"}}})
+	d.Add(&adminv1.DoctorResponse{Site: "hq-a", Group: "hq", Checks: []*adminv1.Check{
+		{Name: "quorum", State: "warn", Detail: "two members with a vote\x1b[2J", Mend: "add a third member\n"},
+		{Name: "disk", State: "ok", Detail: "/var/lib/fanoutd has 12 GiB left"},
+	}})
+	return d
+}()
+
 func diffOf(list bool) view.Diff {
 	v := &view.Verify{}
 	for _, site := range []string{"hq-a", "gd-a"} {
@@ -115,6 +125,7 @@ func documents() map[string]document {
 		"saved":    view.SavedCatalog{SchemaVersion: 1, File: "/backup/catalog", Epoch: "e1", Revision: 42, Records: 1},
 		"restored": view.RestoredOf(&adminv1.RestoreCatalogResponse{Epoch: "e2", From: "e1", Revision: 42, Records: 17}),
 		"verify":   verified,
+		"doctor":   doctor,
 		"equal":    diffOf(false),
 		"diff":     diffOf(true),
 		"accepted": view.AcceptedOf(&adminv1.AcceptEpochResponse{Epoch: "e9", Held: "e1", HeldRevision: 42}),

@@ -1490,7 +1490,9 @@ type VersionResponse struct {
 	// site of the agent.
 	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
 	// group of the agent.
-	Group         string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	// now is the agent's clock.
+	Now           *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1544,6 +1546,13 @@ func (x *VersionResponse) GetGroup() string {
 		return x.Group
 	}
 	return ""
+}
+
+func (x *VersionResponse) GetNow() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Now
+	}
+	return nil
 }
 
 // UnpublishRequest names one ref.
@@ -3487,6 +3496,189 @@ func (x *VerifyDone) GetRepaired() uint64 {
 	return 0
 }
 
+// DoctorRequest says where to look.
+type DoctorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// here: only at the agent that is asked.
+	Here          bool `protobuf:"varint,1,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DoctorRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+// DoctorResponse is what was found at one site.
+type DoctorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site that was looked at.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group of the site.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// checks in a fixed order. At a site that can't be reached there is one, which says so.
+	Checks        []*Check `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *DoctorResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *DoctorResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DoctorResponse) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+// Check is one thing that was looked at.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name as fixed words, such as "clock" or "registry: push".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// state: ok, warn or fail; the set may grow.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// detail of what was found, in words.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// mend: what to do about it; empty where state is ok.
+	Mend          string `protobuf:"bytes,4,opt,name=mend,proto3" json:"mend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Check) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Check) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
 var File_fanout_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_fanout_admin_v1_admin_proto_rawDesc = "" +
@@ -3617,11 +3809,12 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x0efabric_address\x18\x06 \x01(\tR\rfabricAddress\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12#\n" +
 	"\rregistry_type\x18\b \x01(\tR\fregistryType\"\x10\n" +
-	"\x0eVersionRequest\"U\n" +
+	"\x0eVersionRequest\"\x83\x01\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x14\n" +
-	"\x05group\x18\x03 \x01(\tR\x05group\"$\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12,\n" +
+	"\x03now\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"$\n" +
 	"\x10UnpublishRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x94\x01\n" +
 	"\x11UnpublishResponse\x12\x10\n" +
@@ -3746,7 +3939,18 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05bytes\x18\n" +
 	" \x01(\x03R\x05bytes\x12 \n" +
 	"\vdifferences\x18\v \x01(\x04R\vdifferences\x12\x1a\n" +
-	"\brepaired\x18\f \x01(\x04R\brepaired2\x98\f\n" +
+	"\brepaired\x18\f \x01(\x04R\brepaired\"#\n" +
+	"\rDoctorRequest\x12\x12\n" +
+	"\x04here\x18\x01 \x01(\bR\x04here\"j\n" +
+	"\x0eDoctorResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
+	"\x06checks\x18\x03 \x03(\v2\x16.fanout.admin.v1.CheckR\x06checks\"]\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04mend\x18\x04 \x01(\tR\x04mend2\xe5\f\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -3766,7 +3970,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eRestoreCatalog\x12&.fanout.admin.v1.RestoreCatalogRequest\x1a'.fanout.admin.v1.RestoreCatalogResponse(\x01\x12X\n" +
 	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponse\x12C\n" +
 	"\x04View\x12\x1c.fanout.admin.v1.ViewRequest\x1a\x1d.fanout.admin.v1.ViewResponse\x12K\n" +
-	"\x06Verify\x12\x1e.fanout.admin.v1.VerifyRequest\x1a\x1f.fanout.admin.v1.VerifyResponse0\x01B;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
+	"\x06Verify\x12\x1e.fanout.admin.v1.VerifyRequest\x1a\x1f.fanout.admin.v1.VerifyResponse0\x01\x12K\n" +
+	"\x06Doctor\x12\x1e.fanout.admin.v1.DoctorRequest\x1a\x1f.fanout.admin.v1.DoctorResponse0\x01B;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_fanout_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -3780,7 +3985,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),         // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),        // 1: fanout.admin.v1.PublishResponse
@@ -3830,83 +4035,90 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*VerifiedRef)(nil),            // 45: fanout.admin.v1.VerifiedRef
 	(*Difference)(nil),             // 46: fanout.admin.v1.Difference
 	(*VerifyDone)(nil),             // 47: fanout.admin.v1.VerifyDone
-	nil,                            // 48: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
-	(*v1.Scope)(nil),               // 50: fanout.catalog.v1.Scope
+	(*DoctorRequest)(nil),          // 48: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 49: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                  // 50: fanout.admin.v1.Check
+	nil,                            // 51: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
+	(*v1.Scope)(nil),               // 53: fanout.catalog.v1.Scope
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	49, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	52, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	49, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	48, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	49, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	49, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	52, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	51, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	52, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	52, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 8: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	49, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	49, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	49, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	49, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	49, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	52, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	52, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	52, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	52, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	52, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	15, // 14: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	49, // 15: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	24, // 16: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	25, // 17: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	25, // 18: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	49, // 19: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	49, // 20: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	15, // 21: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	50, // 22: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	50, // 23: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	50, // 24: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	44, // 25: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	45, // 26: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	46, // 27: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	47, // 28: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	0,  // 29: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 30: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 31: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 32: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 33: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 34: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 35: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	18, // 36: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	20, // 37: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	22, // 38: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	26, // 39: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	28, // 40: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	30, // 41: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	32, // 42: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	34, // 43: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	36, // 44: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	38, // 45: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	40, // 46: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	42, // 47: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	1,  // 48: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 49: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 50: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 51: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 52: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 53: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 54: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	19, // 55: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	21, // 56: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	23, // 57: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	27, // 58: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	29, // 59: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	31, // 60: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	33, // 61: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	35, // 62: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	37, // 63: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	39, // 64: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	41, // 65: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	43, // 66: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	48, // [48:67] is the sub-list for method output_type
-	29, // [29:48] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	52, // 15: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	52, // 16: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	24, // 17: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	25, // 18: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	25, // 19: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	52, // 20: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	52, // 21: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	15, // 22: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	53, // 23: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	53, // 24: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	53, // 25: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	44, // 26: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	45, // 27: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	46, // 28: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	47, // 29: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	50, // 30: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	0,  // 31: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 32: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 33: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 34: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	11, // 35: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	13, // 36: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	16, // 37: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	18, // 38: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	20, // 39: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	22, // 40: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	26, // 41: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	28, // 42: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	30, // 43: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	32, // 44: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	34, // 45: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	36, // 46: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	38, // 47: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	40, // 48: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	42, // 49: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	48, // 50: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	1,  // 51: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 52: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 53: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 54: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	12, // 55: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	14, // 56: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	17, // 57: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	19, // 58: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	21, // 59: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	23, // 60: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	27, // 61: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	29, // 62: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	31, // 63: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	33, // 64: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	35, // 65: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	37, // 66: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	39, // 67: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	41, // 68: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	43, // 69: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	49, // 70: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	51, // [51:71] is the sub-list for method output_type
+	31, // [31:51] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -3926,7 +4138,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,7 @@ const (
 	AdminService_AcceptEpoch_FullMethodName    = "/fanout.admin.v1.AdminService/AcceptEpoch"
 	AdminService_View_FullMethodName           = "/fanout.admin.v1.AdminService/View"
 	AdminService_Verify_FullMethodName         = "/fanout.admin.v1.AdminService/Verify"
+	AdminService_Doctor_FullMethodName         = "/fanout.admin.v1.AdminService/Doctor"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -89,6 +90,8 @@ type AdminServiceClient interface {
 	// Verify compares sites with the catalog: first the digests of their views, then what their registries really show. Messages of several sites may be mixed; the last one of a
 	// site has done set. With repair, what is wrong is mended as far as the site can, and looked at again. NOT_FOUND: no such site is known here.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error)
+	// Doctor looks for what is wrong, or will be, at the agent that is asked and at each other member of its group that can be reached, with a mend for each. One message for each site.
+	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorResponse], error)
 }
 
 type adminServiceClient struct {
@@ -355,6 +358,25 @@ func (c *adminServiceClient) Verify(ctx context.Context, in *VerifyRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_VerifyClient = grpc.ServerStreamingClient[VerifyResponse]
 
+func (c *adminServiceClient) Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[8], AdminService_Doctor_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DoctorRequest, DoctorResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_DoctorClient = grpc.ServerStreamingClient[DoctorResponse]
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -402,6 +424,8 @@ type AdminServiceServer interface {
 	// Verify compares sites with the catalog: first the digests of their views, then what their registries really show. Messages of several sites may be mixed; the last one of a
 	// site has done set. With repair, what is wrong is mended as far as the site can, and looked at again. NOT_FOUND: no such site is known here.
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error
+	// Doctor looks for what is wrong, or will be, at the agent that is asked and at each other member of its group that can be reached, with a mend for each. One message for each site.
+	Doctor(*DoctorRequest, grpc.ServerStreamingServer[DoctorResponse]) error
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -468,6 +492,9 @@ func (UnimplementedAdminServiceServer) View(context.Context, *ViewRequest) (*Vie
 }
 func (UnimplementedAdminServiceServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error {
 	return status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedAdminServiceServer) Doctor(*DoctorRequest, grpc.ServerStreamingServer[DoctorResponse]) error {
+	return status.Error(codes.Unimplemented, "method Doctor not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -772,6 +799,17 @@ func _AdminService_Verify_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_VerifyServer = grpc.ServerStreamingServer[VerifyResponse]
 
+func _AdminService_Doctor_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DoctorRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Doctor(m, &grpc.GenericServerStream[DoctorRequest, DoctorResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_DoctorServer = grpc.ServerStreamingServer[DoctorResponse]
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -863,6 +901,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _AdminService_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Doctor",
+			Handler:       _AdminService_Doctor_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -1,0 +1,300 @@
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+// States of a check.
+const (
+	checkOK   = "ok"
+	checkWarn = "warn"
+	checkFail = "fail"
+)
+
+const (
+	// doctorTimeout bounds one question that a check asks of another agent.
+	doctorTimeout = 5 * time.Second
+	// rightsTimeout bounds the trying of the registry's rights, and memberTimeout all that another member does: well within what fanoutctl takes for silence.
+	rightsTimeout = 12 * time.Second
+	memberTimeout = 25 * time.Second
+	// certificateWarning is how long before its end a certificate is warned of, unless it lives for a short time only.
+	certificateWarning = 14 * 24 * time.Hour
+	// leastRoom is the room on the disk below which nothing works for long, in bytes.
+	leastRoom = 256 << 20
+)
+
+// check is one thing that the doctor looked at.
+type check struct {
+	name, state, detail, mend string
+}
+
+func ok(name, detail string) check         { return check{name, checkOK, detail, ""} }
+func warn(name, detail, mend string) check { return check{name, checkWarn, detail, mend} }
+func fail(name, detail, mend string) check { return check{name, checkFail, detail, mend} }
+func (c check) message() *adminv1.Check {
+	return &adminv1.Check{Name: c.name, State: c.state, Detail: c.detail, Mend: c.mend}
+}
+func failed(name string, err error, mend string) check { return fail(name, err.Error(), mend) }
+
+// doctor looks at this site. The order of the checks is fixed.
+func (a *Agent) doctor(ctx context.Context) []check {
+	checks := []check{a.checkConfig(), a.checkSettings(), a.checkMembership(), a.checkQuorum()}
+	checks = append(checks, a.checkClocks(ctx)...)
+	checks = append(checks, a.checkCertificates(time.Now())...)
+	checks = append(checks, a.checkDisk())
+	checks = append(checks, a.checkParents(ctx)...)
+	if a.registry != nil {
+		checks = append(checks, a.checkRights(ctx)...)
+	}
+	return checks
+}
+
+func (a *Agent) checkConfig() check {
+	if keys := a.cfg.NotInForce(); len(keys) > 0 {
+		return warn("configuration", "not in force in this version: "+strings.Join(keys, ", "), "remove these keys from the file, or do not rely on them")
+	}
+	return ok("configuration", "all keys are in force")
+}
+
+// checkSettings looks whether the file says what the group agreed on.
+func (a *Agent) checkSettings() check {
+	const name = "group's settings"
+	if a.node.Catalog().Settings() == nil {
+		return warn(name, "the group's settings are not known here yet", "wait until the group has a root, then ask again")
+	}
+	if key := a.otherSettings(); key != "" {
+		return fail(name, "this site's file differs from what is in force in the group in "+key, "make the members' files equal in "+key+" and restart")
+	}
+	return ok(name, "this site's file says what is in force in the group")
+}
+
+// checkMembership looks whether this site belongs to its group.
+func (a *Agent) checkMembership() check {
+	const name = "membership"
+	if a.node.Removed() {
+		return fail(name, a.removedReason(), fmt.Sprintf("fanoutctl member add %s %s, at a member", a.cfg.Site, a.cfg.Raft.Advertise))
+	}
+	if why := a.node.Estranged(); why != "" {
+		return fail(name, why, "see raft.members in the members' files")
+	}
+	return ok(name, "a member of "+a.cfg.Group)
+}
+
+// checkQuorum says what the group can't survive, and what it has lost already.
+func (a *Agent) checkQuorum() check {
+	const name = "quorum"
+	voters := map[string]bool{}
+	for _, s := range a.node.Servers() {
+		if s.Voter {
+			voters[s.Site] = true
+		}
+	}
+	n, what := len(voters), "no new record gets here"
+	if a.cfg.Headquarters() {
+		what = "nothing is published"
+	}
+	why := a.node.Waiting()
+	if a.node.Roster().Root == "" || n == 0 {
+		detail := fmt.Sprintf("the group has no root; of its %d members with a vote %d must be up", n, n/2+1)
+		if why != "" {
+			detail += ": " + why
+		}
+		return fail(name, detail, "start the members that are down, or mend the network between them; registries go on serving meanwhile")
+	}
+	switch n {
+	case 1:
+		return warn(name, "one member: while it is down, "+what+"; if its disk is lost, so is the group's catalog", "add two members, of which one may be a witness: fanoutctl member add")
+	case 2:
+		return warn(name, "two members with a vote: while either is down, "+what, "add a third member, such as a witness: fanoutctl member add")
+	}
+	return ok(name, fmt.Sprintf("%d members with a vote, of which %d may be down", n, (n-1)/2))
+}
+
+// checkClocks compares this site's clock with those of the other members. An answer comes between the question and its arrival, so the difference is known to within a round trip.
+func (a *Agent) checkClocks(ctx context.Context) []check {
+	var sites []string
+	for _, m := range a.node.Catalog().Members() {
+		if m.GetSite() != a.cfg.Site {
+			sites = append(sites, m.GetSite())
+		}
+	}
+	return together(len(sites), func(i int) check { return a.checkClock(ctx, sites[i]) })
+}
+
+// together makes checks at the same time, and gives them in order.
+func together(n int, f func(i int) check) []check {
+	out := make([]check, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { out[i] = f(i) })
+	}
+	wg.Wait()
+	return out
+}
+
+func (a *Agent) checkClock(ctx context.Context, site string) check {
+	name := "clock of " + site
+	least, most, err := a.clockDifference(ctx, site)
+	if err != nil {
+		return fail(name, "it can't be asked: "+status.Convert(err).Message(), absent(site))
+	}
+	return judgeClock(name, least, most)
+}
+
+// judgeClock judges a clock that differs by least to most.
+func judgeClock(name string, least, most time.Duration) check {
+	words := fmt.Sprintf("it differs by %s to %s from the clock here", least.Round(time.Millisecond), most.Round(time.Millisecond))
+	if least > clockBound || most < -clockBound {
+		return fail(name, words+fmt.Sprintf("; at most %s is allowed, for pushes of one tag at two members to be put in order", clockBound), "have the clocks of both machines set by NTP")
+	}
+	return ok(name, words)
+}
+
+// absent is the mend for a member that does not answer.
+func absent(site string) string {
+	return "start the agent of " + site + ", or mend the network to it; a member that is gone for good: fanoutctl member remove " + site
+}
+
+func (a *Agent) clockDifference(ctx context.Context, site string) (least, most time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	client, err := a.reach(ctx, site)
+	if err != nil {
+		return 0, 0, err
+	}
+	begin := time.Now()
+	v, err := client.Version(passOn(ctx), &adminv1.VersionRequest{})
+	if err != nil {
+		return 0, 0, err
+	}
+	end, there := time.Now(), v.GetNow().AsTime()
+	if v.GetNow() == nil {
+		return 0, 0, errors.New("its agent is of a version that does not tell the time")
+	}
+	return there.Sub(end), there.Sub(begin), nil
+}
+
+// checkCertificates looks at when the certificates end.
+func (a *Agent) checkCertificates(now time.Time) []check {
+	var out []check
+	if t := a.cfg.TLS; a.identity == nil {
+		out = append(out, ok("certificate", "no TLS: only loopback addresses are used"))
+	} else {
+		out = append(out, certificate("certificate", t.Cert, now), certificate("certificate authority", t.CA, now))
+	}
+	if t := a.cfg.HTTP.TLS; t.Cert != "" {
+		out = append(out, certificate("http.tls certificate", t.Cert, now))
+	}
+	return out
+}
+
+// certificate judges the first certificate of a file, or, of several authorities, the one that is good for longest.
+func certificate(name, file string, now time.Time) check {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return failed(name, err, "put a certificate there")
+	}
+	var last *x509.Certificate
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			continue
+		}
+		if last == nil || cert.IsCA && last.IsCA && cert.NotAfter.After(last.NotAfter) {
+			last = cert
+		}
+	}
+	if last == nil {
+		return fail(name, file+" holds no certificate", "put a certificate there")
+	}
+	return judgeCertificate(name, file, last.NotBefore, last.NotAfter, now)
+}
+
+// judgeCertificate judges one that is good from a time until another. What lives for a short time only is renewed late in it.
+func judgeCertificate(name, file string, from, until, now time.Time) check {
+	left := until.Sub(now)
+	mend := "renew " + file + "; it is read again by itself, or on SIGHUP"
+	early := min(certificateWarning, until.Sub(from)/4)
+	switch {
+	case left <= 0:
+		return fail(name, "it ended at "+until.UTC().Format(time.RFC3339), mend)
+	case left < early:
+		return warn(name, "it ends at "+until.UTC().Format(time.RFC3339), mend)
+	}
+	return ok(name, "good until "+until.UTC().Format(time.RFC3339))
+}
+
+// checkDisk looks at the room of dataDir and whether the spool has what it may use.
+func (a *Agent) checkDisk() check {
+	const name = "disk"
+	if err := a.node.DiskTrouble(); err != nil {
+		return fail(name, "the raft log can't be written: "+err.Error(), "make room on the disk of "+a.cfg.DataDir)
+	}
+	left, known := room(a.cfg.DataDir)
+	if !known {
+		return warn(name, "how much room "+a.cfg.DataDir+" has can't be found out", "look with df")
+	}
+	used, limit := a.store.Spool().Usage()
+	words := fmt.Sprintf("%s has %s left; the spool uses %s of %s", a.cfg.DataDir, humanize.IBytes(uint64(left)), humanize.IBytes(uint64(used)), humanize.IBytes(uint64(limit)))
+	switch {
+	case left < leastRoom:
+		return fail(name, words, "make room on the disk of "+a.cfg.DataDir)
+	case left < limit-used:
+		return warn(name, words+", which has no room to grow as far as it may", "make room on the disk of "+a.cfg.DataDir+", or lower limits.spool")
+	}
+	return ok(name, words)
+}
+
+// checkParents looks whether the group is attached, and whether each address of fabric.parents answers.
+func (a *Agent) checkParents(ctx context.Context) []check {
+	if a.cfg.Headquarters() {
+		return nil
+	}
+	var out []check
+	switch roster := a.node.Roster(); {
+	case roster.Parent != "":
+		out = append(out, ok("parent", "attached to "+roster.Parent))
+	case roster.Root == "":
+		out = append(out, warn("parent", "without a root the group is attached to no parent", "see quorum"))
+	default:
+		out = append(out, fail("parent", "the group is attached to no parent", "see which of fabric.parents answer; 'fanoutctl tree' says what they said"))
+	}
+	addrs := append(slices.Clone(a.cfg.Fabric.Parents), a.cfg.Fabric.FallbackParents...)
+	return append(out, together(len(addrs), func(i int) check {
+		name := "parent at " + addrs[i]
+		if err := a.answers(ctx, addrs[i]); err != nil {
+			key := "fabric.parents"
+			if i >= len(a.cfg.Fabric.Parents) {
+				key = "fabric.fallbackParents"
+			}
+			return warn(name, "it does not answer: "+status.Convert(err).Message(), "start that agent, mend the network to it, or take the address out of "+key)
+		}
+		return ok(name, "it answers")
+	})...)
+}
+
+func (a *Agent) answers(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	conn, err := a.peers.conn(ctx, addr)
+	if err != nil {
+		return err
+	}
+	_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
+	return err
+}
