@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
 // authority makes a certificate authority with fanoutctl, as a person would, and gives the configuration for a site's certificate.
@@ -78,6 +80,14 @@ func served(t testing.TB, addr string) string {
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
+// quietAs is quiet with a person's certificate.
+func (s *site) quietAs(flags []string, ref string) {
+	s.t.Helper()
+	if out, code := s.ctl(append(flags, "publish", ref, "--wait")...); code != 0 {
+		s.t.Fatalf("publish --wait: exit %d: %s", code, out)
+	}
+}
+
 func TestMutualTLS(t *testing.T) {
 	issue := authority(t)
 	site := func(name, group string) spec {
@@ -95,6 +105,36 @@ func TestMutualTLS(t *testing.T) {
 	}
 	if _, code := sites["gd-a"].ctl("tree"); code == 0 {
 		t.Error("tree without a certificate was answered")
+	}
+	// Any member of headquarters has every site looked at, two groups down too, though nobody can dial a child.
+	sites["hq-c"].quietAs(flags, "app/web:1.0")
+	if v, code := sites["hq-b"].verify("sz-a", append(flags, "--deep")...); code != 0 || v.State != "equal" || v.Blobs == 0 {
+		t.Errorf("verify of all: exit %d, the city is %+v", code, v)
+	}
+	if out, code := sites["hq-c"].ctl(append(flags, "diff", "hq-a", "sz-a")...); code != 0 {
+		t.Errorf("diff: exit %d: %s", code, out)
+	}
+	img, err := remote.Image(reference(t, sites["sz-a"], "app/web:1.0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sites["sz-a"].lose(lost.String())
+	if v, code := sites["hq-a"].verify("sz-a", append(flags, "sz-a")...); code != 4 || len(v.Differences) != 1 || v.Differences[0].Kind != "missing-blob" {
+		t.Errorf("verify of a damaged city: exit %d, %+v", code, v)
+	}
+	if v, code := sites["hq-a"].verify("sz-a", append(flags, "sz-a", "--repair")...); code != 0 || v.Repaired != 1 {
+		t.Errorf("repair of a city: exit %d, %+v", code, v)
+	}
+	if err := sites["sz-a"].intact(lost.String()); err != nil {
+		t.Error(err)
 	}
 }
 

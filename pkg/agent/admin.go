@@ -32,8 +32,9 @@ const officePatience = 5 * time.Second
 // admin serves people. Questions about the tree go to the root of the group, which alone hears of everything below.
 type admin struct {
 	adminv1.UnimplementedAdminServiceServer
-	a     *Agent
-	local bool // on the socket, which only the agent's user can open
+	a      *Agent
+	local  bool // on the socket, which only the agent's user can open
+	tunnel bool // for the groups above
 }
 
 // actor names who asks, and refuses agents other than those of this group, which pass a person's question on and say whose it is.
@@ -47,7 +48,7 @@ func (s *admin) actor(ctx context.Context) (string, error) {
 		return "", status.Error(codes.Unauthenticated, "the client showed no certificate with an identity")
 	case id.User != "":
 		return id.User, nil
-	case id.Group == s.a.cfg.Group:
+	case id.Group == s.a.cfg.Group, s.tunnel && strings.HasPrefix(s.a.cfg.Group, id.Group+"/"):
 		if person := behalf(ctx); person != "" && passedOn(ctx) {
 			return person, nil // it asked for the name, and would have to be trusted anyway: it can propose
 		}

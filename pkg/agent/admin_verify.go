@@ -26,7 +26,8 @@ const (
 	sitesAtOnce = 4
 )
 
-// reach gives the admin service of another site of the fabric: of a member of this group at its fabric address. The groups below dial, and are not dialled.
+// reach gives an admin service that leads to another site of the fabric: the site's own where it is a member of this group, else that of the root of the child group on the
+// way to it, through its tunnel.
 func (a *Agent) reach(ctx context.Context, site string) (adminv1.AdminServiceClient, error) {
 	if m := a.node.Catalog().Member(site); m.GetFabricAddress() != "" {
 		conn, err := a.peers.conn(ctx, m.GetFabricAddress())
@@ -42,11 +43,10 @@ func (a *Agent) reach(ctx context.Context, site string) (adminv1.AdminServiceCli
 	case h.GetGroup() == a.cfg.Group:
 		return nil, status.Errorf(codes.Unavailable, "the fabric address of %s is not known; its agent has not come yet", site)
 	}
-	mend := "ask an agent of its group: fanoutctl --server " + h.GetFabricAddress()
-	if h.GetFabricAddress() == "" {
-		mend = "ask an agent of its group"
+	if t, ok := a.node.Toward(h.GetGroup()); ok {
+		return adminv1.NewAdminServiceClient(t.Conn), nil
 	}
-	return nil, status.Errorf(codes.Unavailable, "%s is in group %s below, which dials and is not dialled; %s", site, h.GetGroup(), mend)
+	return nil, status.Errorf(codes.Unavailable, "%s is in group %s, to which there is no way from here now: the group on the way is not attached", site, h.GetGroup())
 }
 
 // siteHealth finds a site among those that this agent knows of; nil: it is not there.

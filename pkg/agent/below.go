@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
@@ -47,11 +48,28 @@ func (a *Agent) serveTunnel(ctx context.Context, conn *tree.TunnelConn) {
 	server := grpc.NewServer(append(transfer.ServerOptions(),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}), grpc.MaxRecvMsgSize(tree.MaxMessage), grpc.Creds(tree.TunnelCredentials()))...)
 	transferv1.RegisterTransferServiceServer(server, a.transfer)
+	adminv1.RegisterAdminServiceServer(server, aboveAdmin{s: &admin{a: a, tunnel: true}})
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
 	if err := server.Serve(newOneConn(conn)); err != nil && ctx.Err() == nil {
 		a.logger.Debug("serving the tunnel ended", "error", err)
 	}
+}
+
+// aboveAdmin is what of the admin service a group above may call: to look, and to have what the catalog says put right.
+type aboveAdmin struct {
+	adminv1.UnimplementedAdminServiceServer
+	s *admin
+}
+
+// View implements adminv1.AdminServiceServer.
+func (x aboveAdmin) View(ctx context.Context, req *adminv1.ViewRequest) (*adminv1.ViewResponse, error) {
+	return x.s.View(ctx, req)
+}
+
+// Verify implements adminv1.AdminServiceServer.
+func (x aboveAdmin) Verify(req *adminv1.VerifyRequest, stream grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
+	return x.s.Verify(req, stream)
 }
 
 // oneConn is a listener that accepts one connection, and then waits to be closed.
