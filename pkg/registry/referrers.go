@@ -54,12 +54,28 @@ func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]*Descrip
 	return all, nil
 }
 
+// HasReferrersAPI says whether the registry lists referrers itself; where it does not, only a fallback tag lists those of a digest, and a digest without one has none. It asks for
+// those of a digest, in a repository that is there. Where the answer tells neither, it is taken to have the API.
+func (c *Client) HasReferrersAPI(ctx context.Context, repo, digest string) (bool, error) {
+	if err := checkDigest(repo, digest); err != nil {
+		return false, err
+	}
+	if _, supported, err := c.referrersAPI(ctx, repo, digest); err != nil || supported {
+		return supported, err
+	}
+	return !c.lacksReferrers(), nil
+}
+
+// lacksReferrers: the registry was seen to have no referrers API, not long ago.
+func (c *Client) lacksReferrers() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.noReferrers.IsZero() && time.Since(c.noReferrers) < apiMemory
+}
+
 // referrersAPI asks the registry; supported is false where it has no such API.
 func (c *Client) referrersAPI(ctx context.Context, repo, digest string) (all []*Descriptor, supported bool, err error) {
-	c.mu.Lock()
-	lacking := !c.noReferrers.IsZero() && time.Since(c.noReferrers) < apiMemory
-	c.mu.Unlock()
-	if lacking {
+	if c.lacksReferrers() {
 		return nil, false, nil
 	}
 	in := call{

@@ -147,3 +147,22 @@ func TestSuite_Real(t *testing.T) {
 		})
 	}, registrytest.Traits{})
 }
+
+// TestHasReferrersAPI: a registry without one says so to one question; one that says something else is taken to have it.
+func TestHasReferrersAPI(t *testing.T) {
+	digest := registry.DigestOf([]byte("any"))
+	want := func(name string, c *registry.Client, want bool) {
+		t.Helper()
+		if got, err := c.HasReferrersAPI(t.Context(), "app/web", digest); err != nil || got != want {
+			t.Errorf("%s: got %v, %v, want %v", name, got, err, want)
+		}
+	}
+	for _, api := range []bool{true, false} { // without, it answers with a code of its own
+		srv := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)), ggcr.WithReferrersSupport(api)))
+		t.Cleanup(srv.Close)
+		want("ggcr", client(t, registry.Config{URL: srv.URL}), true)
+	}
+	want("embedded", client(t, registry.Config{URL: embedded(t, registry.EmbeddedConfig{}).URL()}), false)
+	_, c := harbor(t, harbortest.Config{Knobs: harbortest.Knobs{Plain: true, NoReferrers: true}})
+	want("plain", c, false)
+}
