@@ -78,6 +78,7 @@ type Agent struct {
 	progress *progress
 	events   *events
 	closures *closures
+	sweeper  *sweeper
 
 	pushes  pushes // when a ref was last said to be pushed
 	noted   noted  // referrers that were said to be pushed
@@ -105,6 +106,7 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 		queue: newQueue(), progress: newProgress(cfg.Site), events: newEvents(cfg.Site), closures: newClosures(),
 		swept: make(chan struct{}), doubt: newNudge(), stale: newNudge(),
 	}
+	a.sweeper = newSweeper(a)
 	if a.logger == nil {
 		a.logger = slog.New(slog.DiscardHandler)
 	}

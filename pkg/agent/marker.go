@@ -122,11 +122,9 @@ func (a *Agent) compareMarker(ctx context.Context) (lost bool, err error) {
 	if err := a.readValue(markerKey, &known); err != nil {
 		return false, err
 	}
-	var shown uint64
-	m, err := a.registry.Manifest(ctx, markerRepository, markerTag(a.cfg.Site))
+	shown, err := a.shownMarker(ctx, known)
 	switch {
 	case err == nil:
-		shown = counterOf(m.Content)
 	case errors.Is(err, registry.ErrNotFound):
 	case errors.Is(err, registry.ErrUnauthorized), errors.Is(err, registry.ErrDenied):
 		if known.Confirmed == 0 {
@@ -158,6 +156,31 @@ func (a *Agent) compareMarker(ctx context.Context) (lost bool, err error) {
 	a.marker.moved.set()
 	a.stale.set()
 	return true, a.writeValue(markerKey, counts{Confirmed: shown, Intended: known.Intended})
+}
+
+// shownMarker asks the registry for its counter. It is mostly the one that is known: then it is told by its digest, without being read.
+func (a *Agent) shownMarker(ctx context.Context, known counts) (uint64, error) {
+	tag := markerTag(a.cfg.Site)
+	if known.Confirmed > 0 {
+		d, err := a.registry.Resolve(ctx, markerRepository, tag)
+		if err != nil {
+			return 0, err
+		}
+		if d.GetDigest() == markerManifest(known.Confirmed).Digest {
+			return known.Confirmed, nil
+		}
+	}
+	m, err := a.registry.Manifest(ctx, markerRepository, tag)
+	if err != nil {
+		return 0, err
+	}
+	return counterOf(m.Content), nil
+}
+
+// markerManifest is the marker of a counter: an index of nothing, since that needs no blob.
+func markerManifest(counter uint64) registry.Manifest {
+	content := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[],"annotations":{%q:"%d"}}`, registry.MediaTypeOCIIndex, counterLabel, counter)
+	return registry.Manifest{MediaType: registry.MediaTypeOCIIndex, Digest: registry.DigestOf(content), Content: content}
 }
 
 func (a *Agent) setDistrust(d distrust) error {
@@ -254,13 +277,10 @@ func (a *Agent) raiseMarker(ctx context.Context) error {
 	if err := a.writeValue(markerKey, next); err != nil {
 		return err
 	}
-	// An index of nothing: it needs no blob.
-	content := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[],"annotations":{%q:"%d"}}`, registry.MediaTypeOCIIndex, counterLabel, next.Intended)
-	m := registry.Manifest{MediaType: registry.MediaTypeOCIIndex, Digest: registry.DigestOf(content), Content: content}
 	if err := a.registry.EnsureRepository(ctx, markerRepository); err != nil {
 		return err
 	}
-	if err := a.registry.PutManifest(ctx, markerRepository, markerTag(a.cfg.Site), m); err != nil {
+	if err := a.registry.PutManifest(ctx, markerRepository, markerTag(a.cfg.Site), markerManifest(next.Intended)); err != nil {
 		return err
 	}
 	return a.writeValue(markerKey, counts{Confirmed: next.Intended, Intended: next.Intended})

@@ -32,20 +32,21 @@ func (n nudge) set() {
 	}
 }
 
-// wait returns after a time, or sooner when it was nudged, but not before the least; false when ctx ended first.
-func (n nudge) wait(ctx context.Context, least, d time.Duration) bool {
+// wait returns after a time, or sooner when it was nudged, but not before the least; alive is false when ctx ended first.
+func (n nudge) wait(ctx context.Context, least, d time.Duration) (nudged, alive bool) {
 	if !sleep(ctx, min(least, d)) {
-		return false
+		return false, false
 	}
 	t := time.NewTimer(d - min(least, d))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return false
+		return false, false
 	case <-n:
+		return true, true
 	case <-t.C:
+		return false, true
 	}
-	return true
 }
 
 // checkRegistry asks again and again whether the registry answers and takes the credentials; at once when work failed because it did not.
@@ -68,7 +69,7 @@ func (a *Agent) checkRegistry(ctx context.Context) {
 		if err != nil {
 			wait = checkAgain
 		}
-		if !a.doubt.wait(ctx, checkAgain/2, wait/2+rand.N(wait/2)) {
+		if _, alive := a.doubt.wait(ctx, checkAgain/2, wait/2+rand.N(wait/2)); !alive {
 			return
 		}
 	}

@@ -16,6 +16,8 @@ const (
 	fetchBackoffMax = 15 * time.Second
 	// perRepository is how many keys of one repository are worked on at once, so that one that hangs leaves workers for the others.
 	perRepository = workers / 4
+	// sweepWorkers is how many keys of the sweep are worked on at once, so that it neither loads the registry nor keeps what was prompted from a worker.
+	sweepWorkers = workers / 4
 )
 
 // key names a piece of work: a ref, or (with digest set and no tag) a manifest in a repository that may be a new referrer.
@@ -23,15 +25,29 @@ type key struct {
 	repository, tag, digest string
 }
 
+// cause says why a key is worked on. The lower outweighs the higher.
+type cause int
+
+const (
+	// prompted by a notification, the catalog or a person.
+	prompted cause = iota
+	// sweptWhole: the sweep came by, and the ref's referrers are to be asked for.
+	sweptWhole
+	// swept: the sweep came by, and what the registry lists says that the ref's referrers are as they were when they were last asked for.
+	swept
+)
+
 // queue holds each key at most once, hands a key to one worker at a time, and brings failed keys back after a growing time. A key added while it is worked on is handed out again afterwards.
+// What the sweep adds is handed out when nothing that was prompted is ready, and has a part of the workers only.
 type queue struct {
 	mu      sync.Mutex
-	ready   []key
-	queued  map[key]bool
-	active  map[key]bool
-	again   map[key]bool
-	busy    map[string]int   // active keys of a repository
-	held    map[string][]key // ready keys of a repository that is as busy as it may be: each done lets one go
+	ready   [2][]key // prompted; swept. A key that was swept first and prompted then is in both, and counts in the first.
+	queued  map[key]cause
+	active  map[key]cause
+	again   map[key]cause
+	busy    map[string]int      // active keys of a repository
+	sweeps  int                 // active keys that were swept
+	held    map[string][2][]key // ready keys of a repository that is as busy as it may be: each done lets one go
 	timers  map[key]*waiting
 	failed  map[key]int
 	wake    chan struct{}
@@ -42,23 +58,31 @@ type queue struct {
 type waiting struct {
 	*time.Timer
 	firm bool
+	why  cause
 }
 
 func newQueue() *queue {
 	return &queue{
-		queued: map[key]bool{}, active: map[key]bool{}, again: map[key]bool{},
-		timers: map[key]*waiting{}, failed: map[key]int{}, busy: map[string]int{}, held: map[string][]key{}, wake: make(chan struct{}, 1),
+		queued: map[key]cause{}, active: map[key]cause{}, again: map[key]cause{},
+		timers: map[key]*waiting{}, failed: map[key]int{}, busy: map[string]int{}, held: map[string][2][]key{}, wake: make(chan struct{}, 1),
 	}
 }
 
 // add asks for work on k soon, ending any wait after a failure.
-func (q *queue) add(k key) {
+func (q *queue) add(k key) { q.addFor(k, prompted) }
+
+// addFor asks for work on k for a cause. A sweep leaves a key that waits after a failure to its wait.
+func (q *queue) addFor(k key, why cause) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.addLocked(k)
+	if w := q.timers[k]; why != prompted && w != nil {
+		w.why = min(w.why, why)
+		return
+	}
+	q.addLocked(k, why)
 }
 
-func (q *queue) addLocked(k key) {
+func (q *queue) addLocked(k key, why cause) {
 	if q.stopped {
 		return
 	}
@@ -66,15 +90,25 @@ func (q *queue) addLocked(k key) {
 		t.Stop()
 		delete(q.timers, k)
 	}
-	switch {
-	case q.active[k]:
-		q.again[k] = true
-	case !q.queued[k]:
-		q.queued[k] = true
-		q.ready = append(q.ready, k)
+	if _, active := q.active[k]; active {
+		if was, again := q.again[k]; !again || why < was {
+			q.again[k] = why
+		}
+		return
+	}
+	was, queued := q.queued[k]
+	if queued && was <= why {
+		return
+	}
+	q.queued[k] = why
+	if !queued || line(was) != line(why) {
+		q.ready[line(why)] = append(q.ready[line(why)], k)
 		q.signal()
 	}
 }
+
+// line in which a key waits to be handed out.
+func line(why cause) int { return min(int(why), 1) }
 
 func (q *queue) signal() {
 	select {
@@ -87,29 +121,52 @@ func (q *queue) signal() {
 func (q *queue) next(ctx context.Context) (key, bool) {
 	for {
 		q.mu.Lock()
-		for len(q.ready) > 0 {
-			k := q.ready[0]
-			q.ready = q.ready[1:]
-			if q.busy[k.repository] >= perRepository {
-				q.held[k.repository] = append(q.held[k.repository], k)
-				continue
-			}
-			delete(q.queued, k)
-			q.active[k] = true
-			q.busy[k.repository]++
-			if len(q.ready) > 0 {
-				q.signal()
-			}
-			q.mu.Unlock()
-			return k, true
+		k, ok := q.takeLocked()
+		if ok && len(q.ready[0])+len(q.ready[1]) > 0 {
+			q.signal()
 		}
 		q.mu.Unlock()
+		if ok {
+			return k, true
+		}
 		select {
 		case <-ctx.Done():
 			return key{}, false
 		case <-q.wake:
 		}
 	}
+}
+
+func (q *queue) takeLocked() (key, bool) {
+	for l := range q.ready {
+		for len(q.ready[l]) > 0 && (l == 0 || q.sweeps < sweepWorkers) {
+			k := q.ready[l][0]
+			q.ready[l] = q.ready[l][1:]
+			why, queued := q.queued[k]
+			if !queued || line(why) != l {
+				continue // it went by the other line
+			}
+			if q.busy[k.repository] >= perRepository {
+				held := q.held[k.repository]
+				held[l] = append(held[l], k)
+				q.held[k.repository] = held
+				continue
+			}
+			delete(q.queued, k)
+			q.active[k] = why
+			q.busy[k.repository]++
+			q.sweeps += l
+			return k, true
+		}
+	}
+	return key{}, false
+}
+
+// cause for which k is worked on.
+func (q *queue) cause(k key) cause {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.active[k]
 }
 
 // failures of k in a row.
@@ -138,9 +195,11 @@ func (q *queue) postpone(k key, wait time.Duration) { q.end(k, wait, true) }
 func (q *queue) end(k key, wait time.Duration, firm bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	why := q.active[k]
 	delete(q.active, k)
+	q.sweeps -= line(why)
 	q.release(k.repository)
-	again := q.again[k]
+	again, added := q.again[k]
 	delete(q.again, k)
 	if wait > 0 {
 		q.failed[k]++
@@ -149,11 +208,29 @@ func (q *queue) end(k key, wait time.Duration, firm bool) {
 	}
 	switch {
 	case q.stopped:
-	case again:
-		q.addLocked(k)
+	case added:
+		if wait > 0 {
+			again = min(again, why) // what was asked for first is still to be done
+		}
+		q.addLocked(k, again)
 	case wait > 0:
-		q.timers[k] = &waiting{time.AfterFunc(wait, func() { q.add(k) }), firm}
+		q.waitLocked(k, wait, firm, why)
 	}
+	if line(why) == 1 && len(q.ready[1]) > 0 {
+		q.signal()
+	}
+}
+
+func (q *queue) waitLocked(k key, wait time.Duration, firm bool, why cause) {
+	w := &waiting{firm: firm, why: why}
+	w.Timer = time.AfterFunc(wait, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.timers[k] == w {
+			q.addLocked(k, w.why)
+		}
+	})
+	q.timers[k] = w
 }
 
 // hurry says that what made work fail may be over: failed keys come back now, and those that fail again wait a short time at first.
@@ -163,7 +240,7 @@ func (q *queue) hurry() {
 	clear(q.failed)
 	for k, w := range q.timers {
 		if !w.firm {
-			q.addLocked(k)
+			q.addLocked(k, w.why)
 		}
 	}
 }
@@ -174,22 +251,30 @@ func (q *queue) release(repository string) {
 		delete(q.busy, repository)
 	}
 	held := q.held[repository]
-	if len(held) == 0 {
-		return
+	for l := range held {
+		for len(held[l]) > 0 {
+			k := held[l][0]
+			held[l] = held[l][1:]
+			if why, queued := q.queued[k]; !queued || line(why) != l {
+				continue // it went by the other line
+			}
+			q.held[repository] = held
+			q.ready[l] = append(q.ready[l], k)
+			q.signal()
+			return
+		}
 	}
-	if q.held[repository] = held[1:]; len(held) == 1 {
-		delete(q.held, repository)
-	}
-	q.ready = append(q.ready, held[0])
-	q.signal()
+	delete(q.held, repository)
 }
 
 // later asks for work on k after a time, unless it comes up sooner.
 func (q *queue) later(k key, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.stopped && q.timers[k] == nil && !q.queued[k] && !q.again[k] {
-		q.timers[k] = &waiting{time.AfterFunc(wait, func() { q.add(k) }), true}
+	_, queued := q.queued[k]
+	_, again := q.again[k]
+	if !q.stopped && q.timers[k] == nil && !queued && !again {
+		q.waitLocked(k, wait, true, prompted)
 	}
 }
 

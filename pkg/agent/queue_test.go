@@ -147,3 +147,102 @@ func TestQueueKeepsWorkersForOtherRepositories(t *testing.T) {
 		idle(t, q)
 	})
 }
+
+func TestQueueHandsOutWhatWasPromptedBeforeWhatWasSwept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		ref := func(i int) key { return key{repository: "r" + strconv.Itoa(i), tag: "1"} }
+		for i := range 2 * sweepWorkers {
+			q.addFor(ref(i), swept)
+		}
+		q.addFor(ref(0), sweptWhole)
+		q.add(ref(9))
+		if k := take(t, q); k != ref(9) || q.cause(k) != prompted {
+			t.Fatalf("%v was handed out for cause %d before what was prompted", k, q.cause(k))
+		}
+		for i := range sweepWorkers {
+			if k := take(t, q); k != ref(i) || q.cause(k) != map[bool]cause{true: sweptWhole, false: swept}[i == 0] {
+				t.Fatalf("%v was handed out for cause %d in place %d", k, q.cause(k), i)
+			}
+		}
+		idle(t, q) // the sweep has its share of the workers
+		q.add(ref(2))
+		q.add(ref(100))
+		if k := take(t, q); k != ref(100) {
+			t.Fatalf("%v was handed out", k)
+		}
+		q.done(ref(2), 0) // it is prompted now
+		if k := take(t, q); k != ref(2) || q.cause(k) != prompted {
+			t.Fatalf("%v was handed out for cause %d", k, q.cause(k))
+		}
+		seen := map[key]bool{}
+		for i := range sweepWorkers {
+			if i == 2 {
+				continue
+			}
+			q.done(ref(i), 0)
+		}
+		for range sweepWorkers - 1 { // 8 and those from 10 on; 9 went by the other line
+			k := take(t, q)
+			if seen[k] || k == ref(9) {
+				t.Fatalf("%v was handed out twice", k)
+			}
+			seen[k] = true
+		}
+		idle(t, q)
+	})
+}
+
+func TestQueueSweepLeavesAFailureToItsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		k := key{repository: "a", tag: "1"}
+		q.addFor(k, swept)
+		take(t, q)
+		begin := time.Now()
+		q.done(k, time.Minute)
+		q.addFor(k, sweptWhole)
+		idle(t, q)
+		if take(t, q); time.Since(begin) < time.Minute || q.cause(k) != sweptWhole {
+			t.Fatalf("handed out after %s for cause %d", time.Since(begin), q.cause(k))
+		}
+		q.stop()
+	})
+}
+
+func TestPaceSpreadsQuestionsAndEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hurry := newNudge()
+		spent := func(p *pace, n int) time.Duration {
+			begin := time.Now()
+			for range n {
+				if err := p.wait(t.Context(), 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return time.Since(begin)
+		}
+		const within = 150 * time.Second
+		if d := spent(newPace(10_000, within, hurry), 10_000); d < within*9/10 || d > within {
+			t.Errorf("10,000 questions were spread over %s", d)
+		}
+		// There are ten times as many as was thought.
+		if d := spent(newPace(1_000, within, hurry), 10_000); d > within+time.Second {
+			t.Errorf("a sweep that was longer than thought took %s", d)
+		}
+		if d := spent(newPace(40, within, hurry), 40); d != 0 {
+			t.Errorf("few questions waited %s", d)
+		}
+		p := newPace(10_000, within, hurry)
+		spent(p, 5000)
+		hurry.set()
+		if d := spent(p, 5000); d > time.Second {
+			t.Errorf("5,000 questions took %s after something happened", d)
+		}
+		select {
+		case <-hurry:
+		default:
+			t.Error("whoever wanted a sweep sooner is forgotten")
+		}
+	})
+}

@@ -146,15 +146,19 @@ func (a *Agent) handle(ctx context.Context, k key) error {
 		return a.noteReferrer(ctx, k.repository, k.digest)
 	}
 	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
-	note := a.amends.get(ref.String())
-	if err := a.reconcileRef(ctx, ref); err != nil {
+	note, why := a.amends.get(ref.String()), a.queue.cause(k)
+	if note > 0 {
+		why = prompted // else the note would be taken for seen to
+	}
+	if err := a.reconcileRef(ctx, ref, why); err != nil {
 		return err
 	}
 	return a.amendDone(ref, note)
 }
 
-// reconcileRef compares one ref in the catalog, in the registry and in this site's memory, and works off the difference.
-func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
+// reconcileRef compares one ref in the catalog, in the registry and in this site's memory, and works off the difference. For a sweep it only looks whether there is one: work is not the
+// sweep's to do, whose share of the workers is small.
+func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) error {
 	rec, ok := a.node.Catalog().Get(ref)
 	if !ok {
 		rec = nil
@@ -169,8 +173,16 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 	}
 	in := a.mergeInput(ref, rec, st, ours)
 	in.Distrusted = a.distrusted(ref, st, known)
-	v, err := a.amended(ctx, ref, in, reconcile.Merge(in))
-	if err != nil {
+	v := reconcile.Merge(in)
+	if why != prompted {
+		switch v.Action {
+		case reconcile.None, reconcile.Report, reconcile.Accept, reconcile.Foreign:
+		default:
+			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+			return nil
+		}
+	}
+	if v, err = a.amended(ctx, ref, in, v); err != nil {
 		return err
 	}
 	if v.Action == reconcile.Unpublish || v.Action == reconcile.Publish && (rec != nil || in.PushedAt.IsZero()) {
@@ -254,7 +266,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref) error {
 			a.index(ctx, ref)
 		}
 	case reconcile.None:
-		if rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
+		if why != swept && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
 			if changed, err := a.settled(ctx, ref, rec); changed || err != nil {
 				return err
 			}
