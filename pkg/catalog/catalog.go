@@ -114,6 +114,8 @@ type state struct {
 	replacing  bool               // the resync under way brings it
 	restoring  string             // ID of the restore under way
 	conflicts  *btree.BTreeG[*catalogv1.Conflict]
+	deletions  *btree.BTreeG[*catalogv1.Deletion]
+	live       int // records that are no tombstones; follows from the records
 }
 
 type sumAt struct {
@@ -152,6 +154,7 @@ func New() *Machine {
 			position:   &catalogv1.Position{},
 			resyncSeen: newSeen(),
 			conflicts:  btree.NewBTreeGOptions(lessConflict, treeOptions),
+			deletions:  btree.NewBTreeGOptions(lessDeletion, treeOptions),
 		},
 		sums: btree.NewBTreeGOptions(func(a, b sumAt) bool { return a.revision < b.revision }, treeOptions),
 	}
@@ -231,6 +234,10 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 		err = m.noteConflict(k.NoteConflict.GetConflict())
 	case *catalogv1.Change_SettleConflict:
 		err = m.settleConflict(k.SettleConflict)
+	case *catalogv1.Change_NoteDeletion:
+		err = m.noteDeletion(k.NoteDeletion)
+	case *catalogv1.Change_SettleDeletion:
+		err = m.settleDeletion(k.SettleDeletion)
 	case *catalogv1.Change_AcceptEpoch:
 		err = m.acceptEpoch(k.AcceptEpoch.GetEpoch())
 	case *catalogv1.Change_RestoreCatalog:
@@ -256,13 +263,24 @@ func (s *state) get(ref Ref) (*catalogv1.Record, bool) {
 func (m *Machine) put(rec *catalogv1.Record) {
 	if old, replaced := m.records.Set(rec); replaced {
 		m.revisions.Delete(old)
+		m.live -= alive(old)
 	}
 	m.revisions.Set(rec)
+	m.live += alive(rec)
 }
 
 func (m *Machine) drop(rec *catalogv1.Record) {
 	m.records.Delete(rec)
 	m.revisions.Delete(rec)
+	m.live -= alive(rec)
+}
+
+// alive counts a record that is no tombstone.
+func alive(rec *catalogv1.Record) int {
+	if rec.Deleted {
+		return 0
+	}
+	return 1
 }
 
 // moveTo sets the position, which must not change any more, and remembers its sum.
@@ -283,6 +301,7 @@ func (m *Machine) Snapshot() *Snapshot {
 		s.groups = m.groups.Copy()
 		s.resyncSeen = m.resyncSeen.Copy()
 		s.conflicts = m.conflicts.Copy()
+		s.deletions = m.deletions.Copy()
 		m.snap = s
 	}
 	return m.snap

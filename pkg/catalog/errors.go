@@ -24,6 +24,8 @@ var (
 	ErrResync = errors.New("resync needed")
 	// ErrNotHeadquarters: the change belongs to headquarters, and this group follows a parent.
 	ErrNotHeadquarters = errors.New("not headquarters")
+	// ErrHeld: the deletion does not travel: it is too new, or one of too many, and waits for an operator's word.
+	ErrHeld = errors.New("held")
 	// ErrInvalid: the change is malformed.
 	ErrInvalid = errors.New("invalid change")
 	// ErrUnknown: the command holds a kind of change that this version does not know. It must not be skipped: the agent stops.

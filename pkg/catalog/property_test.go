@@ -26,6 +26,7 @@ var (
 	drawRepo   = rapid.SampledFrom([]string{"app/a", "app/b", "db/c", "Bad"})
 	drawTag    = rapid.SampledFrom([]string{"v1", "v2", "v3"})
 	drawTarget = rapid.SampledFrom([]string{"A", "B", "C", "D"})
+	drawSite   = rapid.SampledFrom([]string{"hq-a", "hq-b"})
 	drawEpoch  = rapid.SampledFrom([]string{"e1", "e1", "e1", "e2"})
 )
 
@@ -88,6 +89,7 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 	case 5:
 		return &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
 			Revision: drawRevision(t, next), Expect: drawRevision(t, held.GetRevision()), Repository: ref.Repository, Tag: ref.Tag,
+			Observed: rapid.IntRange(0, 3).Draw(t, "observed") == 0, Origin: drawSite.Draw(t, "origin"),
 		}}}
 	case 6, 7:
 		return &catalogv1.Change{Kind: &catalogv1.Change_Import{Import: drawImport(t, snap)}}
@@ -117,7 +119,14 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 
 // drawHealing draws a change of those that mend a catalog; nil: another.
 func drawHealing(t *rapid.T, snap *catalog.Snapshot, ref catalog.Ref) *catalogv1.Change {
-	switch rapid.IntRange(0, 6).Draw(t, "healing") {
+	switch rapid.IntRange(0, 9).Draw(t, "healing") {
+	case 7, 8:
+		held, _ := snap.Get(ref)
+		return &catalogv1.Change{Kind: &catalogv1.Change_NoteDeletion{NoteDeletion: &catalogv1.NoteDeletion{
+			Repository: ref.Repository, Tag: ref.Tag, Site: drawSite.Draw(t, "site"), Expect: drawRevision(t, held.GetRevision())}}}
+	case 9:
+		return &catalogv1.Change{Kind: &catalogv1.Change_SettleDeletion{SettleDeletion: &catalogv1.SettleDeletion{
+			Repository: ref.Repository, Tag: ref.Tag, Site: rapid.SampledFrom([]string{"", "hq-a"}).Draw(t, "site"), Restore: rapid.Bool().Draw(t, "restore")}}}
 	case 0:
 		return &catalogv1.Change{Kind: &catalogv1.Change_Prune{Prune: &catalogv1.Prune{
 			Through: drawRevision(t, snap.Position().Revision-min(snap.Position().Revision, 1))}}}
@@ -252,6 +261,20 @@ func checkInvariants(t *rapid.T, s *catalog.Snapshot) {
 	if !slices.IsSortedFunc(byRef, func(a, b *catalogv1.Record) int { return catalog.RefOf(a).Compare(catalog.RefOf(b)) }) {
 		t.Fatal("not sorted by ref")
 	}
+	live := 0
+	for _, rec := range byRef {
+		if !rec.Deleted {
+			live++
+		}
+	}
+	if live != s.Live() {
+		t.Fatalf("%d live records, Live %d", live, s.Live())
+	}
+	for d := range s.AllDeletions() {
+		if rec, ok := s.Get(catalog.Ref{Repository: d.Repository, Tag: d.Tag}); !s.Founded() || !ok || rec.Deleted {
+			t.Fatalf("a deletion of %s:%s is listed, which is not published", d.Repository, d.Tag)
+		}
+	}
 	last := uint64(0)
 	for _, rec := range byRevision {
 		if rec.Revision < last || s.Founded() && rec.Revision == last {
@@ -326,7 +349,8 @@ func (w *twin) publish(p *catalogv1.Publish, actor string, at *timestamppb.Times
 	return nil
 }
 
-func (w *twin) unpublish(u *catalogv1.Unpublish, actor string, at *timestamppb.Timestamp) error {
+// unpublish: free says that the deletion that it names was noted long enough ago and is not held.
+func (w *twin) unpublish(u *catalogv1.Unpublish, actor string, at *timestamppb.Timestamp, free bool) error {
 	ref := catalog.Ref{Repository: u.Repository, Tag: u.Tag}
 	held := w.records[ref]
 	switch {
@@ -338,6 +362,8 @@ func (w *twin) unpublish(u *catalogv1.Unpublish, actor string, at *timestamppb.T
 		return catalog.ErrConflict
 	case held == nil || held.Deleted:
 		return catalog.ErrUnchanged
+	case u.Observed && !free:
+		return catalog.ErrHeld
 	}
 	rec := proto.CloneOf(held)
 	rec.Deleted, rec.Revision, rec.PublishedAt, rec.PublishedBy, rec.Origin = true, u.Revision, at, actor, u.Origin
@@ -366,13 +392,15 @@ func TestHeadquarters_EqualsTwin(t *testing.T) {
 			}
 			at := rapid.Int64Range(1, 1000).Draw(t, "time")
 			clock = max(clock, at)
+			d := snap.Deletion(catalog.Ref{Repository: c.GetUnpublish().GetRepository(), Tag: c.GetUnpublish().GetTag()}, c.GetUnpublish().GetOrigin())
+			free := d != nil && !d.Held && !d.Restore && clock-d.NotedAt.AsTime().Unix() >= int64(catalog.DeletionGrace/time.Second)
 			results := m.Apply(&catalogv1.Command{Actor: "sweep", Time: timestamppb.New(time.Unix(at, 0)), Changes: []*catalogv1.Change{c}})
 			var want error
 			switch now := timestamppb.New(time.Unix(clock, 0)); {
 			case c.GetPublish() != nil:
 				want = w.publish(c.GetPublish(), "sweep", now)
 			case c.GetUnpublish() != nil:
-				want = w.unpublish(c.GetUnpublish(), "sweep", now)
+				want = w.unpublish(c.GetUnpublish(), "sweep", now, free)
 			case c.GetPrune() != nil:
 				if results[0].Err == nil {
 					maps.DeleteFunc(w.records, func(_ catalog.Ref, rec *catalogv1.Record) bool {
@@ -532,5 +560,63 @@ func TestChild_Converges(t *testing.T) {
 		}
 		settle(gd, hq, gdScope, &gdRun)
 		settle(sz, gd, szScope, &szRun)
+	})
+}
+
+// TestDeletions_NoMoreTravelThanMay: however deletions are noted, at however many sites, given back and tried, no more of them travel within an hour than ten or a twentieth of what was live,
+// and what is held stays so.
+func TestDeletions_NoMoreTravelThanMay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := catalog.New()
+		m.Apply(foundCommand())
+		clock := time.Unix(0, 0)
+		apply := func(c *catalogv1.Change) error {
+			return m.Apply(&catalogv1.Command{Time: timestamppb.New(clock), Actor: "sweep", Changes: []*catalogv1.Change{c}})[0].Err
+		}
+		refs := rapid.IntRange(5, 400).Draw(t, "refs")
+		ref := func(i int) catalog.Ref { return catalog.Ref{Repository: "app/a", Tag: fmt.Sprint("t", i)} }
+		for i := range refs {
+			err := apply(&catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
+				Revision: uint64(i + 1), Repository: "app/a", Tag: ref(i).Tag, Target: descriptor("A"), Origin: "hq-a"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		var travelled []time.Time
+		for range rapid.IntRange(1, 150).Draw(t, "steps") {
+			clock = clock.Add(rapid.SampledFrom([]time.Duration{0, time.Second, catalog.DeletionGrace, 10 * time.Minute}).Draw(t, "pause"))
+			r := ref(rapid.IntRange(0, refs-1).Draw(t, "ref"))
+			snap := m.Snapshot()
+			rec, _ := snap.Get(r)
+			site := drawSite.Draw(t, "site")
+			if rapid.IntRange(0, 9).Draw(t, "back") == 0 {
+				_ = apply(&catalogv1.Change{Kind: &catalogv1.Change_SettleDeletion{SettleDeletion: &catalogv1.SettleDeletion{Repository: r.Repository, Tag: r.Tag}}})
+				continue
+			}
+			_ = apply(&catalogv1.Change{Kind: &catalogv1.Change_NoteDeletion{NoteDeletion: &catalogv1.NoteDeletion{Repository: r.Repository, Tag: r.Tag, Site: site, Expect: rec.GetRevision()}}})
+			for d := range m.Snapshot().AllDeletions() {
+				r := catalog.Ref{Repository: d.Repository, Tag: d.Tag}
+				rec, _ := m.Snapshot().Get(r)
+				err := apply(&catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
+					Revision: m.Snapshot().Position().Revision + 1, Expect: rec.GetRevision(), Repository: r.Repository, Tag: r.Tag, Origin: d.Site, Observed: true}}})
+				if err == nil {
+					travelled = append(travelled, clock)
+				} else if !errors.Is(err, catalog.ErrHeld) && !errors.Is(err, catalog.ErrUnchanged) {
+					t.Fatal(err)
+				}
+				if err == nil && d.Held {
+					t.Fatalf("%s was held and travelled", r)
+				}
+			}
+			recent := 0
+			for _, at := range travelled {
+				if clock.Sub(at) <= time.Hour {
+					recent++
+				}
+			}
+			if most := max(10, refs/20); recent > most {
+				t.Fatalf("%d deletions of %d refs travelled within an hour, at most %d may", recent, refs, most)
+			}
+		}
 	})
 }

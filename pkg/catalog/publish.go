@@ -108,6 +108,11 @@ func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) *Refusal {
 	if held == nil || held.Deleted {
 		return refuse(ErrUnchanged, "%s is not published", ref)
 	}
+	if u.Observed {
+		if err := m.mayTravel(ref, u.Origin); err != nil {
+			return err
+		}
+	}
 	rec := proto.CloneOf(held)
 	rec.Deleted = true
 	rec.Revision = u.Revision
@@ -122,6 +127,9 @@ func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) *Refusal {
 // commit sums up rec, which has the next revision, and makes it the record of its ref.
 func (m *Machine) commit(rec *catalogv1.Record) {
 	rec.Sum = NextSum(m.position.Sum, rec)
+	if held, ok := m.get(RefOf(rec)); ok && (rec.Deleted || held.Target.GetDigest() != rec.Target.GetDigest()) {
+		m.forgetDeletions(RefOf(rec), "") // what vanished was another's, or has travelled
+	}
 	m.put(rec)
 	m.moveTo(&catalogv1.Position{Epoch: m.position.Epoch, Revision: rec.Revision, Sum: rec.Sum, Scope: m.position.Scope})
 }

@@ -22,6 +22,8 @@ func (m *Machine) restoreCatalog(r *catalogv1.RestoreCatalog) ([]Ref, *Refusal) 
 		m.records.Clear()
 		m.revisions.Clear()
 		m.sums.Clear()
+		m.deletions.Clear()
+		m.live = 0
 		m.position, m.ancestors, m.founded, m.restoring = &catalogv1.Position{}, nil, false, r.Id
 		m.accepted, m.demand = "", nil
 	}

@@ -44,6 +44,11 @@ func descriptor(word string) *catalogv1.Descriptor {
 //	NAME prune REVISION
 //	NAME conflict REF LOSER WINNER [site=NAME]
 //	NAME settle REF [LOSER]
+//	NAME vanish REF [site=NAME] [expect=N]                            notes a deletion
+//	NAME travel REF [site=NAME]                                       an observed unpublish
+//	NAME back REF [site=NAME] [restore]                               settles a deletion: the tag is there again, or is to be put back
+//	NAME fill REPOSITORY N                                            publishes tags t1 to tN
+//	NAME wait SECONDS
 //	NAME accept EPOCH
 //	NAME takeover SAVED EPOCH [limit=N] [stop]                        restores what machine SAVED holds, in parts; stop: without the last
 //	NAME restart                                                      through a snapshot
@@ -97,6 +102,14 @@ func (o options) number(key string, otherwise uint64) uint64 {
 		return n
 	}
 	return otherwise
+}
+
+func (o options) seconds() uint64 {
+	n, err := strconv.ParseUint(o.bare[0], 10, 32)
+	if err != nil {
+		panic(err)
+	}
+	return n
 }
 
 func (o options) scope() *catalogv1.Scope {
@@ -165,6 +178,20 @@ func (s *stage) run(t *testing.T, line string) string {
 			c.Digest = digest(o.bare[1])
 		}
 		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: c}})
+	case "vanish", "travel", "back":
+		return s.apply(m, deletionChange(verb, snap, o))
+	case "fill":
+		n, err := strconv.Atoi(o.bare[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			s.run(t, fmt.Sprintf("%s publish %s:t%d T%d", name, o.bare[0], i+1, i+1))
+		}
+		return fmt.Sprintf("ok: %d live\n", m.Snapshot().Live())
+	case "wait":
+		s.clock += int64(o.seconds())
+		return "ok\n"
 	case "accept":
 		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_AcceptEpoch{AcceptEpoch: &catalogv1.AcceptEpoch{Epoch: o.bare[0]}}})
 	case "takeover":
@@ -188,6 +215,22 @@ func (s *stage) run(t *testing.T, line string) string {
 	}
 	t.Fatalf("unknown verb: %s", line)
 	return ""
+}
+
+func deletionChange(verb string, snap *catalog.Snapshot, o options) *catalogv1.Change {
+	ref := splitRef(o.bare[0])
+	held, _ := snap.Get(ref)
+	site := cmp.Or(o.keys["site"], "hq-a")
+	switch verb {
+	case "vanish":
+		return &catalogv1.Change{Kind: &catalogv1.Change_NoteDeletion{NoteDeletion: &catalogv1.NoteDeletion{
+			Repository: ref.Repository, Tag: ref.Tag, Site: site, Expect: o.number("expect", held.GetRevision())}}}
+	case "travel":
+		return &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
+			Repository: ref.Repository, Tag: ref.Tag, Origin: site, Observed: true, Revision: snap.Position().Revision + 1, Expect: held.GetRevision()}}}
+	}
+	return &catalogv1.Change{Kind: &catalogv1.Change_SettleDeletion{SettleDeletion: &catalogv1.SettleDeletion{
+		Repository: ref.Repository, Tag: ref.Tag, Site: o.keys["site"], Restore: slices.Contains(o.bare, "restore")}}}
 }
 
 func (s *stage) apply(m *catalog.Machine, changes ...*catalogv1.Change) string {
@@ -317,6 +360,16 @@ func (s *stage) show(snap *catalog.Snapshot) string {
 	}
 	for c := range snap.AllConflicts() {
 		fmt.Fprintf(&out, "  conflict over %s:%s: %s at %s, against %s@%d\n", c.Repository, c.Tag, s.word(c.Target.Digest), c.Site, s.word(c.Winner), c.Revision)
+	}
+	for d := range snap.AllDeletions() {
+		fmt.Fprintf(&out, "  deletion of %s:%s at %s, noted at %d", d.Repository, d.Tag, d.Site, d.NotedAt.AsTime().Unix())
+		if d.Held {
+			out.WriteString(", held")
+		}
+		if d.Restore {
+			out.WriteString(", to be put back")
+		}
+		out.WriteByte('\n')
 	}
 	for rec := range snap.Records() {
 		fmt.Fprintf(&out, "  %s@%d %s", catalog.RefOf(rec), rec.Revision, s.word(rec.Target.Digest))

@@ -61,6 +61,9 @@ func (s *Snapshot) Pruned() uint64 { return s.pruned }
 // Len is the number of records, tombstones included.
 func (s *Snapshot) Len() int { return s.records.Len() }
 
+// Live is the number of records that are no tombstones.
+func (s *Snapshot) Live() int { return s.live }
+
 // Get returns the record of a ref; it may be a tombstone.
 func (s *Snapshot) Get(ref Ref) (*catalogv1.Record, bool) { return s.get(ref) }
 

@@ -58,6 +58,9 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	for c := range s.AllConflicts() {
 		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Conflict{Conflict: c}})
 	}
+	for d := range s.AllDeletions() {
+		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Deletion{Deletion: d}})
+	}
 	for rec := range s.Records() {
 		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Record{Record: rec}})
 		if out.err != nil {
@@ -211,6 +214,10 @@ func (m *Machine) restore(item *catalogv1.SnapshotItem, first bool) error {
 	case *catalogv1.SnapshotItem_Conflict:
 		if refusal = validateConflict(k.Conflict); refusal == nil {
 			m.conflicts.Set(k.Conflict)
+		}
+	case *catalogv1.SnapshotItem_Deletion:
+		if refusal = validateDeletion(k.Deletion); refusal == nil {
+			m.deletions.Set(k.Deletion)
 		}
 	case *catalogv1.SnapshotItem_ResyncSeen:
 		for _, s := range k.ResyncSeen.Refs {

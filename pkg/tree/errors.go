@@ -47,6 +47,7 @@ var refusals = map[string]error{
 	"foreign":          catalog.ErrForeign,
 	"resync":           catalog.ErrResync,
 	"not-headquarters": catalog.ErrNotHeadquarters,
+	"held":             catalog.ErrHeld,
 	"invalid":          catalog.ErrInvalid,
 }
 

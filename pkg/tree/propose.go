@@ -89,8 +89,9 @@ func (s *service) Propose(ctx context.Context, req *treev1.ProposeRequest) (*tre
 		return nil, toStatus(rubbish("%d changes in one call, at most %d", len(req.GetChanges()), maxForwarded))
 	}
 	for i, c := range req.GetChanges() {
-		// A fellow member publishes, unpublishes and tells of conflicts; what concerns the group itself is the root's own doing.
-		if c.GetPublish() == nil && c.GetUnpublish() == nil && c.GetForgetGroup() == nil && c.GetNoteConflict() == nil && c.GetSettleConflict() == nil {
+		// A fellow member publishes, unpublishes and tells of conflicts and deletions; what concerns the group itself is the root's own doing.
+		if c.GetPublish() == nil && c.GetUnpublish() == nil && c.GetForgetGroup() == nil && c.GetNoteConflict() == nil && c.GetSettleConflict() == nil &&
+			c.GetNoteDeletion() == nil && c.GetSettleDeletion() == nil {
 			return nil, toStatus(rubbish("change %d: %T is not proposed by members", i+1, c.GetKind()))
 		}
 	}

@@ -1004,6 +1004,8 @@ type Change struct {
 	//	*Change_SettleConflict
 	//	*Change_AcceptEpoch
 	//	*Change_RestoreCatalog
+	//	*Change_NoteDeletion
+	//	*Change_SettleDeletion
 	Kind          isChange_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1172,6 +1174,24 @@ func (x *Change) GetRestoreCatalog() *RestoreCatalog {
 	return nil
 }
 
+func (x *Change) GetNoteDeletion() *NoteDeletion {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_NoteDeletion); ok {
+			return x.NoteDeletion
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSettleDeletion() *SettleDeletion {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_SettleDeletion); ok {
+			return x.SettleDeletion
+		}
+	}
+	return nil
+}
+
 type isChange_Kind interface {
 	isChange_Kind()
 }
@@ -1246,6 +1266,16 @@ type Change_RestoreCatalog struct {
 	RestoreCatalog *RestoreCatalog `protobuf:"bytes,14,opt,name=restore_catalog,json=restoreCatalog,proto3,oneof"`
 }
 
+type Change_NoteDeletion struct {
+	// note_deletion lists a tag that vanished from a registry. Headquarters only.
+	NoteDeletion *NoteDeletion `protobuf:"bytes,15,opt,name=note_deletion,json=noteDeletion,proto3,oneof"`
+}
+
+type Change_SettleDeletion struct {
+	// settle_deletion takes one off the list, or says that the tag is to be put back. Headquarters only.
+	SettleDeletion *SettleDeletion `protobuf:"bytes,16,opt,name=settle_deletion,json=settleDeletion,proto3,oneof"`
+}
+
 func (*Change_Found) isChange_Kind() {}
 
 func (*Change_Publish) isChange_Kind() {}
@@ -1273,6 +1303,10 @@ func (*Change_SettleConflict) isChange_Kind() {}
 func (*Change_AcceptEpoch) isChange_Kind() {}
 
 func (*Change_RestoreCatalog) isChange_Kind() {}
+
+func (*Change_NoteDeletion) isChange_Kind() {}
+
+func (*Change_SettleDeletion) isChange_Kind() {}
 
 // Found starts headquarters' catalog in a new epoch. It is refused when the catalog has one.
 type Found struct {
@@ -1450,7 +1484,9 @@ type Unpublish struct {
 	// tag of the ref.
 	Tag string `protobuf:"bytes,4,opt,name=tag,proto3" json:"tag,omitempty"`
 	// origin as in Record.
-	Origin        string `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
+	Origin string `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
+	// observed: no person asked for it; the origin's registry no longer shows the tag. It is refused unless that was noted, a while ago, and is not held.
+	Observed      bool `protobuf:"varint,6,opt,name=observed,proto3" json:"observed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1518,6 +1554,13 @@ func (x *Unpublish) GetOrigin() string {
 		return x.Origin
 	}
 	return ""
+}
+
+func (x *Unpublish) GetObserved() bool {
+	if x != nil {
+		return x.Observed
+	}
+	return false
 }
 
 // Import takes over what a parent sent. A record applies where its revision is higher than that of the record held. A resync is a run of imports with the same
@@ -2126,6 +2169,243 @@ func (x *SettleConflict) GetDigest() string {
 	return ""
 }
 
+// Deletion is a tag that vanished from a registry of headquarters and that the catalog still has.
+type Deletion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository of the ref.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// tag of the ref.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// site whose registry no longer shows it.
+	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	// noted_at is when it was listed, by the machine's clock.
+	NotedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=noted_at,json=notedAt,proto3" json:"noted_at,omitempty"`
+	// held: it was one of too many, and waits for an operator's word.
+	Held bool `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	// restore: an operator wants the tag back at the site.
+	Restore       bool `protobuf:"varint,6,opt,name=restore,proto3" json:"restore,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deletion) Reset() {
+	*x = Deletion{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deletion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deletion) ProtoMessage() {}
+
+func (x *Deletion) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deletion.ProtoReflect.Descriptor instead.
+func (*Deletion) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Deletion) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *Deletion) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Deletion) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Deletion) GetNotedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotedAt
+	}
+	return nil
+}
+
+func (x *Deletion) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *Deletion) GetRestore() bool {
+	if x != nil {
+		return x.Restore
+	}
+	return false
+}
+
+// NoteDeletion lists a deletion. When there are too many, all that are listed are held.
+type NoteDeletion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository of the ref.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// tag of the ref.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// site whose registry no longer shows it.
+	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	// expect is the revision of the record that is still shown elsewhere.
+	Expect        uint64 `protobuf:"varint,4,opt,name=expect,proto3" json:"expect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteDeletion) Reset() {
+	*x = NoteDeletion{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteDeletion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteDeletion) ProtoMessage() {}
+
+func (x *NoteDeletion) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteDeletion.ProtoReflect.Descriptor instead.
+func (*NoteDeletion) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *NoteDeletion) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *NoteDeletion) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *NoteDeletion) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *NoteDeletion) GetExpect() uint64 {
+	if x != nil {
+		return x.Expect
+	}
+	return 0
+}
+
+// SettleDeletion ends the waiting of a deletion otherwise than by letting it travel.
+type SettleDeletion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository of the ref.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// tag of the ref.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// site of the deletion; empty: all of the ref.
+	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	// restore: the site is to put the tag back; else the deletion is taken off the list, since the tag is there again.
+	Restore       bool `protobuf:"varint,4,opt,name=restore,proto3" json:"restore,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleDeletion) Reset() {
+	*x = SettleDeletion{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleDeletion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleDeletion) ProtoMessage() {}
+
+func (x *SettleDeletion) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleDeletion.ProtoReflect.Descriptor instead.
+func (*SettleDeletion) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SettleDeletion) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *SettleDeletion) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *SettleDeletion) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *SettleDeletion) GetRestore() bool {
+	if x != nil {
+		return x.Restore
+	}
+	return false
+}
+
 // AcceptEpoch names the epoch that an operator accepts.
 type AcceptEpoch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2137,7 +2417,7 @@ type AcceptEpoch struct {
 
 func (x *AcceptEpoch) Reset() {
 	*x = AcceptEpoch{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2429,7 @@ func (x *AcceptEpoch) String() string {
 func (*AcceptEpoch) ProtoMessage() {}
 
 func (x *AcceptEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2442,7 @@ func (x *AcceptEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpoch.ProtoReflect.Descriptor instead.
 func (*AcceptEpoch) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AcceptEpoch) GetEpoch() string {
@@ -2198,7 +2478,7 @@ type RestoreCatalog struct {
 
 func (x *RestoreCatalog) Reset() {
 	*x = RestoreCatalog{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2490,7 @@ func (x *RestoreCatalog) String() string {
 func (*RestoreCatalog) ProtoMessage() {}
 
 func (x *RestoreCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2503,7 @@ func (x *RestoreCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalog.ProtoReflect.Descriptor instead.
 func (*RestoreCatalog) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RestoreCatalog) GetId() string {
@@ -2296,6 +2576,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Trailer
 	//	*SnapshotItem_ResyncSeen
 	//	*SnapshotItem_Conflict
+	//	*SnapshotItem_Deletion
 	Kind          isSnapshotItem_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2303,7 +2584,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2596,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2609,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotItem) GetKind() isSnapshotItem_Kind {
@@ -2401,6 +2682,15 @@ func (x *SnapshotItem) GetConflict() *Conflict {
 	return nil
 }
 
+func (x *SnapshotItem) GetDeletion() *Deletion {
+	if x != nil {
+		if x, ok := x.Kind.(*SnapshotItem_Deletion); ok {
+			return x.Deletion
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Kind interface {
 	isSnapshotItem_Kind()
 }
@@ -2440,6 +2730,11 @@ type SnapshotItem_Conflict struct {
 	Conflict *Conflict `protobuf:"bytes,7,opt,name=conflict,proto3,oneof"`
 }
 
+type SnapshotItem_Deletion struct {
+	// deletion that has not travelled.
+	Deletion *Deletion `protobuf:"bytes,8,opt,name=deletion,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Record) isSnapshotItem_Kind() {}
@@ -2453,6 +2748,8 @@ func (*SnapshotItem_Trailer) isSnapshotItem_Kind() {}
 func (*SnapshotItem_ResyncSeen) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Conflict) isSnapshotItem_Kind() {}
+
+func (*SnapshotItem_Deletion) isSnapshotItem_Kind() {}
 
 // SnapshotHeader holds the single values of the state.
 type SnapshotHeader struct {
@@ -2487,7 +2784,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2796,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2809,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -2610,7 +2907,7 @@ type ResyncSeen struct {
 
 func (x *ResyncSeen) Reset() {
 	*x = ResyncSeen{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2919,7 @@ func (x *ResyncSeen) String() string {
 func (*ResyncSeen) ProtoMessage() {}
 
 func (x *ResyncSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2932,7 @@ func (x *ResyncSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResyncSeen.ProtoReflect.Descriptor instead.
 func (*ResyncSeen) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResyncSeen) GetRefs() []string {
@@ -2658,7 +2955,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2967,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2980,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SnapshotTrailer) GetItems() uint64 {
@@ -2781,7 +3078,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x123\n" +
-	"\achanges\x18\x03 \x03(\v2\x19.fanout.catalog.v1.ChangeR\achanges\"\x95\a\n" +
+	"\achanges\x18\x03 \x03(\v2\x19.fanout.catalog.v1.ChangeR\achanges\"\xab\b\n" +
 	"\x06Change\x120\n" +
 	"\x05found\x18\x01 \x01(\v2\x18.fanout.catalog.v1.FoundH\x00R\x05found\x126\n" +
 	"\apublish\x18\x02 \x01(\v2\x1a.fanout.catalog.v1.PublishH\x00R\apublish\x12<\n" +
@@ -2798,7 +3095,9 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rnote_conflict\x18\v \x01(\v2\x1f.fanout.catalog.v1.NoteConflictH\x00R\fnoteConflict\x12L\n" +
 	"\x0fsettle_conflict\x18\f \x01(\v2!.fanout.catalog.v1.SettleConflictH\x00R\x0esettleConflict\x12C\n" +
 	"\faccept_epoch\x18\r \x01(\v2\x1e.fanout.catalog.v1.AcceptEpochH\x00R\vacceptEpoch\x12L\n" +
-	"\x0frestore_catalog\x18\x0e \x01(\v2!.fanout.catalog.v1.RestoreCatalogH\x00R\x0erestoreCatalogB\x06\n" +
+	"\x0frestore_catalog\x18\x0e \x01(\v2!.fanout.catalog.v1.RestoreCatalogH\x00R\x0erestoreCatalog\x12F\n" +
+	"\rnote_deletion\x18\x0f \x01(\v2\x1f.fanout.catalog.v1.NoteDeletionH\x00R\fnoteDeletion\x12L\n" +
+	"\x0fsettle_deletion\x18\x10 \x01(\v2!.fanout.catalog.v1.SettleDeletionH\x00R\x0esettleDeletionB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\x05Found\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xd6\x02\n" +
@@ -2813,7 +3112,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\treferrers\x18\x06 \x03(\v2\x1d.fanout.catalog.v1.DescriptorR\treferrers\x12\x16\n" +
 	"\x06origin\x18\a \x01(\tR\x06origin\x127\n" +
 	"\tpushed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bpushedAt\x12 \n" +
-	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"\x89\x01\n" +
+	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"\xa5\x01\n" +
 	"\tUnpublish\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\x04R\x06expect\x12\x1e\n" +
@@ -2821,7 +3120,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"repository\x18\x03 \x01(\tR\n" +
 	"repository\x12\x10\n" +
 	"\x03tag\x18\x04 \x01(\tR\x03tag\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xa5\x02\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\x12\x1a\n" +
+	"\bobserved\x18\x06 \x01(\bR\bobserved\"\xa5\x02\n" +
 	"\x06Import\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
@@ -2861,7 +3161,30 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\tR\x06digest\"#\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"\xb5\x01\n" +
+	"\bDeletion\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x125\n" +
+	"\bnoted_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\anotedAt\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\bR\x04held\x12\x18\n" +
+	"\arestore\x18\x06 \x01(\bR\arestore\"l\n" +
+	"\fNoteDeletion\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x12\x16\n" +
+	"\x06expect\x18\x04 \x01(\x04R\x06expect\"p\n" +
+	"\x0eSettleDeletion\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x12\x18\n" +
+	"\arestore\x18\x04 \x01(\bR\arestore\"#\n" +
 	"\vAcceptEpoch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\x98\x02\n" +
 	"\x0eRestoreCatalog\x12\x0e\n" +
@@ -2872,7 +3195,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\tR\x05epoch\x129\n" +
 	"\tancestors\x18\x06 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x14\n" +
 	"\x05begin\x18\a \x01(\bR\x05begin\x12\x16\n" +
-	"\x06pruned\x18\b \x01(\x04R\x06pruned\"\xac\x03\n" +
+	"\x06pruned\x18\b \x01(\x04R\x06pruned\"\xe7\x03\n" +
 	"\fSnapshotItem\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.fanout.catalog.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.fanout.catalog.v1.RecordH\x00R\x06record\x123\n" +
@@ -2881,7 +3204,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\atrailer\x18\x05 \x01(\v2\".fanout.catalog.v1.SnapshotTrailerH\x00R\atrailer\x12@\n" +
 	"\vresync_seen\x18\x06 \x01(\v2\x1d.fanout.catalog.v1.ResyncSeenH\x00R\n" +
 	"resyncSeen\x129\n" +
-	"\bconflict\x18\a \x01(\v2\x1b.fanout.catalog.v1.ConflictH\x00R\bconflictB\x06\n" +
+	"\bconflict\x18\a \x01(\v2\x1b.fanout.catalog.v1.ConflictH\x00R\bconflict\x129\n" +
+	"\bdeletion\x18\b \x01(\v2\x1b.fanout.catalog.v1.DeletionH\x00R\bdeletionB\x06\n" +
 	"\x04kind\"\xe0\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x127\n" +
@@ -2916,7 +3240,7 @@ func file_fanout_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_fanout_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*Descriptor)(nil),            // 0: fanout.catalog.v1.Descriptor
 	(*Record)(nil),                // 1: fanout.catalog.v1.Record
@@ -2945,31 +3269,34 @@ var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*Conflict)(nil),              // 24: fanout.catalog.v1.Conflict
 	(*NoteConflict)(nil),          // 25: fanout.catalog.v1.NoteConflict
 	(*SettleConflict)(nil),        // 26: fanout.catalog.v1.SettleConflict
-	(*AcceptEpoch)(nil),           // 27: fanout.catalog.v1.AcceptEpoch
-	(*RestoreCatalog)(nil),        // 28: fanout.catalog.v1.RestoreCatalog
-	(*SnapshotItem)(nil),          // 29: fanout.catalog.v1.SnapshotItem
-	(*SnapshotHeader)(nil),        // 30: fanout.catalog.v1.SnapshotHeader
-	(*ResyncSeen)(nil),            // 31: fanout.catalog.v1.ResyncSeen
-	(*SnapshotTrailer)(nil),       // 32: fanout.catalog.v1.SnapshotTrailer
-	nil,                           // 33: fanout.catalog.v1.GroupSettings.LabelsEntry
-	nil,                           // 34: fanout.catalog.v1.Group.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*Deletion)(nil),              // 27: fanout.catalog.v1.Deletion
+	(*NoteDeletion)(nil),          // 28: fanout.catalog.v1.NoteDeletion
+	(*SettleDeletion)(nil),        // 29: fanout.catalog.v1.SettleDeletion
+	(*AcceptEpoch)(nil),           // 30: fanout.catalog.v1.AcceptEpoch
+	(*RestoreCatalog)(nil),        // 31: fanout.catalog.v1.RestoreCatalog
+	(*SnapshotItem)(nil),          // 32: fanout.catalog.v1.SnapshotItem
+	(*SnapshotHeader)(nil),        // 33: fanout.catalog.v1.SnapshotHeader
+	(*ResyncSeen)(nil),            // 34: fanout.catalog.v1.ResyncSeen
+	(*SnapshotTrailer)(nil),       // 35: fanout.catalog.v1.SnapshotTrailer
+	nil,                           // 36: fanout.catalog.v1.GroupSettings.LabelsEntry
+	nil,                           // 37: fanout.catalog.v1.Group.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
 }
 var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: fanout.catalog.v1.Record.target:type_name -> fanout.catalog.v1.Descriptor
 	0,  // 1: fanout.catalog.v1.Record.referrers:type_name -> fanout.catalog.v1.Descriptor
-	35, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
-	35, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
+	38, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
+	38, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
 	2,  // 4: fanout.catalog.v1.Ancestor.position:type_name -> fanout.catalog.v1.Position
 	4,  // 5: fanout.catalog.v1.Scope.any_of:type_name -> fanout.catalog.v1.Subscription
-	33, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
+	36, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
 	4,  // 7: fanout.catalog.v1.GroupSettings.subscribe:type_name -> fanout.catalog.v1.Subscription
 	8,  // 8: fanout.catalog.v1.GroupSettings.publish:type_name -> fanout.catalog.v1.PublishSettings
 	9,  // 9: fanout.catalog.v1.GroupSettings.drift:type_name -> fanout.catalog.v1.DriftSettings
-	34, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
+	37, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
 	5,  // 11: fanout.catalog.v1.Group.demand:type_name -> fanout.catalog.v1.Scope
 	11, // 12: fanout.catalog.v1.Group.sites:type_name -> fanout.catalog.v1.GroupSite
-	35, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
+	38, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
 	13, // 14: fanout.catalog.v1.Command.changes:type_name -> fanout.catalog.v1.Change
 	14, // 15: fanout.catalog.v1.Change.found:type_name -> fanout.catalog.v1.Found
 	15, // 16: fanout.catalog.v1.Change.publish:type_name -> fanout.catalog.v1.Publish
@@ -2983,42 +3310,46 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	23, // 24: fanout.catalog.v1.Change.prune:type_name -> fanout.catalog.v1.Prune
 	25, // 25: fanout.catalog.v1.Change.note_conflict:type_name -> fanout.catalog.v1.NoteConflict
 	26, // 26: fanout.catalog.v1.Change.settle_conflict:type_name -> fanout.catalog.v1.SettleConflict
-	27, // 27: fanout.catalog.v1.Change.accept_epoch:type_name -> fanout.catalog.v1.AcceptEpoch
-	28, // 28: fanout.catalog.v1.Change.restore_catalog:type_name -> fanout.catalog.v1.RestoreCatalog
-	0,  // 29: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
-	0,  // 30: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
-	35, // 31: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
-	1,  // 32: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
-	2,  // 33: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
-	3,  // 34: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	5,  // 35: fanout.catalog.v1.Import.demand:type_name -> fanout.catalog.v1.Scope
-	6,  // 36: fanout.catalog.v1.SetMember.member:type_name -> fanout.catalog.v1.Member
-	7,  // 37: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
-	10, // 38: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
-	0,  // 39: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
-	35, // 40: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
-	35, // 41: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
-	24, // 42: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
-	1,  // 43: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
-	10, // 44: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
-	3,  // 45: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	30, // 46: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
-	1,  // 47: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
-	6,  // 48: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
-	10, // 49: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
-	32, // 50: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
-	31, // 51: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
-	24, // 52: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
-	2,  // 53: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
-	3,  // 54: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	35, // 55: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
-	7,  // 56: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
-	5,  // 57: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	30, // 27: fanout.catalog.v1.Change.accept_epoch:type_name -> fanout.catalog.v1.AcceptEpoch
+	31, // 28: fanout.catalog.v1.Change.restore_catalog:type_name -> fanout.catalog.v1.RestoreCatalog
+	28, // 29: fanout.catalog.v1.Change.note_deletion:type_name -> fanout.catalog.v1.NoteDeletion
+	29, // 30: fanout.catalog.v1.Change.settle_deletion:type_name -> fanout.catalog.v1.SettleDeletion
+	0,  // 31: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
+	0,  // 32: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
+	38, // 33: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
+	1,  // 34: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
+	2,  // 35: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
+	3,  // 36: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	5,  // 37: fanout.catalog.v1.Import.demand:type_name -> fanout.catalog.v1.Scope
+	6,  // 38: fanout.catalog.v1.SetMember.member:type_name -> fanout.catalog.v1.Member
+	7,  // 39: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
+	10, // 40: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
+	0,  // 41: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
+	38, // 42: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
+	38, // 43: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
+	24, // 44: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
+	38, // 45: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
+	1,  // 46: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
+	10, // 47: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
+	3,  // 48: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	33, // 49: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
+	1,  // 50: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
+	6,  // 51: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
+	10, // 52: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
+	35, // 53: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
+	34, // 54: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
+	24, // 55: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
+	27, // 56: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
+	2,  // 57: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
+	3,  // 58: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	38, // 59: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	7,  // 60: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
+	5,  // 61: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }
@@ -3041,8 +3372,10 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 		(*Change_SettleConflict)(nil),
 		(*Change_AcceptEpoch)(nil),
 		(*Change_RestoreCatalog)(nil),
+		(*Change_NoteDeletion)(nil),
+		(*Change_SettleDeletion)(nil),
 	}
-	file_fanout_catalog_v1_catalog_proto_msgTypes[29].OneofWrappers = []any{
+	file_fanout_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Record)(nil),
 		(*SnapshotItem_Member)(nil),
@@ -3050,6 +3383,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 		(*SnapshotItem_Trailer)(nil),
 		(*SnapshotItem_ResyncSeen)(nil),
 		(*SnapshotItem_Conflict)(nil),
+		(*SnapshotItem_Deletion)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3057,7 +3391,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_catalog_v1_catalog_proto_rawDesc), len(file_fanout_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
