@@ -93,3 +93,56 @@ func TestConflicts(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+func TestDeletions(t *testing.T) {
+	list := &adminv1.DeletionsResponse{}
+	var asked []string
+	server := onSocket(t, &fake{
+		deletions: func() (*adminv1.DeletionsResponse, error) { return list, nil },
+		allow: func(r *adminv1.AllowDeletionsRequest) (*adminv1.AllowDeletionsResponse, error) {
+			asked = append(r.GetRefs(), map[bool]string{true: "all"}[r.GetAll()])
+			return &adminv1.AllowDeletionsResponse{Settled: 36, Changed: 1}, nil
+		},
+		restore: func(r *adminv1.RestoreDeletionsRequest) (*adminv1.RestoreDeletionsResponse, error) {
+			asked = append(r.GetRefs(), map[bool]string{true: "all"}[r.GetAll()])
+			return &adminv1.RestoreDeletionsResponse{Settled: 1}, nil
+		},
+	})
+	if r := runCtl(t, "--server", server, "deletions", "list"); r.code != 0 || r.out != "No deletions wait.\n" {
+		t.Errorf("%+v", r)
+	}
+	list.Deletions = []*adminv1.DeletionInfo{
+		{Ref: "team/app:1", Digest: digestA, Site: "hq-a", State: "held", NotedAt: timestamppb.New(time.Unix(1_800_000_000, 0))},
+		{Ref: "team/app:2", Digest: digestA, Site: "hq-a", State: "restoring"},
+	}
+	r := runCtl(t, "--server", server, "deletions")
+	for _, want := range []string{"team/app:1", "held", "hq-a", digestA, "restoring", "1 deletion held", "deletions allow", "deletions restore"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("%q is not in:\n%s", want, r.out)
+		}
+	}
+	r = runCtl(t, "--server", server, "deletions", "list", "-o", "json")
+	var doc map[string]any
+	if err := json.Unmarshal([]byte(r.out), &doc); err != nil {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	if lacking := subset(keys(t, doc, "deletions"), "ref digest site state notedAt"); lacking != nil {
+		t.Errorf("lacking %v: %s", lacking, r.out)
+	}
+	for command, want := range map[string]struct{ asked, out string }{
+		"allow --all":          {"all", "36 tags deleted everywhere; 1 tag changed meanwhile"},
+		"restore team/app:1":   {"team/app:1,", "1 tag to be put back"},
+		"allow team/a:1 app:2": {"team/a:1,app:2,", "36 tags"},
+	} {
+		asked = nil
+		r := runCtl(t, append([]string{"--server", server, "deletions"}, strings.Fields(command)...)...)
+		if got := strings.Join(asked, ","); r.code != 0 || got != want.asked || !strings.Contains(r.out, want.out) {
+			t.Errorf("%s: asked for %q: %+v", command, got, r)
+		}
+	}
+	for _, command := range []string{"allow", "restore team/app:1 --all", "allow team/app"} { // nothing is meant by default
+		if r := runCtl(t, append([]string{"--server", server, "deletions"}, strings.Fields(command)...)...); r.code != 2 {
+			t.Errorf("%s: %+v", command, r)
+		}
+	}
+}

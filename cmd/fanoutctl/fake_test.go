@@ -39,6 +39,9 @@ type fake struct {
 	unpublish func(*adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error)
 	undo      func(*adminv1.UndoRequest) (*adminv1.UndoResponse, error)
 	conflicts func() (*adminv1.ConflictsResponse, error)
+	deletions func() (*adminv1.DeletionsResponse, error)
+	allow     func(*adminv1.AllowDeletionsRequest) (*adminv1.AllowDeletionsResponse, error)
+	restore   func(*adminv1.RestoreDeletionsRequest) (*adminv1.RestoreDeletionsResponse, error)
 	settle    func(*adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error)
 
 	view   func(*adminv1.ViewRequest) (*adminv1.ViewResponse, error)
@@ -86,6 +89,27 @@ func (f *fake) Conflicts(context.Context, *adminv1.ConflictsRequest) (*adminv1.C
 		return nil, unimplemented()
 	}
 	return f.conflicts()
+}
+
+func (f *fake) Deletions(context.Context, *adminv1.DeletionsRequest) (*adminv1.DeletionsResponse, error) {
+	if f.deletions == nil {
+		return nil, unimplemented()
+	}
+	return f.deletions()
+}
+
+func (f *fake) AllowDeletions(_ context.Context, r *adminv1.AllowDeletionsRequest) (*adminv1.AllowDeletionsResponse, error) {
+	if f.allow == nil {
+		return nil, unimplemented()
+	}
+	return f.allow(r)
+}
+
+func (f *fake) RestoreDeletions(_ context.Context, r *adminv1.RestoreDeletionsRequest) (*adminv1.RestoreDeletionsResponse, error) {
+	if f.restore == nil {
+		return nil, unimplemented()
+	}
+	return f.restore(r)
 }
 
 func (f *fake) SettleConflict(_ context.Context, r *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {

@@ -55,6 +55,7 @@ func (a *app) commands() []*cobra.Command {
 		a.imagesCommand(),
 		a.eventsCommand(),
 		a.conflictsCommand(),
+		a.deletionsCommand(),
 		a.verifyCommand(),
 		a.diffCommand(),
 		a.doctorCommand(),

@@ -374,8 +374,10 @@ func (a *Agent) followCatalog(ctx context.Context) {
 	defer stop()
 	var seen uint64
 	var epoch, scope string
+	deletions := deletionWatch{}
 	for {
 		snap := a.node.Catalog()
+		deletions.look(a, snap)
 		pos := snap.Position()
 		another := pos.GetEpoch() != epoch || pos.GetScope() != scope
 		if another {
@@ -555,6 +557,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		h.State, h.Reason = "degraded", failure(failed.id, pending[failed.id], failed.n)
 	case sweepErr != nil:
 		h.State, h.Reason = "degraded", "sweep: "+sweepErr.Error()+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
+	case a.deletionsHere() > 0:
+		h.State, h.Reason = "degraded", fmt.Sprintf("deletions here that wait for a word: %d; see 'fanoutctl deletions list'", a.deletionsHere())
 	case a.conflictsHere() > 0:
 		h.State, h.Reason = "conflict", fmt.Sprintf("%d pushes here lost against another of their tag and wait for a word: see 'fanoutctl conflicts'", a.conflictsHere())
 	case todo > 0:

@@ -73,12 +73,13 @@ func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 	}
 }
 
-// unpublish proposes a tombstone for a ref, and gives the record as it then stands. Origin is this site where its registry no longer shows the tag, else empty.
+// unpublish proposes a tombstone for a ref, and gives the record as it then stands. Origin is this site where its registry no longer shows the tag and nobody asked for the deletion: then it may be
+// refused as catalog.ErrHeld. Else it is empty.
 func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, origin, actor string) (*catalogv1.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
 	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
-		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: origin,
+		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: origin, Observed: origin != "",
 	}}})
 	if err != nil {
 		return nil, fmt.Errorf("unpublishing: %w", err)

@@ -171,6 +171,11 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	if err != nil {
 		return err
 	}
+	if ours != "" && a.node.Catalog().Deletion(ref, a.cfg.Site) != nil {
+		if err := a.deletionOver(ctx, ref); err != nil {
+			return err
+		}
+	}
 	in := a.mergeInput(ref, rec, st, ours)
 	in.Distrusted = a.distrusted(ref, st, known)
 	v := reconcile.Merge(in)
@@ -246,12 +251,11 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 		a.events.normal("Removed", ref.String(), "as headquarters said")
 		return a.delivered(ref, rec)
 	case reconcile.Unpublish:
-		got, err := a.unpublish(ctx, ref, rec, a.cfg.Site, a.publisher(ref))
-		if err != nil {
-			return err
-		}
-		return a.delivered(ref, got)
+		return a.deletedHere(ctx, ref, rec)
 	case reconcile.Report:
+		if ours == "" && a.node.Catalog().Deletion(ref, a.cfg.Site) != nil {
+			return a.deletionKept(ctx, ref, rec)
+		}
 		a.events.warning("Drift", ref.String(), v.Reason)
 		a.differs(ref, rec, ours, "drifted", v.Reason)
 		return nil

@@ -103,3 +103,66 @@ func (c Conflicts) Text(s Style) string {
 	return table(s, []string{"REF", "", "DIGEST", "SITE", "PUSHED", "BY"}, rows) +
 		"\nSettle one with: fanoutctl conflicts settle REF --keep DIGEST\n"
 }
+
+// Deletions is the document of `deletions`.
+type Deletions struct {
+	SchemaVersion int        `json:"schemaVersion"`
+	Deletions     []Deletion `json:"deletions"`
+}
+
+// Deletion is a tag that vanished from one registry.
+type Deletion struct {
+	Ref     string     `json:"ref"`
+	Digest  string     `json:"digest"`
+	Site    string     `json:"site"`
+	NotedAt *time.Time `json:"notedAt,omitempty"`
+	State   string     `json:"state"`
+}
+
+// DeletionsOf makes it.
+func DeletionsOf(r *adminv1.DeletionsResponse) Deletions {
+	doc := Deletions{SchemaVersion: SchemaVersion, Deletions: []Deletion{}}
+	for _, d := range r.GetDeletions() {
+		doc.Deletions = append(doc.Deletions, Deletion{Ref: d.GetRef(), Digest: d.GetDigest(), Site: d.GetSite(), NotedAt: moment(d.GetNotedAt()), State: d.GetState()})
+	}
+	return doc
+}
+
+// Text is a line for each, and what can be done where something waits.
+func (d Deletions) Text(s Style) string {
+	if len(d.Deletions) == 0 {
+		return "No deletions wait.\n"
+	}
+	rows := make([][]cell, 0, len(d.Deletions))
+	held := 0
+	for _, x := range d.Deletions {
+		rows = append(rows, []cell{plain(x.Ref), plain(x.Site), plain(x.State), plain(stamp(x.NotedAt)), plain(x.Digest)})
+		if x.State == "held" {
+			held++
+		}
+	}
+	text := table(s, []string{"REF", "GONE AT", "STATE", "SEEN", "SHOWS ELSEWHERE"}, rows)
+	if held > 0 {
+		text += "\n" + plural(held, "deletion") + " held. Delete them everywhere with: fanoutctl deletions allow REF… | --all\n" +
+			"Put the tags back with: fanoutctl deletions restore REF… | --all\n"
+	}
+	return text
+}
+
+// Settled is the document of `deletions allow` and `deletions restore`.
+type Settled struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Settled       uint32 `json:"settled"`
+	// Changed meanwhile, and left as they are.
+	Changed uint32 `json:"changed,omitempty"`
+	What    string `json:"-"`
+}
+
+// Text says how many.
+func (x Settled) Text(Style) string {
+	text := plural(int(x.Settled), "tag") + " " + x.What
+	if x.Changed > 0 {
+		text += "; " + plural(int(x.Changed), "tag") + " changed meanwhile: look again with 'fanoutctl deletions list'"
+	}
+	return text + "\n"
+}

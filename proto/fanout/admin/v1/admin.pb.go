@@ -2150,6 +2150,382 @@ func (x *SettleConflictResponse) GetSettled() uint32 {
 	return 0
 }
 
+// DeletionsRequest has nothing in it.
+type DeletionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletionsRequest) Reset() {
+	*x = DeletionsRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletionsRequest) ProtoMessage() {}
+
+func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletionsRequest.ProtoReflect.Descriptor instead.
+func (*DeletionsRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+// DeletionsResponse lists them by ref and site.
+type DeletionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// deletions that have not travelled.
+	Deletions     []*DeletionInfo `protobuf:"bytes,1,rep,name=deletions,proto3" json:"deletions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletionsResponse) Reset() {
+	*x = DeletionsResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletionsResponse) ProtoMessage() {}
+
+func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletionsResponse.ProtoReflect.Descriptor instead.
+func (*DeletionsResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeletionsResponse) GetDeletions() []*DeletionInfo {
+	if x != nil {
+		return x.Deletions
+	}
+	return nil
+}
+
+// DeletionInfo is a tag that vanished from one registry.
+type DeletionInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// digest that it shows elsewhere.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// site from whose registry it vanished.
+	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	// noted_at is when that was seen.
+	NotedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=noted_at,json=notedAt,proto3" json:"noted_at,omitempty"`
+	// state: held until an operator's word, noted (it travels in a moment), or restoring (it is being put back).
+	State         string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletionInfo) Reset() {
+	*x = DeletionInfo{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletionInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletionInfo) ProtoMessage() {}
+
+func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletionInfo.ProtoReflect.Descriptor instead.
+func (*DeletionInfo) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DeletionInfo) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *DeletionInfo) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *DeletionInfo) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *DeletionInfo) GetNotedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotedAt
+	}
+	return nil
+}
+
+func (x *DeletionInfo) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+// AllowDeletionsRequest names refs.
+type AllowDeletionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refs as REPOSITORY:TAG.
+	Refs []string `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	// all that are held, in place of refs.
+	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AllowDeletionsRequest) Reset() {
+	*x = AllowDeletionsRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AllowDeletionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AllowDeletionsRequest) ProtoMessage() {}
+
+func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AllowDeletionsRequest.ProtoReflect.Descriptor instead.
+func (*AllowDeletionsRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AllowDeletionsRequest) GetRefs() []string {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+func (x *AllowDeletionsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+// AllowDeletionsResponse counts.
+type AllowDeletionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// settled refs: they are deleted everywhere.
+	Settled uint32 `protobuf:"varint,1,opt,name=settled,proto3" json:"settled,omitempty"`
+	// changed refs: they changed meanwhile, and their deletion is listed still, or no longer meant.
+	Changed       uint32 `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AllowDeletionsResponse) Reset() {
+	*x = AllowDeletionsResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AllowDeletionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AllowDeletionsResponse) ProtoMessage() {}
+
+func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AllowDeletionsResponse.ProtoReflect.Descriptor instead.
+func (*AllowDeletionsResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AllowDeletionsResponse) GetSettled() uint32 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+func (x *AllowDeletionsResponse) GetChanged() uint32 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+// RestoreDeletionsRequest names refs.
+type RestoreDeletionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refs as REPOSITORY:TAG.
+	Refs []string `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	// all that are held, in place of refs.
+	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreDeletionsRequest) Reset() {
+	*x = RestoreDeletionsRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreDeletionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreDeletionsRequest) ProtoMessage() {}
+
+func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreDeletionsRequest.ProtoReflect.Descriptor instead.
+func (*RestoreDeletionsRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RestoreDeletionsRequest) GetRefs() []string {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+func (x *RestoreDeletionsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+// RestoreDeletionsResponse counts.
+type RestoreDeletionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// settled refs: they are to be put back where they vanished.
+	Settled       uint32 `protobuf:"varint,1,opt,name=settled,proto3" json:"settled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreDeletionsResponse) Reset() {
+	*x = RestoreDeletionsResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreDeletionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreDeletionsResponse) ProtoMessage() {}
+
+func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreDeletionsResponse.ProtoReflect.Descriptor instead.
+func (*RestoreDeletionsResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RestoreDeletionsResponse) GetSettled() uint32 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
 // AddMemberRequest names a site that shall join.
 type AddMemberRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2163,7 +2539,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2551,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2564,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddMemberRequest) GetSite() string {
@@ -2216,7 +2592,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2604,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2617,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AddMemberResponse) GetMember() *MemberInfo {
@@ -2262,7 +2638,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2274,7 +2650,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2287,7 +2663,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveMemberRequest) GetSite() string {
@@ -2306,7 +2682,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +2694,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +2707,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 // LeadRequest names the member that shall be root.
@@ -2345,7 +2721,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2733,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2746,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LeadRequest) GetSite() string {
@@ -2391,7 +2767,7 @@ type LeadResponse struct {
 
 func (x *LeadResponse) Reset() {
 	*x = LeadResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2779,7 @@ func (x *LeadResponse) String() string {
 func (*LeadResponse) ProtoMessage() {}
 
 func (x *LeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2792,7 @@ func (x *LeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadResponse.ProtoReflect.Descriptor instead.
 func (*LeadResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LeadResponse) GetSite() string {
@@ -2435,7 +2811,7 @@ type SaveCatalogRequest struct {
 
 func (x *SaveCatalogRequest) Reset() {
 	*x = SaveCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +2823,7 @@ func (x *SaveCatalogRequest) String() string {
 func (*SaveCatalogRequest) ProtoMessage() {}
 
 func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +2836,7 @@ func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 // SaveCatalogResponse is a part of the snapshot.
@@ -2474,7 +2850,7 @@ type SaveCatalogResponse struct {
 
 func (x *SaveCatalogResponse) Reset() {
 	*x = SaveCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2862,7 @@ func (x *SaveCatalogResponse) String() string {
 func (*SaveCatalogResponse) ProtoMessage() {}
 
 func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2875,7 @@ func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogResponse.ProtoReflect.Descriptor instead.
 func (*SaveCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SaveCatalogResponse) GetData() []byte {
@@ -2520,7 +2896,7 @@ type RestoreCatalogRequest struct {
 
 func (x *RestoreCatalogRequest) Reset() {
 	*x = RestoreCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2908,7 @@ func (x *RestoreCatalogRequest) String() string {
 func (*RestoreCatalogRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2921,7 @@ func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestoreCatalogRequest) GetData() []byte {
@@ -2572,7 +2948,7 @@ type RestoreCatalogResponse struct {
 
 func (x *RestoreCatalogResponse) Reset() {
 	*x = RestoreCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2960,7 @@ func (x *RestoreCatalogResponse) String() string {
 func (*RestoreCatalogResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2973,7 @@ func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RestoreCatalogResponse) GetEpoch() string {
@@ -2639,7 +3015,7 @@ type AcceptEpochRequest struct {
 
 func (x *AcceptEpochRequest) Reset() {
 	*x = AcceptEpochRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +3027,7 @@ func (x *AcceptEpochRequest) String() string {
 func (*AcceptEpochRequest) ProtoMessage() {}
 
 func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +3040,7 @@ func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcceptEpochRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AcceptEpochRequest) GetEpoch() string {
@@ -2689,7 +3065,7 @@ type AcceptEpochResponse struct {
 
 func (x *AcceptEpochResponse) Reset() {
 	*x = AcceptEpochResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +3077,7 @@ func (x *AcceptEpochResponse) String() string {
 func (*AcceptEpochResponse) ProtoMessage() {}
 
 func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +3090,7 @@ func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcceptEpochResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AcceptEpochResponse) GetEpoch() string {
@@ -2751,7 +3127,7 @@ type ViewRequest struct {
 
 func (x *ViewRequest) Reset() {
 	*x = ViewRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +3139,7 @@ func (x *ViewRequest) String() string {
 func (*ViewRequest) ProtoMessage() {}
 
 func (x *ViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +3152,7 @@ func (x *ViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
 func (*ViewRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ViewRequest) GetSite() string {
@@ -2814,7 +3190,7 @@ type ViewResponse struct {
 
 func (x *ViewResponse) Reset() {
 	*x = ViewResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +3202,7 @@ func (x *ViewResponse) String() string {
 func (*ViewResponse) ProtoMessage() {}
 
 func (x *ViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3215,7 @@ func (x *ViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewResponse.ProtoReflect.Descriptor instead.
 func (*ViewResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ViewResponse) GetSite() string {
@@ -2905,7 +3281,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +3293,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +3306,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *VerifyRequest) GetSite() string {
@@ -2997,7 +3373,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3385,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3398,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VerifyResponse) GetSite() string {
@@ -3131,7 +3507,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3519,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3532,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VerifyProgress) GetRefs() uint64 {
@@ -3206,7 +3582,7 @@ type VerifiedRef struct {
 
 func (x *VerifiedRef) Reset() {
 	*x = VerifiedRef{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +3594,7 @@ func (x *VerifiedRef) String() string {
 func (*VerifiedRef) ProtoMessage() {}
 
 func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +3607,7 @@ func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedRef.ProtoReflect.Descriptor instead.
 func (*VerifiedRef) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *VerifiedRef) GetRef() string {
@@ -3288,7 +3664,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3300,7 +3676,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3313,7 +3689,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Difference) GetRef() string {
@@ -3384,7 +3760,7 @@ type VerifyDone struct {
 
 func (x *VerifyDone) Reset() {
 	*x = VerifyDone{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3772,7 @@ func (x *VerifyDone) String() string {
 func (*VerifyDone) ProtoMessage() {}
 
 func (x *VerifyDone) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3785,7 @@ func (x *VerifyDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDone.ProtoReflect.Descriptor instead.
 func (*VerifyDone) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *VerifyDone) GetState() string {
@@ -3507,7 +3883,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3895,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3908,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DoctorRequest) GetHere() bool {
@@ -3557,7 +3933,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3945,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3958,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DoctorResponse) GetSite() string {
@@ -3623,7 +3999,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3635,7 +4011,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3648,7 +4024,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Check) GetName() string {
@@ -3850,7 +4226,27 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x18\n" +
-	"\asettled\x18\x04 \x01(\rR\asettled\"I\n" +
+	"\asettled\x18\x04 \x01(\rR\asettled\"\x12\n" +
+	"\x10DeletionsRequest\"P\n" +
+	"\x11DeletionsResponse\x12;\n" +
+	"\tdeletions\x18\x01 \x03(\v2\x1d.fanout.admin.v1.DeletionInfoR\tdeletions\"\x99\x01\n" +
+	"\fDeletionInfo\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x125\n" +
+	"\bnoted_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\anotedAt\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\"=\n" +
+	"\x15AllowDeletionsRequest\x12\x12\n" +
+	"\x04refs\x18\x01 \x03(\tR\x04refs\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"L\n" +
+	"\x16AllowDeletionsResponse\x12\x18\n" +
+	"\asettled\x18\x01 \x01(\rR\asettled\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\rR\achanged\"?\n" +
+	"\x17RestoreDeletionsRequest\x12\x12\n" +
+	"\x04refs\x18\x01 \x03(\tR\x04refs\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"4\n" +
+	"\x18RestoreDeletionsResponse\x12\x18\n" +
+	"\asettled\x18\x01 \x01(\rR\asettled\"I\n" +
 	"\x10AddMemberRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12!\n" +
 	"\fraft_address\x18\x02 \x01(\tR\vraftAddress\"H\n" +
@@ -3950,7 +4346,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04mend\x18\x04 \x01(\tR\x04mend2\xe5\f\n" +
+	"\x04mend\x18\x04 \x01(\tR\x04mend2\x85\x0f\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -3963,6 +4359,9 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Undo\x12\x1c.fanout.admin.v1.UndoRequest\x1a\x1d.fanout.admin.v1.UndoResponse\x12R\n" +
 	"\tConflicts\x12!.fanout.admin.v1.ConflictsRequest\x1a\".fanout.admin.v1.ConflictsResponse\x12a\n" +
 	"\x0eSettleConflict\x12&.fanout.admin.v1.SettleConflictRequest\x1a'.fanout.admin.v1.SettleConflictResponse\x12R\n" +
+	"\tDeletions\x12!.fanout.admin.v1.DeletionsRequest\x1a\".fanout.admin.v1.DeletionsResponse\x12a\n" +
+	"\x0eAllowDeletions\x12&.fanout.admin.v1.AllowDeletionsRequest\x1a'.fanout.admin.v1.AllowDeletionsResponse\x12g\n" +
+	"\x10RestoreDeletions\x12(.fanout.admin.v1.RestoreDeletionsRequest\x1a).fanout.admin.v1.RestoreDeletionsResponse\x12R\n" +
 	"\tAddMember\x12!.fanout.admin.v1.AddMemberRequest\x1a\".fanout.admin.v1.AddMemberResponse\x12[\n" +
 	"\fRemoveMember\x12$.fanout.admin.v1.RemoveMemberRequest\x1a%.fanout.admin.v1.RemoveMemberResponse\x12C\n" +
 	"\x04Lead\x12\x1c.fanout.admin.v1.LeadRequest\x1a\x1d.fanout.admin.v1.LeadResponse\x12Z\n" +
@@ -3985,140 +4384,155 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
-	(*PublishRequest)(nil),         // 0: fanout.admin.v1.PublishRequest
-	(*PublishResponse)(nil),        // 1: fanout.admin.v1.PublishResponse
-	(*TreeRequest)(nil),            // 2: fanout.admin.v1.TreeRequest
-	(*TreeResponse)(nil),           // 3: fanout.admin.v1.TreeResponse
-	(*TreeGroup)(nil),              // 4: fanout.admin.v1.TreeGroup
-	(*TreeMember)(nil),             // 5: fanout.admin.v1.TreeMember
-	(*WhereRequest)(nil),           // 6: fanout.admin.v1.WhereRequest
-	(*WhereResponse)(nil),          // 7: fanout.admin.v1.WhereResponse
-	(*SiteRef)(nil),                // 8: fanout.admin.v1.SiteRef
-	(*ImagesRequest)(nil),          // 9: fanout.admin.v1.ImagesRequest
-	(*ImagesResponse)(nil),         // 10: fanout.admin.v1.ImagesResponse
-	(*EventsRequest)(nil),          // 11: fanout.admin.v1.EventsRequest
-	(*EventsResponse)(nil),         // 12: fanout.admin.v1.EventsResponse
-	(*MembersRequest)(nil),         // 13: fanout.admin.v1.MembersRequest
-	(*MembersResponse)(nil),        // 14: fanout.admin.v1.MembersResponse
-	(*MemberInfo)(nil),             // 15: fanout.admin.v1.MemberInfo
-	(*VersionRequest)(nil),         // 16: fanout.admin.v1.VersionRequest
-	(*VersionResponse)(nil),        // 17: fanout.admin.v1.VersionResponse
-	(*UnpublishRequest)(nil),       // 18: fanout.admin.v1.UnpublishRequest
-	(*UnpublishResponse)(nil),      // 19: fanout.admin.v1.UnpublishResponse
-	(*UndoRequest)(nil),            // 20: fanout.admin.v1.UndoRequest
-	(*UndoResponse)(nil),           // 21: fanout.admin.v1.UndoResponse
-	(*ConflictsRequest)(nil),       // 22: fanout.admin.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),      // 23: fanout.admin.v1.ConflictsResponse
-	(*ConflictInfo)(nil),           // 24: fanout.admin.v1.ConflictInfo
-	(*ConflictSide)(nil),           // 25: fanout.admin.v1.ConflictSide
-	(*SettleConflictRequest)(nil),  // 26: fanout.admin.v1.SettleConflictRequest
-	(*SettleConflictResponse)(nil), // 27: fanout.admin.v1.SettleConflictResponse
-	(*AddMemberRequest)(nil),       // 28: fanout.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),      // 29: fanout.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),    // 30: fanout.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),   // 31: fanout.admin.v1.RemoveMemberResponse
-	(*LeadRequest)(nil),            // 32: fanout.admin.v1.LeadRequest
-	(*LeadResponse)(nil),           // 33: fanout.admin.v1.LeadResponse
-	(*SaveCatalogRequest)(nil),     // 34: fanout.admin.v1.SaveCatalogRequest
-	(*SaveCatalogResponse)(nil),    // 35: fanout.admin.v1.SaveCatalogResponse
-	(*RestoreCatalogRequest)(nil),  // 36: fanout.admin.v1.RestoreCatalogRequest
-	(*RestoreCatalogResponse)(nil), // 37: fanout.admin.v1.RestoreCatalogResponse
-	(*AcceptEpochRequest)(nil),     // 38: fanout.admin.v1.AcceptEpochRequest
-	(*AcceptEpochResponse)(nil),    // 39: fanout.admin.v1.AcceptEpochResponse
-	(*ViewRequest)(nil),            // 40: fanout.admin.v1.ViewRequest
-	(*ViewResponse)(nil),           // 41: fanout.admin.v1.ViewResponse
-	(*VerifyRequest)(nil),          // 42: fanout.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 43: fanout.admin.v1.VerifyResponse
-	(*VerifyProgress)(nil),         // 44: fanout.admin.v1.VerifyProgress
-	(*VerifiedRef)(nil),            // 45: fanout.admin.v1.VerifiedRef
-	(*Difference)(nil),             // 46: fanout.admin.v1.Difference
-	(*VerifyDone)(nil),             // 47: fanout.admin.v1.VerifyDone
-	(*DoctorRequest)(nil),          // 48: fanout.admin.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 49: fanout.admin.v1.DoctorResponse
-	(*Check)(nil),                  // 50: fanout.admin.v1.Check
-	nil,                            // 51: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
-	(*v1.Scope)(nil),               // 53: fanout.catalog.v1.Scope
+	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
+	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
+	(*TreeRequest)(nil),              // 2: fanout.admin.v1.TreeRequest
+	(*TreeResponse)(nil),             // 3: fanout.admin.v1.TreeResponse
+	(*TreeGroup)(nil),                // 4: fanout.admin.v1.TreeGroup
+	(*TreeMember)(nil),               // 5: fanout.admin.v1.TreeMember
+	(*WhereRequest)(nil),             // 6: fanout.admin.v1.WhereRequest
+	(*WhereResponse)(nil),            // 7: fanout.admin.v1.WhereResponse
+	(*SiteRef)(nil),                  // 8: fanout.admin.v1.SiteRef
+	(*ImagesRequest)(nil),            // 9: fanout.admin.v1.ImagesRequest
+	(*ImagesResponse)(nil),           // 10: fanout.admin.v1.ImagesResponse
+	(*EventsRequest)(nil),            // 11: fanout.admin.v1.EventsRequest
+	(*EventsResponse)(nil),           // 12: fanout.admin.v1.EventsResponse
+	(*MembersRequest)(nil),           // 13: fanout.admin.v1.MembersRequest
+	(*MembersResponse)(nil),          // 14: fanout.admin.v1.MembersResponse
+	(*MemberInfo)(nil),               // 15: fanout.admin.v1.MemberInfo
+	(*VersionRequest)(nil),           // 16: fanout.admin.v1.VersionRequest
+	(*VersionResponse)(nil),          // 17: fanout.admin.v1.VersionResponse
+	(*UnpublishRequest)(nil),         // 18: fanout.admin.v1.UnpublishRequest
+	(*UnpublishResponse)(nil),        // 19: fanout.admin.v1.UnpublishResponse
+	(*UndoRequest)(nil),              // 20: fanout.admin.v1.UndoRequest
+	(*UndoResponse)(nil),             // 21: fanout.admin.v1.UndoResponse
+	(*ConflictsRequest)(nil),         // 22: fanout.admin.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),        // 23: fanout.admin.v1.ConflictsResponse
+	(*ConflictInfo)(nil),             // 24: fanout.admin.v1.ConflictInfo
+	(*ConflictSide)(nil),             // 25: fanout.admin.v1.ConflictSide
+	(*SettleConflictRequest)(nil),    // 26: fanout.admin.v1.SettleConflictRequest
+	(*SettleConflictResponse)(nil),   // 27: fanout.admin.v1.SettleConflictResponse
+	(*DeletionsRequest)(nil),         // 28: fanout.admin.v1.DeletionsRequest
+	(*DeletionsResponse)(nil),        // 29: fanout.admin.v1.DeletionsResponse
+	(*DeletionInfo)(nil),             // 30: fanout.admin.v1.DeletionInfo
+	(*AllowDeletionsRequest)(nil),    // 31: fanout.admin.v1.AllowDeletionsRequest
+	(*AllowDeletionsResponse)(nil),   // 32: fanout.admin.v1.AllowDeletionsResponse
+	(*RestoreDeletionsRequest)(nil),  // 33: fanout.admin.v1.RestoreDeletionsRequest
+	(*RestoreDeletionsResponse)(nil), // 34: fanout.admin.v1.RestoreDeletionsResponse
+	(*AddMemberRequest)(nil),         // 35: fanout.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),        // 36: fanout.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),      // 37: fanout.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),     // 38: fanout.admin.v1.RemoveMemberResponse
+	(*LeadRequest)(nil),              // 39: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),             // 40: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),       // 41: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),      // 42: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),    // 43: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil),   // 44: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),       // 45: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),      // 46: fanout.admin.v1.AcceptEpochResponse
+	(*ViewRequest)(nil),              // 47: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),             // 48: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),            // 49: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),           // 50: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),           // 51: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),              // 52: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),               // 53: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),               // 54: fanout.admin.v1.VerifyDone
+	(*DoctorRequest)(nil),            // 55: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 56: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                    // 57: fanout.admin.v1.Check
+	nil,                              // 58: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 59: google.protobuf.Timestamp
+	(*v1.Scope)(nil),                 // 60: fanout.catalog.v1.Scope
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	52, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	59, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	52, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	51, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	52, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	52, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	59, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	58, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	59, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	59, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 8: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	52, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	52, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	52, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	52, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	52, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	59, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	59, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	59, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	59, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	59, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	15, // 14: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	52, // 15: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	52, // 16: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	59, // 15: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	59, // 16: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
 	24, // 17: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
 	25, // 18: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	25, // 19: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	52, // 20: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	52, // 21: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	15, // 22: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	53, // 23: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	53, // 24: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	53, // 25: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	44, // 26: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	45, // 27: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	46, // 28: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	47, // 29: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	50, // 30: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	0,  // 31: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 32: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 33: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 34: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 35: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 36: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 37: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	18, // 38: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	20, // 39: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	22, // 40: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	26, // 41: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	28, // 42: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	30, // 43: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	32, // 44: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	34, // 45: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	36, // 46: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	38, // 47: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	40, // 48: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	42, // 49: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	48, // 50: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	1,  // 51: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 52: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 53: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 54: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 55: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 56: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 57: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	19, // 58: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	21, // 59: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	23, // 60: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	27, // 61: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	29, // 62: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	31, // 63: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	33, // 64: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	35, // 65: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	37, // 66: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	39, // 67: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	41, // 68: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	43, // 69: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	49, // 70: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	51, // [51:71] is the sub-list for method output_type
-	31, // [31:51] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	59, // 20: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	59, // 21: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	30, // 22: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	59, // 23: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	15, // 24: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	60, // 25: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	60, // 26: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	60, // 27: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	51, // 28: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	52, // 29: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	53, // 30: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	54, // 31: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	57, // 32: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	0,  // 33: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 34: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 35: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 36: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	11, // 37: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	13, // 38: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	16, // 39: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	18, // 40: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	20, // 41: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	22, // 42: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	26, // 43: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	28, // 44: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	31, // 45: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	33, // 46: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	35, // 47: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	37, // 48: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	39, // 49: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	41, // 50: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	43, // 51: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	45, // 52: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	47, // 53: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	49, // 54: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	55, // 55: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	1,  // 56: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 57: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 58: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 59: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	12, // 60: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	14, // 61: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	17, // 62: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	19, // 63: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	21, // 64: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	23, // 65: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	27, // 66: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	29, // 67: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	32, // 68: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	34, // 69: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	36, // 70: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	38, // 71: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	40, // 72: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	42, // 73: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	44, // 74: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	46, // 75: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	48, // 76: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	50, // 77: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	56, // 78: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	56, // [56:79] is the sub-list for method output_type
+	33, // [33:56] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -4126,7 +4540,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 	if File_fanout_admin_v1_admin_proto != nil {
 		return
 	}
-	file_fanout_admin_v1_admin_proto_msgTypes[43].OneofWrappers = []any{
+	file_fanout_admin_v1_admin_proto_msgTypes[50].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Ref)(nil),
 		(*VerifyResponse_Difference)(nil),
@@ -4138,7 +4552,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,26 +21,29 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_Publish_FullMethodName        = "/fanout.admin.v1.AdminService/Publish"
-	AdminService_Tree_FullMethodName           = "/fanout.admin.v1.AdminService/Tree"
-	AdminService_Where_FullMethodName          = "/fanout.admin.v1.AdminService/Where"
-	AdminService_Images_FullMethodName         = "/fanout.admin.v1.AdminService/Images"
-	AdminService_Events_FullMethodName         = "/fanout.admin.v1.AdminService/Events"
-	AdminService_Members_FullMethodName        = "/fanout.admin.v1.AdminService/Members"
-	AdminService_Version_FullMethodName        = "/fanout.admin.v1.AdminService/Version"
-	AdminService_Unpublish_FullMethodName      = "/fanout.admin.v1.AdminService/Unpublish"
-	AdminService_Undo_FullMethodName           = "/fanout.admin.v1.AdminService/Undo"
-	AdminService_Conflicts_FullMethodName      = "/fanout.admin.v1.AdminService/Conflicts"
-	AdminService_SettleConflict_FullMethodName = "/fanout.admin.v1.AdminService/SettleConflict"
-	AdminService_AddMember_FullMethodName      = "/fanout.admin.v1.AdminService/AddMember"
-	AdminService_RemoveMember_FullMethodName   = "/fanout.admin.v1.AdminService/RemoveMember"
-	AdminService_Lead_FullMethodName           = "/fanout.admin.v1.AdminService/Lead"
-	AdminService_SaveCatalog_FullMethodName    = "/fanout.admin.v1.AdminService/SaveCatalog"
-	AdminService_RestoreCatalog_FullMethodName = "/fanout.admin.v1.AdminService/RestoreCatalog"
-	AdminService_AcceptEpoch_FullMethodName    = "/fanout.admin.v1.AdminService/AcceptEpoch"
-	AdminService_View_FullMethodName           = "/fanout.admin.v1.AdminService/View"
-	AdminService_Verify_FullMethodName         = "/fanout.admin.v1.AdminService/Verify"
-	AdminService_Doctor_FullMethodName         = "/fanout.admin.v1.AdminService/Doctor"
+	AdminService_Publish_FullMethodName          = "/fanout.admin.v1.AdminService/Publish"
+	AdminService_Tree_FullMethodName             = "/fanout.admin.v1.AdminService/Tree"
+	AdminService_Where_FullMethodName            = "/fanout.admin.v1.AdminService/Where"
+	AdminService_Images_FullMethodName           = "/fanout.admin.v1.AdminService/Images"
+	AdminService_Events_FullMethodName           = "/fanout.admin.v1.AdminService/Events"
+	AdminService_Members_FullMethodName          = "/fanout.admin.v1.AdminService/Members"
+	AdminService_Version_FullMethodName          = "/fanout.admin.v1.AdminService/Version"
+	AdminService_Unpublish_FullMethodName        = "/fanout.admin.v1.AdminService/Unpublish"
+	AdminService_Undo_FullMethodName             = "/fanout.admin.v1.AdminService/Undo"
+	AdminService_Conflicts_FullMethodName        = "/fanout.admin.v1.AdminService/Conflicts"
+	AdminService_SettleConflict_FullMethodName   = "/fanout.admin.v1.AdminService/SettleConflict"
+	AdminService_Deletions_FullMethodName        = "/fanout.admin.v1.AdminService/Deletions"
+	AdminService_AllowDeletions_FullMethodName   = "/fanout.admin.v1.AdminService/AllowDeletions"
+	AdminService_RestoreDeletions_FullMethodName = "/fanout.admin.v1.AdminService/RestoreDeletions"
+	AdminService_AddMember_FullMethodName        = "/fanout.admin.v1.AdminService/AddMember"
+	AdminService_RemoveMember_FullMethodName     = "/fanout.admin.v1.AdminService/RemoveMember"
+	AdminService_Lead_FullMethodName             = "/fanout.admin.v1.AdminService/Lead"
+	AdminService_SaveCatalog_FullMethodName      = "/fanout.admin.v1.AdminService/SaveCatalog"
+	AdminService_RestoreCatalog_FullMethodName   = "/fanout.admin.v1.AdminService/RestoreCatalog"
+	AdminService_AcceptEpoch_FullMethodName      = "/fanout.admin.v1.AdminService/AcceptEpoch"
+	AdminService_View_FullMethodName             = "/fanout.admin.v1.AdminService/View"
+	AdminService_Verify_FullMethodName           = "/fanout.admin.v1.AdminService/Verify"
+	AdminService_Doctor_FullMethodName           = "/fanout.admin.v1.AdminService/Doctor"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -73,6 +76,12 @@ type AdminServiceClient interface {
 	Conflicts(ctx context.Context, in *ConflictsRequest, opts ...grpc.CallOption) (*ConflictsResponse, error)
 	// SettleConflict judges those of one ref: the digest to keep is published if the ref does not show it, and they are taken off the list.
 	SettleConflict(ctx context.Context, in *SettleConflictRequest, opts ...grpc.CallOption) (*SettleConflictResponse, error)
+	// Deletions lists tags that vanished from a registry of headquarters and that are still shown elsewhere.
+	Deletions(ctx context.Context, in *DeletionsRequest, opts ...grpc.CallOption) (*DeletionsResponse, error)
+	// AllowDeletions makes records of which a deletion is listed tombstones, which travel. NOT_FOUND: no deletion of a ref is listed.
+	AllowDeletions(ctx context.Context, in *AllowDeletionsRequest, opts ...grpc.CallOption) (*AllowDeletionsResponse, error)
+	// RestoreDeletions has tags put back at the sites where they vanished. NOT_FOUND: no deletion of a ref is listed.
+	RestoreDeletions(ctx context.Context, in *RestoreDeletionsRequest, opts ...grpc.CallOption) (*RestoreDeletionsResponse, error)
 	// AddMember lets a site join the group: from then on its agent is taken in when it asks.
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
 	// RemoveMember takes a site out of the group. FAILED_PRECONDITION: the group would lose its majority.
@@ -257,6 +266,36 @@ func (c *adminServiceClient) SettleConflict(ctx context.Context, in *SettleConfl
 	return out, nil
 }
 
+func (c *adminServiceClient) Deletions(ctx context.Context, in *DeletionsRequest, opts ...grpc.CallOption) (*DeletionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeletionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_Deletions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) AllowDeletions(ctx context.Context, in *AllowDeletionsRequest, opts ...grpc.CallOption) (*AllowDeletionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AllowDeletionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_AllowDeletions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RestoreDeletions(ctx context.Context, in *RestoreDeletionsRequest, opts ...grpc.CallOption) (*RestoreDeletionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreDeletionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_RestoreDeletions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddMemberResponse)
@@ -407,6 +446,12 @@ type AdminServiceServer interface {
 	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
 	// SettleConflict judges those of one ref: the digest to keep is published if the ref does not show it, and they are taken off the list.
 	SettleConflict(context.Context, *SettleConflictRequest) (*SettleConflictResponse, error)
+	// Deletions lists tags that vanished from a registry of headquarters and that are still shown elsewhere.
+	Deletions(context.Context, *DeletionsRequest) (*DeletionsResponse, error)
+	// AllowDeletions makes records of which a deletion is listed tombstones, which travel. NOT_FOUND: no deletion of a ref is listed.
+	AllowDeletions(context.Context, *AllowDeletionsRequest) (*AllowDeletionsResponse, error)
+	// RestoreDeletions has tags put back at the sites where they vanished. NOT_FOUND: no deletion of a ref is listed.
+	RestoreDeletions(context.Context, *RestoreDeletionsRequest) (*RestoreDeletionsResponse, error)
 	// AddMember lets a site join the group: from then on its agent is taken in when it asks.
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
 	// RemoveMember takes a site out of the group. FAILED_PRECONDITION: the group would lose its majority.
@@ -468,6 +513,15 @@ func (UnimplementedAdminServiceServer) Conflicts(context.Context, *ConflictsRequ
 }
 func (UnimplementedAdminServiceServer) SettleConflict(context.Context, *SettleConflictRequest) (*SettleConflictResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SettleConflict not implemented")
+}
+func (UnimplementedAdminServiceServer) Deletions(context.Context, *DeletionsRequest) (*DeletionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Deletions not implemented")
+}
+func (UnimplementedAdminServiceServer) AllowDeletions(context.Context, *AllowDeletionsRequest) (*AllowDeletionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AllowDeletions not implemented")
+}
+func (UnimplementedAdminServiceServer) RestoreDeletions(context.Context, *RestoreDeletionsRequest) (*RestoreDeletionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreDeletions not implemented")
 }
 func (UnimplementedAdminServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
@@ -680,6 +734,60 @@ func _AdminService_SettleConflict_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Deletions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeletionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Deletions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Deletions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Deletions(ctx, req.(*DeletionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_AllowDeletions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AllowDeletionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).AllowDeletions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_AllowDeletions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).AllowDeletions(ctx, req.(*AllowDeletionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RestoreDeletions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreDeletionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RestoreDeletions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RestoreDeletions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RestoreDeletions(ctx, req.(*RestoreDeletionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddMemberRequest)
 	if err := dec(in); err != nil {
@@ -840,6 +948,18 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SettleConflict",
 			Handler:    _AdminService_SettleConflict_Handler,
+		},
+		{
+			MethodName: "Deletions",
+			Handler:    _AdminService_Deletions_Handler,
+		},
+		{
+			MethodName: "AllowDeletions",
+			Handler:    _AdminService_AllowDeletions_Handler,
+		},
+		{
+			MethodName: "RestoreDeletions",
+			Handler:    _AdminService_RestoreDeletions_Handler,
 		},
 		{
 			MethodName: "AddMember",
