@@ -15,6 +15,8 @@ type View struct {
 	all  bool
 	// scope is canonical.
 	scope *catalogv1.Scope
+	// keep the newest tags of each repository; 0: all.
+	keep uint32
 }
 
 // View returns the view of a scope, such as a child group's demand.
@@ -22,6 +24,17 @@ func (s *Snapshot) View(scope *catalogv1.Scope) View {
 	scope = Union(scope)
 	all := len(scope.AnyOf) == 1 && len(scope.AnyOf[0].Exclude) == 0 && scope.AnyOf[0].Repositories[0] == everything
 	return View{snap: s, scope: scope, all: all, hash: ScopeHash(s.position.Scope, s.demand, scope)}
+}
+
+// Newest narrows the view to the newest tags of each repository, see [Snapshot.Newest]; 0: all. It is what a group's own registries show, and never what a group is sent.
+func (v View) Newest(keep uint32) View {
+	v.keep = keep
+	return v
+}
+
+// Shown is the view of what this group's own registries are to show.
+func (s *Snapshot) Shown() View {
+	return s.View(&catalogv1.Scope{AnyOf: []*catalogv1.Subscription{{Repositories: []string{everything}}}}).Newest(s.Keep())
 }
 
 // Hash is the scope hash that the position of a group with this view carries.
@@ -38,7 +51,8 @@ func (v View) Pruned() uint64 { return v.snap.pruned }
 
 // Match says whether a record of the snapshot is within the view.
 func (v View) Match(rec *catalogv1.Record) bool {
-	return rec.GetRevision() <= v.snap.position.Revision && (v.all || MatchScope(v.scope, rec.GetRepository()))
+	return rec.GetRevision() <= v.snap.position.Revision && (v.all || MatchScope(v.scope, rec.GetRepository())) &&
+		(v.keep == 0 || v.snap.Newest(v.keep).Has(RefOf(rec)))
 }
 
 // Since yields the records of the view with a revision higher than the one given, in revision order, each ref once, tombstones included.
@@ -85,6 +99,7 @@ func (v View) Digests() iter.Seq2[string, string] {
 	return func(yield func(repository, digest string) bool) {
 		t := Tally{each: yield}
 		repo, within := "", false
+		newest := v.snap.Newest(v.keep)
 		for rec := range v.snap.Records() {
 			if t.done {
 				return
@@ -92,7 +107,7 @@ func (v View) Digests() iter.Seq2[string, string] {
 			if rec.Repository != repo {
 				repo, within = rec.Repository, v.all || MatchScope(v.scope, rec.Repository)
 			}
-			if within && !rec.Deleted && rec.Revision <= v.snap.position.Revision {
+			if within && !rec.Deleted && rec.Revision <= v.snap.position.Revision && newest.Has(RefOf(rec)) {
 				t.Add(rec.Repository, rec.Tag, rec.Target.Digest, ReferrersOf(rec)...)
 			}
 		}

@@ -60,6 +60,8 @@ type Input struct {
 	PublishMatch bool
 	// Existing: the tag was there before fanout came, and such are to be ignored.
 	Existing bool
+	// Unkept: below headquarters, the group shows newer tags of the repository only, and not this one.
+	Unkept bool
 	// Distrusted: the registry was wiped or restored from a backup. Nothing is published or unpublished on its word.
 	Distrusted bool
 	// Deletes is publish.deletes: "ignore" (also when empty) or "propagate".
@@ -94,6 +96,8 @@ const (
 	Unpublish
 	// Remove: the tag is removed from the registry, as a tombstone says.
 	Remove
+	// Trim: the tag, which this site delivered, is removed from the registry, and forgotten.
+	Trim
 	// Conflict: the record is delivered; what the registry shows is kept under a hold and listed.
 	Conflict
 	// Report: the registry shows something else than the catalog, which is left so and shown.
@@ -104,7 +108,7 @@ const (
 	Foreign
 )
 
-var actionNames = [...]string{"none", "adopt", "deliver", "publish", "unpublish", "remove", "conflict", "report", "accept", "foreign"}
+var actionNames = [...]string{"none", "adopt", "deliver", "publish", "unpublish", "remove", "trim", "conflict", "report", "accept", "foreign"}
 
 // String returns the action in a word.
 func (a Action) String() string {
@@ -134,6 +138,9 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  O ?                                                none       the registry was not looked at
 //	  record older than the base's                       none       the catalog here is behind
 //	  no record, but the base came from one, HQ          none       the catalog here is behind
+//	  record is live and unkept
+//	    B = O there, from a record                       trim
+//	    else                                             none       it is not there, or is not what this site put
 //	  O = T, B = T, revision of B = record's             none
 //	  O = T, else                                        adopt      (referrers: where the record has some)
 //	  no record, O −                                     none
@@ -192,6 +199,12 @@ func Merge(in Input) Verdict {
 	}
 	if t.GetRevision() < in.BaseRevision {
 		return say(None, "the catalog here is behind what this site has")
+	}
+	if in.Unkept && !t.GetDeleted() {
+		if in.Ours.Digest != "" && in.Base.Known && in.Base.Digest == in.Ours.Digest && in.BaseRevision > 0 {
+			return say(Trim, "newer tags are kept")
+		}
+		return say(None, "newer tags are kept")
 	}
 	if in.Ours.Digest == shows(t) {
 		return mergeEqual(in)

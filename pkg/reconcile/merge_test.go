@@ -306,3 +306,36 @@ func TestMerge_Rows(t *testing.T) {
 		}
 	}
 }
+
+// TestMerge_Unkept: a tag that is not kept is removed where this site put it, and else left alone, whatever it shows.
+func TestMerge_Unkept(t *testing.T) {
+	n := 0
+	every(func(in reconcile.Input) {
+		if in.Place != reconcile.Below || !in.Ours.Known {
+			return
+		}
+		in.Unkept = true
+		v := reconcile.Merge(in)
+		if in.Theirs == nil || in.Theirs.Deleted {
+			kept := in
+			kept.Unkept = false
+			if v != reconcile.Merge(kept) {
+				t.Fatalf("%v for %+v, which is no live record", v, in)
+			}
+			return
+		}
+		put := in.Base.Known && in.Base == in.Ours && in.BaseRevision > 0 || in.Intent != "" && in.Intent == in.Ours.Digest && max(in.BaseRevision, in.IntentRevision) > 0
+		behind := in.Theirs.Revision < in.BaseRevision || in.Intent != "" && in.Intent == in.Ours.Digest && in.Theirs.Revision < in.IntentRevision
+		want := reconcile.None
+		if put && in.Ours.Digest != "" && !behind {
+			want = reconcile.Trim
+			n++
+		}
+		if v.Action != want || v.Reason == "" {
+			t.Fatalf("%v (%s), want %v, for %+v", v.Action, v.Reason, want, in)
+		}
+	})
+	if n == 0 {
+		t.Error("nothing was trimmed")
+	}
+}

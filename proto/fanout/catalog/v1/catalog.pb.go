@@ -378,7 +378,7 @@ type Subscription struct {
 	Repositories []string `protobuf:"bytes,1,rep,name=repositories,proto3" json:"repositories,omitempty"`
 	// exclude are doublestar patterns of which it may match none.
 	Exclude []string `protobuf:"bytes,2,rep,name=exclude,proto3" json:"exclude,omitempty"`
-	// keep is how many of the newest tags per repository are wanted; 0: all.
+	// keep is how many of the newest tags per repository the group's own registries show; 0: all. It is no part of a demand: groups below may want more.
 	Keep          uint32 `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -801,7 +801,9 @@ type Group struct {
 	// demand is what it and the groups below it subscribe to.
 	Demand *Scope `protobuf:"bytes,3,opt,name=demand,proto3" json:"demand,omitempty"`
 	// sites in the group, sorted.
-	Sites         []*GroupSite `protobuf:"bytes,4,rep,name=sites,proto3" json:"sites,omitempty"`
+	Sites []*GroupSite `protobuf:"bytes,4,rep,name=sites,proto3" json:"sites,omitempty"`
+	// keep is how many of the newest tags of each repository the group's own registries show; 0: all.
+	Keep          uint32 `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,6 +864,13 @@ func (x *Group) GetSites() []*GroupSite {
 		return x.Sites
 	}
 	return nil
+}
+
+func (x *Group) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
 }
 
 // GroupSite is one site of a remembered group.
@@ -3063,12 +3072,13 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06copies\x18\x05 \x01(\rR\x06copies\"C\n" +
 	"\rDriftSettings\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\tR\achanged\x12\x18\n" +
-	"\adeleted\x18\x02 \x01(\tR\adeleted\"\xfa\x01\n" +
+	"\adeleted\x18\x02 \x01(\tR\adeleted\"\x8e\x02\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12<\n" +
 	"\x06labels\x18\x02 \x03(\v2$.fanout.catalog.v1.Group.LabelsEntryR\x06labels\x120\n" +
 	"\x06demand\x18\x03 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x122\n" +
-	"\x05sites\x18\x04 \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x1a9\n" +
+	"\x05sites\x18\x04 \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x12\x12\n" +
+	"\x04keep\x18\x05 \x01(\rR\x04keep\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +

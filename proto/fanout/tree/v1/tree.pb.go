@@ -1122,7 +1122,9 @@ type GroupHealth struct {
 	// demand is what it and the groups below it subscribe to.
 	Demand *v1.Scope `protobuf:"bytes,11,opt,name=demand,proto3" json:"demand,omitempty"`
 	// sites of the group, sorted: all its members, those that are down included.
-	Sites         []*v1.GroupSite `protobuf:"bytes,12,rep,name=sites,proto3" json:"sites,omitempty"`
+	Sites []*v1.GroupSite `protobuf:"bytes,12,rep,name=sites,proto3" json:"sites,omitempty"`
+	// keep is how many of the newest tags of each repository its own registries show; 0: all.
+	Keep          uint32 `protobuf:"varint,13,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1239,6 +1241,13 @@ func (x *GroupHealth) GetSites() []*v1.GroupSite {
 		return x.Sites
 	}
 	return nil
+}
+
+func (x *GroupHealth) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
 }
 
 // SiteHealth is what a site says of itself.
@@ -2584,7 +2593,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05sites\x18\x03 \x03(\v2\x1a.fanout.tree.v1.SiteHealthR\x05sites\x124\n" +
 	"\apending\x18\x04 \x03(\v2\x1a.fanout.tree.v1.PendingRefR\apending\x124\n" +
 	"\asettled\x18\x05 \x03(\v2\x1a.fanout.tree.v1.SettledRefR\asettled\x12#\n" +
-	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\x85\x04\n" +
+	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\x99\x04\n" +
 	"\vGroupHealth\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -2598,7 +2607,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\acarrier\x18\n" +
 	" \x01(\tR\acarrier\x120\n" +
 	"\x06demand\x18\v \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x122\n" +
-	"\x05sites\x18\f \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x1a9\n" +
+	"\x05sites\x18\f \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x12\x12\n" +
+	"\x04keep\x18\r \x01(\rR\x04keep\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x03\n" +
