@@ -79,6 +79,7 @@ type Agent struct {
 	events   *events
 	closures *closures
 	sweeper  *sweeper
+	keeping  keeping
 
 	pushes  pushes // when a ref was last said to be pushed
 	noted   noted  // referrers that were said to be pushed
@@ -370,10 +371,11 @@ func (a *Agent) registryAddress() string {
 
 // followCatalog puts every ref whose record changed into the queue. It starts at the beginning: what is delivered already is found to be so without asking the registry.
 func (a *Agent) followCatalog(ctx context.Context) {
-	changed, stop := a.node.Watch()
+	news, stop := a.node.Watch()
 	defer stop()
 	var seen uint64
 	var epoch, scope string
+	var keep uint32
 	deletions := deletionWatch{}
 	for {
 		snap := a.node.Catalog()
@@ -384,11 +386,17 @@ func (a *Agent) followCatalog(ctx context.Context) {
 			// Records with old revisions may have come in: look at all.
 			epoch, scope, seen = pos.GetEpoch(), pos.GetScope(), 0
 		}
+		if snap.Keep() != keep {
+			keep, seen = snap.Keep(), 0
+		}
+		changed := map[string]bool{}
 		for rec := range snap.Since(seen) {
 			if snap.EpochOf(rec) != "" { // else it is about to be replaced, or not whole yet
 				a.noteRecord(snap, rec)
+				changed[rec.GetRepository()] = true
 			}
 		}
+		a.noteKept(snap, changed)
 		if snap.Resyncing() == "" {
 			if another {
 				a.progress.keep(func(ref catalog.Ref) bool {
@@ -402,7 +410,7 @@ func (a *Agent) followCatalog(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changed:
+		case <-news:
 		}
 	}
 }
@@ -413,6 +421,13 @@ func (a *Agent) noteRecord(snap *catalog.Snapshot, rec *catalogv1.Record) {
 	}
 	ref := catalog.RefOf(rec)
 	st, ok, err := a.store.RefState(ref.String())
+	if !rec.GetDeleted() && !a.keeping.has(snap, ref) {
+		if ok || err != nil {
+			a.queue.add(key{repository: ref.Repository, tag: ref.Tag}) // it was delivered here
+		}
+		a.progress.settle(ref, rec.GetRevision())
+		return
+	}
 	if err == nil && ok && counted(snap, st).BaseRevision == rec.GetRevision() && st.Intent == "" {
 		if a.cfg.Headquarters() && rec.GetOrigin() == a.cfg.Site {
 			// Referrers that came between the look that was published and this record were of no record yet: look once more.

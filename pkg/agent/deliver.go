@@ -44,9 +44,22 @@ type delivery struct {
 
 // deliver makes the registry show a record: all under it first, the tag last. It may be repeated after a break at any point.
 func (a *Agent) deliver(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
+	ctx, done := a.keeping.delivering(ctx, ref)
+	defer done()
+	if !a.keeping.has(a.node.Catalog(), ref) {
+		return errChanged
+	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
 		p.Revision, p.State, p.Digest, p.NextAttempt = rec.GetRevision(), "delivering", ours, nil
 	}, true)
+	err := a.deliverAll(ctx, ref, rec, ours)
+	if errors.Is(context.Cause(ctx), errUnkept) {
+		return errChanged
+	}
+	return err
+}
+
+func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
 	d := &delivery{
 		a: a, ref: ref, rec: rec, ours: ours,
 		root: map[string]string{}, manifests: map[string]registry.Manifest{}, parsed: map[string]reconcile.Manifest{}, blobs: map[string]int64{},

@@ -124,7 +124,7 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 	s := &adminv1.SiteRef{Site: h.GetSite(), Group: h.GetGroup(), Want: want}
 	pending := view.Pending(h.GetSite(), ref)
 	switch {
-	case !a.inScope(h.GetGroup(), ref.Repository):
+	case !a.inScope(h.GetGroup(), ref.Repository), !rec.GetDeleted() && !a.keptAt(h.GetGroup(), ref):
 		s.State, s.Want = "unsubscribed", ""
 	case pending != nil:
 		s.State, s.Digest, s.Reason, s.Since = pending.GetState(), pending.GetDigest(), pending.GetReason(), pending.GetSince()

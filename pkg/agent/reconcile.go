@@ -178,6 +178,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	}
 	in := a.mergeInput(ref, rec, st, ours)
 	in.Distrusted = a.distrusted(ref, st, known)
+	in.Unkept = rec != nil && !rec.GetDeleted() && !a.keeping.has(a.node.Catalog(), ref)
 	v := reconcile.Merge(in)
 	if why != prompted {
 		switch v.Action {
@@ -250,6 +251,8 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 		}
 		a.events.normal("Removed", ref.String(), "as headquarters said")
 		return a.delivered(ref, rec)
+	case reconcile.Trim:
+		return a.trim(ctx, ref, rec)
 	case reconcile.Unpublish:
 		return a.deletedHere(ctx, ref, rec)
 	case reconcile.Report:
@@ -270,6 +273,9 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 			a.index(ctx, ref)
 		}
 	case reconcile.None:
+		if in.Unkept {
+			return a.trimmed(ref, rec, known && ours == "")
+		}
 		if why != swept && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
 			if changed, err := a.settled(ctx, ref, rec); changed || err != nil {
 				return err

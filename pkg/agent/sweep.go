@@ -280,6 +280,13 @@ func (s *sweeper) record(ctx context.Context, rec *catalogv1.Record, tags map[st
 	ref := catalog.RefOf(rec)
 	k := key{repository: ref.Repository, tag: ref.Tag}
 	if tags != nil && !tags[ref.Tag] {
+		if !rec.GetDeleted() && !s.a.keeping.has(s.a.node.Catalog(), ref) {
+			if _, known, err := s.a.store.RefState(ref.String()); err != nil || !known {
+				return err // it is not to be here
+			}
+			s.a.queue.addFor(k, swept)
+			return nil
+		}
 		if !rec.GetDeleted() {
 			s.missing = append(s.missing, k)
 		} else if obeyed, err := s.a.obeyed(ref, rec); err != nil || !obeyed {

@@ -88,7 +88,7 @@ type Publish struct {
 	Copies       int      `yaml:"copies"`
 }
 
-// Subscribe says what the group wants. Keep is how many of the newest tags of a repository; 0: all.
+// Subscribe says what the group wants. Keep is how many of the newest tags of a repository its own registries show; 0: all.
 type Subscribe struct {
 	Repositories []string `yaml:"repositories"`
 	Exclude      []string `yaml:"exclude"`
@@ -154,7 +154,7 @@ func (c *Config) NotInForce() []string {
 		key string
 		set bool
 	}{
-		{"registry.shared", c.Registry.Shared != ""}, {"subscribe.keep", c.Subscribe.Keep > 0}, {"fabric.siblings", c.Fabric.Siblings},
+		{"registry.shared", c.Registry.Shared != ""}, {"fabric.siblings", c.Fabric.Siblings},
 	} {
 		if k.set {
 			keys = append(keys, k.key)

@@ -327,6 +327,9 @@ func (c *Config) validatePolicy(v *validator) {
 	if c.Publish.Copies < 1 {
 		v.fail("publish.copies", "is %d; at least one registry holds what is published", c.Publish.Copies)
 	}
+	if c.Headquarters() && c.Subscribe.Keep > 0 {
+		v.fail("subscribe.keep", "is for groups below headquarters, which keeps all that is published; remove it")
+	}
 	if c.Subscribe.Keep < 0 {
 		v.fail("subscribe.keep", "is %d; write how many tags to keep, 0 for all", c.Subscribe.Keep)
 	}

@@ -114,7 +114,7 @@ func (o *office) checkHello(ctx context.Context, h *treev1.Hello) error {
 // remember makes the group and its demand durable before it is served: what this group asks of its own parent includes it from now on, also when the group is away.
 func (o *office) remember(ctx context.Context, h *treev1.Hello) error {
 	known, _ := o.n.Catalog().Group(h.GetGroup())
-	g := &catalogv1.Group{Path: h.GetGroup(), Labels: h.GetLabels(), Demand: catalog.Union(h.GetDemand()), Sites: known.GetSites()}
+	g := &catalogv1.Group{Path: h.GetGroup(), Labels: h.GetLabels(), Demand: catalog.Union(h.GetDemand()), Sites: known.GetSites(), Keep: known.GetKeep()}
 	if proto.Equal(known, g) {
 		return nil
 	}

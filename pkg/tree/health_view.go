@@ -58,9 +58,9 @@ func (n *Node) Health(refs ...catalog.Ref) HealthView {
 		sites[s.Site] = true
 	}
 	const reason = "not heard of yet since this agent looks after the group"
-	add := func(group string, labels map[string]string, demand *catalogv1.Scope, members []*catalogv1.GroupSite) {
+	add := func(group string, labels map[string]string, demand *catalogv1.Scope, members []*catalogv1.GroupSite, keep uint32) {
 		if !groups[group] {
-			v.Groups = append(v.Groups, &treev1.GroupHealth{Group: group, State: unknown, Reason: reason, Labels: labels, Demand: demand, Sites: members})
+			v.Groups = append(v.Groups, &treev1.GroupHealth{Group: group, State: unknown, Reason: reason, Labels: labels, Demand: demand, Sites: members, Keep: keep})
 		}
 		for _, m := range members {
 			if !sites[m.Site] {
@@ -68,9 +68,9 @@ func (n *Node) Health(refs ...catalog.Ref) HealthView {
 			}
 		}
 	}
-	add(n.cfg.Group, snap.Settings().GetLabels(), nil, n.groupSites(snap))
+	add(n.cfg.Group, snap.Settings().GetLabels(), nil, n.groupSites(snap), snap.Keep())
 	for g := range snap.Groups() {
-		add(g.Path, g.Labels, g.Demand, g.Sites)
+		add(g.Path, g.Labels, g.Demand, g.Sites, g.Keep)
 	}
 	v.sort()
 	return v

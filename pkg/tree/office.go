@@ -331,7 +331,7 @@ func (t *table) groupsBelow(group string) []*catalogv1.Group {
 		// Without sites it is not what the group's own root said.
 		if h, _ := e.msg.(*treev1.GroupHealth); !e.gone && below(path, group) && e.via != nil && e.via.live && len(h.GetSites()) > 0 {
 			sites := slices.SortedFunc(slices.Values(h.Sites), func(a, b *catalogv1.GroupSite) int { return strings.Compare(a.GetSite(), b.GetSite()) })
-			out = append(out, &catalogv1.Group{Path: path, Labels: h.Labels, Demand: catalog.Union(h.Demand), Sites: sites})
+			out = append(out, &catalogv1.Group{Path: path, Labels: h.Labels, Demand: catalog.Union(h.Demand), Sites: sites, Keep: h.Keep})
 		}
 	}
 	slices.SortFunc(out, func(a, b *catalogv1.Group) int { return strings.Compare(a.Path, b.Path) })
@@ -358,7 +358,7 @@ func (t *table) missing(snap *catalog.Snapshot, n *Node) {
 	for g := range snap.Groups() {
 		if e := t.groupAt(g.Path); e.seq == 0 || e.gone {
 			sites(g.Path, g.Sites)
-			t.set(e, &treev1.GroupHealth{Group: g.Path, State: unreachable, Reason: reason, Labels: g.Labels, Demand: g.Demand, Sites: g.Sites}, nil)
+			t.set(e, &treev1.GroupHealth{Group: g.Path, State: unreachable, Reason: reason, Labels: g.Labels, Demand: g.Demand, Sites: g.Sites, Keep: g.Keep}, nil)
 		}
 	}
 	if t.seq != before {
@@ -374,7 +374,7 @@ func (o *office) groupHealth(snap *catalog.Snapshot) *treev1.GroupHealth {
 	n := o.n
 	h := &treev1.GroupHealth{
 		Group: n.cfg.Group, Parent: o.attach.parent(), Root: n.cfg.Site, Term: o.raft.CurrentTerm(), Position: snap.Position(),
-		Labels: snap.Settings().GetLabels(), State: "synced", Carrier: o.roster.Load().GetCarrier(), Demand: n.demand(), Sites: n.groupSites(snap),
+		Labels: snap.Settings().GetLabels(), State: "synced", Carrier: o.roster.Load().GetCarrier(), Demand: n.demand(), Sites: n.groupSites(snap), Keep: snap.Keep(),
 	}
 	for _, s := range h.Sites {
 		site, _ := o.table.site(s.Site)
@@ -437,7 +437,12 @@ func (n *Node) demand() *catalogv1.Scope {
 	if settings == nil {
 		settings = snap.Settings()
 	}
-	scopes := []*catalogv1.Scope{{AnyOf: []*catalogv1.Subscription{subscriptionOf(settings)}}}
+	own := subscriptionOf(settings)
+	if own.GetKeep() > 0 {
+		// What its own registries keep is the group's own business: the groups below may want more, and the catalog here has all.
+		own = &catalogv1.Subscription{Repositories: own.Repositories, Exclude: own.Exclude}
+	}
+	scopes := []*catalogv1.Scope{{AnyOf: []*catalogv1.Subscription{own}}}
 	for g := range snap.Groups() {
 		scopes = append(scopes, g.Demand)
 	}
