@@ -7,7 +7,6 @@ import (
 	"time"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
-	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 )
@@ -32,10 +31,7 @@ func (a *Agent) deletedHere(ctx context.Context, ref catalog.Ref, rec *catalogv1
 	case d.GetRestore():
 		return a.putBack(ctx, ref, rec)
 	case d.GetHeld():
-		a.progress.update(ref, func(p *treev1.PendingRef) {
-			p.Revision, p.State, p.Digest = rec.GetRevision(), "held", ""
-			p.Reason = "it vanished from this registry, with many others; its deletion waits for a word: see 'fanoutctl deletions list'"
-		}, true)
+		a.differs(ref, rec, "", "held", "it vanished from this registry, with many others; its deletion waits for a word: see 'fanoutctl deletions list'")
 		return nil
 	default:
 		if wait := time.Until(d.GetNotedAt().AsTime().Add(catalog.DeletionGrace)); wait > 0 {
