@@ -1,6 +1,7 @@
 package tree_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -56,7 +57,8 @@ type site struct {
 	dials       int // calls of dial, guarded by the fabric's lock
 	cancel      context.CancelCauseFunc
 	done        chan error
-	full        atomic.Bool // the disk takes no more of the raft log
+	full        atomic.Bool       // the disk takes no more of the raft log
+	detour      map[string]string // where addresses lead to for this site's dial, guarded by the fabric's lock
 }
 
 func newFabric(t testing.TB) *fabric {
@@ -166,7 +168,7 @@ func (s *site) dial(_ context.Context, addr string) (grpc.ClientConnInterface, e
 	if c := s.conns[addr]; c != nil {
 		return c, nil
 	}
-	c, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	c, err := grpc.NewClient("passthrough:///"+cmp.Or(s.detour[addr], addr), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(tree.MaxMessage)))
 	if err != nil {
 		return nil, err

@@ -66,8 +66,13 @@ func (n *Node) proposeOnce(ctx context.Context, actor string, changes []*catalog
 	if err != nil {
 		return nil, fmt.Errorf("%w: dialling %s: %w", ErrNotRoot, addr, err)
 	}
+	ctx, cancel := n.whileRoot(ctx, site)
+	defer cancel()
 	resp, err := treev1.NewTreeServiceClient(conn).Propose(ctx, &treev1.ProposeRequest{Site: n.cfg.Site, Actor: actor, Changes: changes})
 	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrUnknownOutcome) {
+			return nil, cause
+		}
 		return nil, fmt.Errorf("proposing to %s: %w", site, fromStatus(err))
 	}
 	if len(resp.GetResults()) != len(changes) {
@@ -78,6 +83,30 @@ func (n *Node) proposeOnce(ctx context.Context, actor string, changes []*catalog
 		results[i] = fromResult(r)
 	}
 	return results, nil
+}
+
+// whileRoot returns a context that also ends, with ErrUnknownOutcome as its cause, when another member than this one is root. A root that hangs, as one whose machine was
+// paused or cut off, answers nothing and breaks no connection, while the others go on without it. cancel must be called.
+func (n *Node) whileRoot(ctx context.Context, site string) (_ context.Context, cancel func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		changed, stop := n.rosterChanged.watch()
+		defer stop()
+		for {
+			if now, _ := n.rootSite(); now != "" && now != site {
+				end(fmt.Errorf("%w: %s was asked, and %s is the root now", ErrUnknownOutcome, site, now))
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return ctx, func() { end(nil); <-done }
 }
 
 // Propose implements the tree service.

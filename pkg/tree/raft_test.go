@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
@@ -303,6 +304,70 @@ func TestPropose_SaysWhatItKnows(t *testing.T) {
 	if !errors.Is(context.Cause(rooted), tree.ErrNotRoot) {
 		t.Errorf("cause %v", context.Cause(rooted))
 	}
+}
+
+// hungRoot takes proposals and never answers, as an agent whose machine was paused.
+type hungRoot struct {
+	treev1.UnimplementedTreeServiceServer
+	asked chan struct{}
+}
+
+func (h *hungRoot) Propose(ctx context.Context, _ *treev1.ProposeRequest) (*treev1.ProposeResponse, error) {
+	h.asked <- struct{}{}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestPropose_LetsGoOfARootThatHangs: a proposal that waits for a root that answers nothing ends when another is elected, and can be made again there.
+func TestPropose_LetsGoOfARootThatHangs(t *testing.T) {
+	f := newFabric(t)
+	hq := f.group("hq", three)
+	f.start(three...)
+	r := root(t, hq)
+	var me, next *site
+	for _, s := range hq {
+		if s != r {
+			me, next = s, me
+		}
+	}
+	until(t, "all are connected", func() bool { return len(me.node.Roster().Members) == 2 && len(r.node.Roster().Members) == 2 })
+
+	ln, err := net.Listen("tcp", f.addr(7400))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hung := &hungRoot{asked: make(chan struct{}, 10)}
+	server := grpc.NewServer()
+	treev1.RegisterTreeServiceServer(server, hung)
+	served := make(chan struct{})
+	go func() { defer close(served); _ = server.Serve(ln) }()
+	defer func() { server.Stop(); <-served }()
+	f.mu.Lock()
+	me.detour = map[string]string{r.cfg.FabricAdvertise: ln.Addr().String()}
+	f.mu.Unlock()
+	me.cut()
+
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := me.node.Propose(ctx, "test", publishChange("app", "v1", "1", 0))
+		done <- err
+	}()
+	<-hung.asked
+	if _, err := r.node.Lead(ctx, next.cfg.Site); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, tree.ErrUnknownOutcome) {
+			t.Errorf("the proposal ended with %v", err)
+		}
+	case <-time.After(patience / 2):
+		t.Fatal("the proposal still waits for the root that was")
+	}
+	me.publish("app", "v1", "1")
+	until(t, "it is published", func() bool { return next.shows("app", "v1", "1") })
 }
 
 func TestRun_EndsAtACommandThatItDoesNotUnderstand(t *testing.T) {
