@@ -24,6 +24,12 @@ test: ## run all tests
 race: ## run all tests under the race detector
 	$(GO) test -race -timeout 60m ./...
 
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+DURATION ?= 5m
+.PHONY: soak
+soak: ## a randomised fault run of SEED (default: any) and DURATION=5m, then the checker
+	$(GO) test -run '^TestSoak$$' -count 1 -timeout 120m -v ./integration -soak.seed=$(SEED) -soak.duration=$(DURATION)
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## run every fuzz target, one after another, each for FUZZTIME=20s

@@ -72,6 +72,7 @@ type site struct {
 	members  []*site
 	extra    string       // more configuration
 	link     *proxy       // in front of fabric, when the traffic to it is to be counted
+	gate     string       // address in front of fabric, where something else than link is there
 	own      *ownRegistry // nil where the registry is embedded
 	// registryDir is the folder of the registry, where it is not the embedded one's.
 	registryDir string
@@ -105,9 +106,10 @@ func (a *addresses) release() {
 // spec is one line of a fabric: a site, its group, more configuration.
 type spec struct {
 	name, group, extra string
-	counted            bool   // children and fellows reach it through a counting proxy
-	registry           bool   // its registry is a process of its own
-	data               string // dataDir, where it is to be elsewhere
+	counted            bool        // children and fellows reach it through a counting proxy
+	registry           bool        // its registry is a process of its own
+	data               string      // dataDir, where it is to be elsewhere
+	laid               func(*site) // called before it is started
 }
 
 // start lays a fabric out, starts all its processes and stops them with the test.
@@ -122,6 +124,9 @@ func start(t testing.TB, specs ...spec) map[string]*site {
 			reg: free.next(), fabric: free.next(), raft: free.next(), http: free.next(), log: &bytes.Buffer{}}
 		if sp.counted {
 			s.link = newProxy(t, s.fabric)
+		}
+		if sp.laid != nil {
+			sp.laid(s)
 		}
 		sites[sp.name] = s
 		groups[sp.group] = append(groups[sp.group], s)
@@ -167,7 +172,17 @@ func (s *site) advertised() string {
 	if s.link != nil {
 		return s.link.addr
 	}
-	return s.fabric
+	return cmp.Or(s.gate, s.fabric)
+}
+
+// pid of the agent's process; 0 before it was started.
+func (s *site) pid() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil || s.cmd.Process == nil {
+		return 0
+	}
+	return s.cmd.Process.Pid
 }
 
 func (s *site) config() string {

@@ -1,0 +1,304 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// account is what one link may carry beside the bytes that have to cross it.
+type account struct {
+	lone    int64 // pieces and blobs that only a member had which was lost or away: they may have to come again
+	emptied int64 // blobs of a registry that was wiped, of which nobody in the group has another copy
+}
+
+// accountOf gives the account of the link above a site's group. Under mu.
+func (r *run) accountOf(group string) *account {
+	a := r.account[group]
+	if a == nil {
+		a = &account{}
+		r.account[group] = a
+	}
+	return a
+}
+
+// missing notes, as a member is about to be away, what may have to cross its group's link again for that: all that the group is still receiving.
+func (r *run) missing(s *site) {
+	if s.group == "hq" {
+		return
+	}
+	owed := map[string]int64{}
+	for _, ref := range r.refs() {
+		now, ok := r.history.now(ref)
+		if !ok || now.digest == "" {
+			continue
+		}
+		for _, m := range s.members {
+			if d, _ := r.watcher.shown(m.name, ref); d != now.digest {
+				r.mu.Lock()
+				for b, size := range r.blobs[now.digest] {
+					owed[b] = size
+				}
+				r.mu.Unlock()
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, size := range owed {
+		r.accountOf(s.group).lone += size
+	}
+}
+
+// emptied notes what a registry held that is about to be wiped, where no fellow has it.
+func (r *run) emptied(s *site) {
+	if len(s.members) > 1 {
+		return
+	}
+	held := map[string]int64{}
+	for _, ref := range r.refs() {
+		d, _ := r.watcher.shown(s.name, ref)
+		r.mu.Lock()
+		for b, size := range r.blobs[d] {
+			held[b] = size
+		}
+		r.mu.Unlock()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, size := range held {
+		r.accountOf(s.group).emptied += size
+	}
+}
+
+func (r *run) refs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	refs := make([]string, 0, len(r.ops))
+	for ref := range r.ops {
+		refs = append(refs, ref)
+	}
+	slices.Sort(refs)
+	return refs
+}
+
+// freeze stops an agent's process for a time.
+func (r *run) freeze(s *site, wait func()) {
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		r.t.Error(err)
+		return
+	}
+	wait()
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// converged waits until the catalog rests and every registry shows what it says, nothing else.
+func (r *run) converged() {
+	r.t.Helper()
+	rest := time.Now()
+	top := uint64(0)
+	within(r.t, calmTime, "every registry shows what the catalog says", func() error {
+		time.Sleep(200 * time.Millisecond) // between two looks at all of them
+		r.history.mu.Lock()
+		now := r.history.top
+		r.history.mu.Unlock()
+		if now != top {
+			top, rest = now, time.Now()
+		}
+		if err := r.equal(); err != nil {
+			rest = time.Now()
+			return err
+		}
+		// What a registry never told of is found by its sweep.
+		if quiet := time.Since(rest); quiet < 7*time.Second {
+			return fmt.Errorf("equal, for %s only", quiet)
+		}
+		return nil
+	})
+}
+
+// equal compares all registries with the catalog; the error names some of what differs.
+func (r *run) equal() error {
+	var mu sync.Mutex
+	var differ []string
+	var wg sync.WaitGroup
+	for _, s := range r.sites {
+		wg.Go(func() {
+			for _, ref := range r.refs() {
+				now, _ := r.history.now(ref)
+				d, err := r.watcher.head(context.Background(), s, ref)
+				if err == nil && d == now.digest {
+					continue
+				}
+				mu.Lock()
+				differ = append(differ, fmt.Sprintf("%s shows %.19q under %s, the catalog says %.19q, revision %d (%v)", s.name, d, ref, now.digest, now.revision, err))
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if len(differ) == 0 {
+		return nil
+	}
+	slices.Sort(differ)
+	return fmt.Errorf("%d differ:\n  %s", len(differ), strings.Join(differ[:min(len(differ), 12)], "\n  "))
+}
+
+// check judges what was seen.
+func (r *run) check() {
+	r.t.Helper()
+	for _, err := range append(r.watcher.failures, r.history.bad...) {
+		r.t.Error(err)
+	}
+	holes := r.history.holes()
+	conflicts := r.conflicts()
+	acked, commands, unclean := 0, 0, 0
+	for _, ref := range r.refs() {
+		ops, changes := r.ops[ref], r.history.of(ref)
+		now, _ := r.history.now(ref)
+		if err := judgeRef(ref, ops, now, conflicts); err != nil {
+			r.t.Error(err)
+		}
+		if err := judgeAcks(ops, changes); err != nil {
+			r.t.Error(err)
+		}
+		for _, s := range r.sites {
+			if err := judgeSite(s.name, ref, r.watcher.seen[s.name][ref], changes, holes, ops, r.losses); err != nil {
+				r.t.Error(err)
+			}
+		}
+		for _, o := range ops {
+			if o.acked {
+				acked++
+			}
+			if o.revision > 0 {
+				commands++
+			}
+			if !o.clean {
+				unclean++
+			}
+		}
+	}
+	for _, c := range conflicts {
+		if err := judgeConflict(c, r.ops[c.ref]); err != nil {
+			r.t.Error(err)
+		}
+	}
+	r.t.Logf("%d refs, %d operations acknowledged, %d of them by a command, %d that competed; %d revisions, %d of them not seen; %d conflicts listed; %d looks",
+		len(r.refs()), acked, commands, unclean, r.history.top, len(holes), len(conflicts), r.watcher.looks)
+	r.contents()
+	r.balance()
+}
+
+func (r *run) conflicts() (list []conflict) {
+	var doc conflictDoc
+	r.sites["hq-a"].document(&doc, "conflicts")
+	for _, c := range doc.Conflicts {
+		list = append(list, conflict{c.Ref, c.Loser.Digest, c.Loser.Site})
+	}
+	return list
+}
+
+// contents reads all that every registry has under the catalog's refs, each blob once for each repository, and proves it.
+func (r *run) contents() {
+	r.t.Helper()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var total int64
+	for _, s := range r.sites {
+		wg.Go(func() {
+			proved := map[string]bool{}
+			for _, ref := range r.refs() {
+				now, _ := r.history.now(ref)
+				if now.digest == "" {
+					continue
+				}
+				n, err := s.prove(ref, now.digest, proved)
+				if err != nil {
+					r.t.Errorf("%s: %s: %v", s.name, ref, err)
+				}
+				mu.Lock()
+				total += n
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	r.t.Logf("%.1f MiB were read and have the right SHA-256", float64(total)/mib)
+}
+
+// prove reads a manifest and all under it that was not read in its repository yet.
+func (s *site) prove(ref, digest string, proved map[string]bool) (n int64, err error) {
+	repo, _, _ := strings.Cut(ref, ":")
+	if proved[repo+digest] {
+		return 0, nil
+	}
+	body, _, err := s.read(repo, "manifests", digest)
+	if err != nil {
+		return 0, err
+	}
+	var m struct {
+		Config struct{ Digest string }
+		Layers []struct{ Digest string }
+	}
+	if err := json.Unmarshal(body, &m); err != nil {
+		return 0, err
+	}
+	for _, d := range append(m.Layers, m.Config) {
+		if proved[repo+d.Digest] {
+			continue
+		}
+		body, _, err := s.read(repo, "blobs", d.Digest)
+		if err != nil {
+			return n, err
+		}
+		proved[repo+d.Digest] = true
+		n += int64(len(body))
+	}
+	proved[repo+digest] = true
+	return n, nil
+}
+
+// What crosses a link beside blobs: heartbeats, records with their manifests, health, questions. Measured in runs without faults.
+const (
+	chatterPerSecond   = 8 << 10
+	chatterPerRevision = 16 << 10
+	// breakLoses bounds the pieces in flight on one connection: of each large blob's streams and of each small blob one.
+	breakLoses = (largeAtOnce*streams+16)*piece + buffered
+)
+
+// balance compares what crossed each link with what had to, and why it may be more.
+func (r *run) balance() {
+	r.t.Helper()
+	var unique int64
+	counted := map[string]bool{}
+	for _, c := range r.history.all {
+		for b, size := range r.blobs[c.digest] {
+			if !counted[b] {
+				counted[b] = true
+				unique += size
+			}
+		}
+	}
+	for _, group := range soakBelow {
+		l := r.wires.link(group, group[:strings.LastIndex(group, "/")])
+		a := r.accountOf(group)
+		down, breaks := l.down.Load(), l.breaks.Load()
+		talk := unique/256 + int64(time.Since(r.began).Seconds())*chatterPerSecond + int64(r.history.top)*chatterPerRevision
+		most := unique + talk + breaks*breakLoses + a.lone + a.emptied
+		r.t.Logf("link of %s: %.2f MiB crossed; %.2f had to at most, %.2f chatter, %d breaks in mid transfer %.2f, held by members away alone %.2f, lost with a registry %.2f: bound %.2f",
+			group, mibs(down), mibs(unique), mibs(talk), breaks, mibs(breaks*breakLoses), mibs(a.lone), mibs(a.emptied), mibs(most))
+		if down > most {
+			r.t.Errorf("%d bytes crossed the link of %s, at most %d are explained", down, group, most)
+		}
+	}
+}
+
+func mibs(n int64) float64 { return float64(n) / mib }

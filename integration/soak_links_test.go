@@ -1,0 +1,277 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// linkRate is what a link of a fault run carries in bytes a second, all its connections together; slow: half of it.
+const linkRate = 16 * mib
+
+// wires are the links of a fabric. Every connection to an agent that has children or fellows passes through a gate, which finds out who dialled, and so which link it belongs to.
+type wires struct {
+	mu    sync.Mutex
+	sites map[string]*site
+	links map[string]*wire // by the dialler's and the callee's group, see linkName
+}
+
+func newWires() *wires { return &wires{sites: map[string]*site{}, links: map[string]*wire{}} }
+
+func linkName(from, to string) string { return from + " from " + to }
+
+// wire is all that flows between two groups, or within one.
+type wire struct {
+	down   atomic.Int64 // bytes towards the group that dialled, as its sockets took them
+	breaks atomic.Int64 // connections that ended while they carried blobs
+	pace   atomic.Pointer[rate.Limiter]
+	delay  atomic.Int64 // of each chunk, nanoseconds
+
+	mu    sync.Mutex
+	cut   bool
+	hole  chan struct{} // closed when what is swallowed flows again; nil: nothing is
+	conns map[net.Conn]bool
+}
+
+// link gives the one between two groups.
+func (w *wires) link(from, to string) *wire {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	name := linkName(from, to)
+	l := w.links[name]
+	if l == nil {
+		l = &wire{conns: map[net.Conn]bool{}}
+		if from != to {
+			l.rate(linkRate)
+		}
+		w.links[name] = l
+	}
+	return l
+}
+
+func (l *wire) rate(bytes int) { l.pace.Store(rate.NewLimiter(rate.Limit(bytes), 64<<10)) }
+
+// sever ends all connections and refuses new ones, until join.
+func (l *wire) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	for c := range l.conns {
+		_ = c.Close()
+	}
+}
+
+func (l *wire) join() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
+}
+
+// swallow lets nothing through, and ends nothing, until restore.
+func (l *wire) swallow() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hole = make(chan struct{})
+}
+
+func (l *wire) restore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hole != nil {
+		close(l.hole)
+	}
+	l.hole = nil
+}
+
+func (l *wire) enter(cs ...net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
+		return false
+	}
+	for _, c := range cs {
+		l.conns[c] = true
+	}
+	return true
+}
+
+func (l *wire) leave(cs ...net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range cs {
+		delete(l.conns, c)
+	}
+}
+
+// open waits while the link swallows.
+func (l *wire) open() {
+	l.mu.Lock()
+	hole := l.hole
+	l.mu.Unlock()
+	if hole != nil {
+		<-hole
+	}
+}
+
+// gate puts one in front of a site's fabric address.
+func (w *wires) gate(t testing.TB, s *site) {
+	w.mu.Lock()
+	w.sites[s.name] = s
+	w.mu.Unlock()
+	if strings.Count(s.group, "/") > 1 {
+		return // a city has neither children nor fellows
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	s.gate = l.Addr().String()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go w.pass(c, s)
+		}
+	}()
+}
+
+func (w *wires) pass(c net.Conn, to *site) {
+	defer c.Close()
+	from, err := w.owner(c)
+	if err != nil {
+		return // whoever it was is gone
+	}
+	l := w.link(from.group, to.group)
+	up, err := net.Dial("tcp", to.fabric)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	if !l.enter(c, up) {
+		return
+	}
+	defer l.leave(c, up)
+	var flows sync.WaitGroup
+	seen := &counter{}
+	flows.Go(func() { l.flow(up, c, nil); _ = up.Close(); _ = c.Close() })
+	flows.Go(func() { l.flow(c, up, seen); _ = up.Close(); _ = c.Close() })
+	flows.Wait()
+	if seen.busy() {
+		l.breaks.Add(1)
+	}
+}
+
+// chunk is what was read, and when it is due at the other end.
+type chunk struct {
+	b   []byte
+	due time.Time
+}
+
+// flow copies until either end is closed. Towards the dialler (seen is not nil) the link's rate is kept and bytes are counted.
+func (l *wire) flow(to io.Writer, from io.Reader, seen *counter) {
+	queue := make(chan chunk, 16)
+	done := make(chan struct{})
+	go func() {
+		defer close(queue)
+		for {
+			b := make([]byte, 32<<10)
+			n, err := from.Read(b)
+			if n > 0 {
+				select {
+				case queue <- chunk{b[:n], time.Now().Add(time.Duration(l.delay.Load()))}:
+				case <-done:
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	defer close(done)
+	for c := range queue {
+		time.Sleep(time.Until(c.due)) // the delay
+		l.open()
+		if p := l.pace.Load(); seen != nil && p != nil {
+			time.Sleep(p.ReserveN(time.Now(), len(c.b)).Delay())
+		}
+		n, err := to.Write(c.b)
+		if seen != nil {
+			l.down.Add(int64(n))
+			seen.note(n)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// owner finds the site whose agent opened a connection.
+func (w *wires) owner(c net.Conn) (*site, error) {
+	_, port, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		return nil, err
+	}
+	inode, err := socketAt(port)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	sites := make([]*site, 0, len(w.sites))
+	for _, s := range w.sites {
+		sites = append(sites, s)
+	}
+	w.mu.Unlock()
+	for _, s := range sites {
+		if pid := s.pid(); pid > 0 && has(pid, inode) {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("no agent has socket %s", inode)
+}
+
+// socketAt finds the inode of the socket at a local port of 127.0.0.1.
+func socketAt(port string) (string, error) {
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return "", err
+	}
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return "", err
+	}
+	local := fmt.Sprintf("0100007F:%04X", n)
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) > 9 && f[1] == local {
+			return f[9], nil
+		}
+	}
+	return "", fmt.Errorf("no socket at port %s", port)
+}
+
+// has says whether a process has a socket open.
+func has(pid int, inode string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil && to == "socket:["+inode+"]" {
+			return true
+		}
+	}
+	return false
+}
