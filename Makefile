@@ -28,7 +28,7 @@ SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 DURATION ?= 5m
 .PHONY: soak
 soak: ## a randomised fault run of SEED (default: any) and DURATION=5m, then the checker
-	$(GO) test -run '^TestSoak$$' -count 1 -timeout 120m -v ./integration -soak.seed=$(SEED) -soak.duration=$(DURATION)
+	$(GO) test -run '^TestSoak$$' -count 1 -timeout 120m -v -artifacts ./integration -soak.seed=$(SEED) -soak.duration=$(DURATION)
 
 FUZZTIME ?= 20s
 .PHONY: fuzz

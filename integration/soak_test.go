@@ -1,9 +1,12 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -33,6 +36,7 @@ func TestSoak(t *testing.T) {
 	defer func() {
 		if t.Failed() {
 			t.Logf("schedule and what became of it:\n%s", r.told())
+			r.keepLogs()
 		}
 	}()
 	watching, stop := context.WithCancel(context.Background())
@@ -102,4 +106,16 @@ func (r *run) say(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.story = append(r.story, fmt.Sprintf("%s %7.2fs ", time.Now().Format(timeFormat), time.Since(r.began).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// keepLogs writes the agents' whole logs where `go test -artifacts` keeps them.
+func (r *run) keepLogs() {
+	for _, s := range r.sites {
+		s.mu.Lock()
+		log := bytes.Clone(s.log.Bytes())
+		s.mu.Unlock()
+		if err := os.WriteFile(filepath.Join(r.t.ArtifactDir(), s.name+".log"), log, 0o600); err != nil {
+			r.t.Error(err)
+		}
+	}
 }
