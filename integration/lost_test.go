@@ -4,12 +4,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	ggcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/fanout-io/fanout/pkg/registry/harbortest"
 )
 
 // markerOf reads the counter by which a site notices that its registry is not the one that it was.
@@ -134,4 +140,67 @@ func TestLostRegistries(t *testing.T) {
 	var again ggcr.Image = old
 	digests["app/web:moves"] = push(t, hq, "app/web:moves", again)
 	all("pushed again")
+}
+
+// TestLossNoticedByAnother: several workers look at tags of a registry that was wiped a moment ago, while the sweep is noticing it. None of them takes what is gone for a deletion.
+func TestLossNoticedByAnother(t *testing.T) {
+	t.Parallel()
+	const policy = "sweep: {interval: 1s}\npublish: {deletes: propagate}\n"
+	fake := serveFake(t, "oci", harbortest.Config{Knobs: harbortest.Knobs{Plain: true}})
+	sites := start(t, spec{name: "hq-a", group: "hq", extra: fake.extra + policy}, spec{name: "hq-b", group: "hq", extra: policy})
+	var imgs []ggcr.Image
+	for i := range 4 {
+		imgs = append(imgs, image(t, 1<<10, 1))
+		push(t, sites["hq-b"], fmt.Sprintf("app/web:%d", i), imgs[i])
+		fake.holds(t, fmt.Sprintf("app/web:%d", i), imgs[i])
+	}
+	marker := ""
+	eventually(t, "hq-a has a marker", func() error {
+		tags, err := remote.List(repository(t, &site{reg: fake.addr}, "fanout/marker"), remote.WithAuth(&authn.Basic{Username: fake.Username(), Password: fake.Password()}))
+		if err != nil || len(tags) == 0 {
+			return fmt.Errorf("none: %v", err)
+		}
+		marker = tags[0]
+		return nil
+	})
+
+	// Who asks for the marker first is answered when the tags have been asked for.
+	asking, asked := make(chan struct{}), make(chan struct{})
+	first, all := sync.OnceFunc(func() { close(asking); <-asked }), sync.OnceFunc(func() { close(asked) })
+	var looks atomic.Int32
+	remove := fake.AddFault(harbortest.Fault{Match: func(r *http.Request) bool {
+		switch {
+		case strings.Contains(r.URL.Path, "/fanout/marker/manifests/") && r.Method != http.MethodPut:
+			first()
+		case r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/app/web/manifests/") && looks.Add(1) == int32(len(imgs)):
+			all()
+		}
+		return false
+	}})
+	defer remove()
+	defer all()
+	<-asking
+	for _, img := range imgs {
+		digest, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fake.RemoveManifest("app/web", digest.String())
+	}
+	fake.RemoveManifest("fanout/marker", fake.Tag("fanout/marker", marker))
+	looks.Store(0)
+	for i := range imgs {
+		body := fmt.Sprintf(`{"events":[{"action":"delete","target":{"repository":"app/web","tag":"%d"}}]}`, i)
+		resp, err := http.Post("http://"+sites["hq-a"].http+"/hooks/distribution", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	for i, img := range imgs {
+		fake.holds(t, fmt.Sprintf("app/web:%d", i), img)
+	}
+	if out, _ := sites["hq-a"].ctl("events", "-o", "json"); strings.Contains(string(out), "Unpublished") {
+		t.Errorf("what was wiped counts as deleted: %s", out)
+	}
 }

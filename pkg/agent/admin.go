@@ -294,6 +294,7 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 		return nil, registry.ErrNotFound
 	}
 	for {
+		looked := time.Now()
 		ours, err := s.a.observe(ctx, ref)
 		if err != nil {
 			return nil, status.Error(codes.Unavailable, err.Error())
@@ -316,7 +317,7 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 		if v.Action == reconcile.Deliver || v.Action == reconcile.Conflict {
 			return nil, registry.ErrNotFound // what is here is older than the catalog; another site may have the news
 		}
-		got, err := s.a.publish(ctx, ref, ours, rec, actor)
+		got, err := s.a.publish(ctx, ref, ours, rec, actor, looked)
 		if err == nil || !errors.Is(err, errChanged) {
 			return got, err
 		}

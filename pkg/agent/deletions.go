@@ -13,7 +13,7 @@ import (
 
 // deletedHere works off a tag that vanished from this registry and whose deletion is to travel: it is noted, and travels a while later unless the catalog holds it because it is one of too
 // many. Then an operator lets it travel, or has the tag put back.
-func (a *Agent) deletedHere(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) error {
+func (a *Agent) deletedHere(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, looked time.Time) error {
 	k := key{repository: ref.Repository, tag: ref.Tag}
 	d := a.node.Catalog().Deletion(ref, a.cfg.Site)
 	switch {
@@ -47,7 +47,7 @@ func (a *Agent) deletedHere(ctx context.Context, ref catalog.Ref, rec *catalogv1
 		if err != nil {
 			return err
 		}
-		return a.delivered(ref, got)
+		return a.delivered(ref, got, looked)
 	}
 	a.progress.settle(ref, rec.GetRevision())
 	return nil

@@ -60,6 +60,7 @@ func (a *Agent) deliver(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 }
 
 func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
+	began := time.Now()
 	d := &delivery{
 		a: a, ref: ref, rec: rec, ours: ours,
 		root: map[string]string{}, manifests: map[string]registry.Manifest{}, parsed: map[string]reconcile.Manifest{}, blobs: map[string]int64{},
@@ -78,7 +79,7 @@ func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.
 		return err
 	}
 	a.events.normal("Delivered", ref.String(), fmt.Sprintf("%s, revision %d", rec.GetTarget().GetDigest(), rec.GetRevision()))
-	return a.delivered(ref, rec)
+	return a.delivered(ref, rec, began)
 }
 
 // gather brings all manifests under the record together, from the cache, the registry or other agents.

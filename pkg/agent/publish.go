@@ -21,8 +21,8 @@ import (
 // proposeTimeout bounds one proposal: while the group has no root, the work queue tries again.
 const proposeTimeout = 15 * time.Second
 
-// publish proposes what this registry shows under a ref. It is a compare-and-set on the record that was seen: where another member was first, errChanged asks for a new look.
-func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec *catalogv1.Record, actor string) (*catalogv1.Record, error) {
+// publish proposes what this registry showed under a ref when somebody looked. It is a compare-and-set on the record that was seen: where another member was first, errChanged asks for a new look.
+func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec *catalogv1.Record, actor string, looked time.Time) (*catalogv1.Record, error) {
 	target, closure, err := a.readClosure(ctx, ref.Repository, digest)
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 		return got, nil
 	}
-	return got, a.delivered(ref, got)
+	return got, a.delivered(ref, got, looked)
 }
 
 // propose hands a publish to the root and gives the record as it then stands. Origin is this site where its registry shows the target under the tag, else empty.

@@ -163,6 +163,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	if !ok {
 		rec = nil
 	}
+	looked := time.Now()
 	st, known, err := a.store.RefState(ref.String())
 	if err != nil {
 		return err
@@ -193,9 +194,10 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	}
 	if v.Action == reconcile.Unpublish || v.Action == reconcile.Publish && (rec != nil || in.PushedAt.IsZero()) {
 		// What looks like a deletion or an older push may be a registry that was wiped or restored a moment ago.
+		// Somebody else may have noticed that since the judgement, and is not told again.
 		if lost, err := a.checkMarker(ctx); err != nil {
 			return err
-		} else if lost {
+		} else if lost || a.distrusted(ref, st, known) != in.Distrusted {
 			return errChanged
 		}
 	}
@@ -204,7 +206,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	}
 	switch v.Action {
 	case reconcile.Publish:
-		_, err = a.publish(ctx, ref, ours, rec, a.publisher(ref))
+		_, err = a.publish(ctx, ref, ours, rec, a.publisher(ref), looked)
 		return err
 	case reconcile.Deliver, reconcile.Conflict:
 		if v.Action == reconcile.Conflict {
@@ -238,7 +240,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 		if v.Referrers {
 			return a.deliver(ctx, ref, rec, ours)
 		}
-		return a.delivered(ref, rec)
+		return a.delivered(ref, rec, looked)
 	case reconcile.Remove:
 		// What may be undone must not be collected: the hold comes before the tag goes.
 		if time.Now().Before(undoUntil(rec)) {
@@ -250,11 +252,11 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 			return err
 		}
 		a.events.normal("Removed", ref.String(), "as headquarters said")
-		return a.delivered(ref, rec)
+		return a.delivered(ref, rec, looked)
 	case reconcile.Trim:
 		return a.trim(ctx, ref, rec)
 	case reconcile.Unpublish:
-		return a.deletedHere(ctx, ref, rec)
+		return a.deletedHere(ctx, ref, rec, looked)
 	case reconcile.Report:
 		if ours == "" && a.node.Catalog().Deletion(ref, a.cfg.Site) != nil {
 			return a.deletionKept(ctx, ref, rec)
@@ -341,10 +343,10 @@ func publishable(p *catalogv1.PublishSettings, ref catalog.Ref) bool {
 	return catalog.MatchPatterns(p.GetRepositories(), p.GetExclude(), ref.Repository)
 }
 
-// delivered notes that the registry shows a record.
-func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record) error {
+// delivered notes that the registry shows a record, as it was when somebody looked. A registry that was found wiped or restored since then is not taken for one that shows it.
+func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record, looked time.Time) error {
 	snap := a.node.Catalog()
-	st := store.RefState{BaseRevision: revisionIn(snap, rec), Epoch: snap.Position().GetEpoch(), At: time.Now()}
+	st := store.RefState{BaseRevision: revisionIn(snap, rec), Epoch: snap.Position().GetEpoch(), At: looked}
 	if !rec.GetDeleted() {
 		st.Base = rec.GetTarget().GetDigest()
 	}
