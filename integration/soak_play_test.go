@@ -35,7 +35,6 @@ type run struct {
 	wires   *wires
 	watcher *watcher
 	history *history
-	slots   map[string]*sync.Mutex
 	doors   map[string]*sync.RWMutex // of headquarters' registries: closed while one is wiped
 
 	mu      sync.Mutex
@@ -49,7 +48,7 @@ type run struct {
 
 func newRun(t *testing.T, disks map[string]*smallDisk) *run {
 	r := &run{
-		t: t, began: time.Now(), disks: disks, wires: newWires(), history: &history{all: map[uint64]change{}}, slots: map[string]*sync.Mutex{}, doors: map[string]*sync.RWMutex{},
+		t: t, began: time.Now(), disks: disks, wires: newWires(), history: &history{all: map[uint64]change{}}, doors: map[string]*sync.RWMutex{},
 		ops: map[string][]operation{}, made: map[int]ggcr.Image{}, blobs: map[string]map[string]int64{}, account: map[string]*account{},
 	}
 	r.sites = start(t, r.specs()...)
@@ -68,31 +67,31 @@ func (r *run) at(names ...string) (list []*site) {
 	return list
 }
 
-// play carries a schedule out, and returns when all faults are healed and all operations over. Operations on one ref wait for each other, and so do faults in one slot.
+// play carries a schedule out, and returns when all faults are healed and all operations over. Operations on one ref wait for each other, and so do faults that share a slot.
 func (r *run) play(list []action) {
 	var wg sync.WaitGroup
-	queues := map[string]chan action{}
+	lines := map[string]chan struct{}{} // closed when the last one in a line is over
 	for _, a := range list {
-		key := a.ref + a.slot
-		q := queues[key]
-		if q == nil {
-			q = make(chan action, len(list))
-			queues[key] = q
-			wg.Go(func() {
-				for a := range q {
-					if a.kind.fault() {
-						r.fault(a)
-					} else {
-						r.operate(a)
-					}
-				}
-			})
-		}
 		time.Sleep(time.Until(r.began.Add(a.at))) // the schedule
-		q <- a
-	}
-	for _, q := range queues {
-		close(q)
+		done := make(chan struct{})
+		var before []chan struct{}
+		for _, key := range append(slices.Clone(a.slots), a.ref) {
+			if last := lines[key]; key != "" && last != nil {
+				before = append(before, last)
+			}
+			lines[key] = done
+		}
+		wg.Go(func() {
+			defer close(done)
+			for _, b := range before {
+				<-b
+			}
+			if a.kind.fault() {
+				r.fault(a)
+			} else {
+				r.operate(a)
+			}
+		})
 	}
 	wg.Wait()
 }

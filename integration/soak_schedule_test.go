@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -66,9 +65,9 @@ type action struct {
 	site    string
 	confirm bool // with `publish`, which acknowledges
 	// For faults.
-	what string // site, or child group of a link
-	slot string // of those in one slot one is under way at a time
-	last time.Duration
+	what  string   // site, group, or child group of a link
+	slots []string // of those that share a slot one is under way at a time
+	last  time.Duration
 }
 
 func (a action) String() string {
@@ -93,11 +92,16 @@ var (
 		"hq": soakHQ, "hq/gd": {"gd-a", "gd-b"}, "hq/hn": {"hn-a", "hn-b"},
 		"hq/gd/sz": {"sz-a"}, "hq/gd/fs": {"fs-a"}, "hq/hn/cs": {"cs-a"}, "hq/hn/zz": {"zz-a"},
 	}
-	soakBelow     = []string{"hq/gd", "hq/gd/fs", "hq/gd/sz", "hq/hn", "hq/hn/cs", "hq/hn/zz"} // children of a link each
-	soakOwn       = []string{"gd-a", "hq-a", "hq-b", "hq-c"}                                   // have a registry of their own
-	soakSmall     = []string{"hn-b", "zz-a"}                                                   // have a disk of their own
-	soakMoving    = 6                                                                          // tags that move
-	soakOpEvery   = 900 * time.Millisecond
+	soakBelow   = []string{"hq/gd", "hq/gd/fs", "hq/gd/sz", "hq/hn", "hq/hn/cs", "hq/hn/zz"} // children of a link each
+	soakOwn     = []string{"gd-a", "hq-a", "hq-b", "hq-c"}                                   // have a registry of their own
+	soakSmall   = []string{"hn-b", "zz-a"}                                                   // have a disk of their own
+	soakMoving  = 6                                                                          // tags that move
+	soakOpEvery = 900 * time.Millisecond
+	// soakPause is what a fault takes beyond its time: until the registries are equal, until the member votes, until what is wiped is noticed.
+	soakPause = map[kind]time.Duration{
+		killAgent: time.Second, killRegistry: time.Second, stopAgent: time.Second, cutLink: time.Second, holeLink: time.Second, delayLink: time.Second, slowLink: time.Second,
+		fillDisk: time.Second, loseMemory: 8 * time.Second, wipeRegistry: 5 * time.Second,
+	}
 	soakFaultTime = map[kind][2]time.Duration{
 		killAgent: {0, 3 * time.Second}, killRegistry: {0, 3 * time.Second}, stopAgent: {200 * time.Millisecond, 8 * time.Second},
 		cutLink: {100 * time.Millisecond, 6 * time.Second}, holeLink: {500 * time.Millisecond, 8 * time.Second},
@@ -137,11 +141,13 @@ func schedule(seed uint64, length time.Duration, disks bool) []action {
 	free := map[string]time.Duration{} // slot → when it is free again
 	for at := g.between(0, time.Second); at < length; at += g.between(100*time.Millisecond, 2500*time.Millisecond) {
 		a, ok := g.fault()
-		if !ok || free[a.slot] > at {
+		if !ok || slices.ContainsFunc(a.slots, func(s string) bool { return free[s] > at }) {
 			continue
 		}
 		a.at, a.last = at, min(a.last, length-at)
-		free[a.slot] = at + a.last + 500*time.Millisecond
+		for _, s := range a.slots {
+			free[s] = at + a.last + soakPause[a.kind]
+		}
 		all = append(all, a)
 	}
 	slices.SortStableFunc(all, func(x, y action) int { return cmp.Compare(x.at, y.at) })
@@ -208,7 +214,7 @@ func (g *generator) fault() (action, bool) {
 	switch a.kind {
 	case cutLink, holeLink, delayLink, slowLink:
 		a.what = pick(g, soakBelow)
-		a.slot = "link " + a.what
+		a.slots = []string{"link " + a.what}
 	case killRegistry:
 		a.what = pick(g, soakOwn)
 	case fillDisk:
@@ -218,17 +224,13 @@ func (g *generator) fault() (action, bool) {
 	}
 	group := groupOf(a.what)
 	switch {
-	case a.slot != "":
+	case len(a.slots) > 0:
 	case group == "hq":
-		a.slot = "hq"
+		a.slots = []string{group}
 	case a.kind == loseMemory:
-		a.what, a.slot = group, group // of all its members at once
+		a.what, a.slots = group, soakGroups[group] // of all its members at once, while none is in other trouble
 	default:
-		// Members of one group below headquarters may be in trouble at the same time, but not while the group's memory is lost.
-		a.slot = group
-		if strings.HasPrefix(group, "hq/") && len(soakGroups[group]) > 1 {
-			a.slot = group + " " + a.what
-		}
+		a.slots = []string{a.what}
 	}
 	span := soakFaultTime[a.kind]
 	a.last = g.between(span[0], span[1])
