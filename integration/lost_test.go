@@ -140,6 +140,20 @@ func TestLostRegistries(t *testing.T) {
 	var again ggcr.Image = old
 	digests["app/web:moves"] = push(t, hq, "app/web:moves", again)
 	all("pushed again")
+	// And so is a deletion, also of what the backup had as it is.
+	if err := remote.Delete(reference(t, hq, "app/web:3")); err != nil {
+		t.Fatal(err)
+	}
+	delete(digests, "app/web:3")
+	eventually(t, "the deletion arrives", func() error {
+		for _, s := range []string{"hq-a", "hq-b", "gd-a"} {
+			if err := gone(t, sites[s], "app/web:3"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	all("deleted again")
 }
 
 // TestLossNoticedByAnother: several workers look at tags of a registry that was wiped a moment ago, while the sweep is noticing it. None of them takes what is gone for a deletion.

@@ -278,6 +278,13 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 		if in.Unkept {
 			return a.trimmed(ref, rec, known && ours == "")
 		}
+		if in.Distrusted && known && rec.GetRevision() == st.BaseRevision {
+			// Seen as it should be since the registry was lost: what changes here from now on is somebody's word again.
+			st.At = looked
+			if err := a.store.PutRefState(ref.String(), st); err != nil {
+				return err
+			}
+		}
 		if why != swept && rec != nil && !rec.GetDeleted() && ours == rec.GetTarget().GetDigest() {
 			if changed, err := a.settled(ctx, ref, rec); changed || err != nil {
 				return err
