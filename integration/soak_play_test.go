@@ -308,7 +308,7 @@ func (r *run) fault(a action) {
 	switch a.kind {
 	case killAgent:
 		r.missing(s)
-		s.kill()
+		r.end(s)
 		wait()
 		s.start()
 	case killRegistry:
@@ -391,13 +391,16 @@ func (r *run) loseMemory(a action, wait func()) {
 		lost = r.at(a.what)
 	}
 	for _, s := range lost {
-		r.missing(s)
-		s.kill()
+		r.lone(s)
+		r.end(s)
 	}
 	for _, s := range lost {
 		r.keepOnly(s, "registry")
 	}
 	wait()
+	r.mu.Lock()
+	r.accountOf(lost[0].group).resyncs++
+	r.mu.Unlock()
 	for _, s := range lost {
 		s.start()
 	}
@@ -448,7 +451,7 @@ func (r *run) wipeRegistry(a action, wait func()) {
 		if s.data != "" {
 			dir = s.data
 		}
-		s.kill()
+		r.end(s)
 		_ = os.RemoveAll(filepath.Join(dir, "registry"))
 		wait()
 		s.start()

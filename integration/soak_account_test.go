@@ -1,0 +1,163 @@
+package integration
+
+import (
+	"bufio"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// account is what one link may carry beside the bytes that have to cross it, by promise 5's reasons.
+type account struct {
+	lone    int64 // held by a member alone which was lost or away: pieces and blobs of what the group was still receiving
+	emptied int64 // lost with a registry of which nobody in the group has a copy
+	resent  int64 // what agents counted that have ended since: fanout_transfer_resent_bytes_total
+	kills   int64 // of receivers: what they had in flight nobody counted
+	resyncs int64 // the group's memory was lost, and all records came again
+}
+
+// accountOf gives the account of the link above a group. Under mu.
+func (r *run) accountOf(group string) *account {
+	a := r.account[group]
+	if a == nil {
+		a = &account{}
+		r.account[group] = a
+	}
+	return a
+}
+
+// missing notes, as a member is about to be away or has no room, what may have to cross its group's link again for that: all that the group is still receiving, where another
+// member goes on without it.
+func (r *run) missing(s *site) {
+	if len(s.members) > 1 {
+		r.lone(s)
+	}
+}
+
+// lone notes what a member may hold alone.
+func (r *run) lone(s *site) {
+	if s.group == "hq" {
+		return
+	}
+	owed := map[string]int64{}
+	for _, ref := range r.refs() {
+		now, ok := r.history.now(ref)
+		if !ok || now.digest == "" {
+			continue
+		}
+		for _, m := range s.members {
+			if d, _ := r.watcher.shown(m.name, ref); d != now.digest {
+				r.mu.Lock()
+				for b, size := range r.blobs[now.digest] {
+					owed[b] = size
+				}
+				r.mu.Unlock()
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, size := range owed {
+		r.accountOf(s.group).lone += size
+	}
+}
+
+// emptied notes what a registry held that is about to be wiped, where no fellow has it.
+func (r *run) emptied(s *site) {
+	if len(s.members) > 1 {
+		return
+	}
+	held := map[string]int64{}
+	for _, ref := range r.refs() {
+		d, _ := r.watcher.shown(s.name, ref)
+		r.mu.Lock()
+		for b, size := range r.blobs[d] {
+			held[b] = size
+		}
+		r.mu.Unlock()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, size := range held {
+		r.accountOf(s.group).emptied += size
+	}
+}
+
+// end kills an agent, and keeps what it had counted.
+func (r *run) end(s *site) {
+	n, _ := resent(s)
+	s.kill()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.accountOf(s.group)
+	a.resent += n
+	a.kills++
+}
+
+// resent reads how many bytes an agent says that it had to receive again since its start, and how many came over the link at all.
+func resent(s *site) (again, upstream int64) {
+	client := &http.Client{Timeout: 500 * time.Millisecond}
+	resp, err := client.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		return 0, 0
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		n, err := strconv.ParseFloat(value, 64)
+		switch {
+		case err != nil:
+		case strings.HasPrefix(name, "fanout_transfer_resent_bytes_total{"):
+			again += int64(n)
+		case name == `fanout_transfer_received_bytes_total{source="upstream"}`:
+			upstream = int64(n)
+		}
+	}
+	return again, upstream
+}
+
+const (
+	// What crosses a link beside blobs: heartbeats, records with their manifests, health, questions. Measured without faults: 24 KiB in 30 s with 20 revisions.
+	chatterPerSecond = 2 << 10
+	chatterPerRecord = 4 << 10
+	// unread is what a connection that ends may have carried that the receiver had not read.
+	unread = buffered
+	// inFlight is what a receiver that is killed may have received of pieces: one of each stream of a large blob, and of each small one.
+	inFlight = (largeAtOnce*streams + 16) * piece
+)
+
+// balance compares what crossed each link with what had to, and why it may be more.
+func (r *run) balance() {
+	r.t.Helper()
+	var unique int64
+	counted := map[string]bool{}
+	for _, c := range r.history.all {
+		for b, size := range r.blobs[c.digest] {
+			if !counted[b] {
+				counted[b] = true
+				unique += size
+			}
+		}
+	}
+	refs := int64(len(r.refs()))
+	for _, group := range soakBelow {
+		l := r.wires.link(group, group[:strings.LastIndex(group, "/")])
+		a := r.accountOf(group)
+		for _, s := range r.at(soakGroups[group]...) {
+			n, _ := resent(s)
+			a.resent += n
+		}
+		down, breaks := l.down.Load(), l.breaks.Load()
+		talk := unique/256 + chatter + int64(time.Since(r.began).Seconds())*chatterPerSecond + (int64(r.history.top)+a.resyncs*refs)*chatterPerRecord
+		inBreaks := breaks*unread + a.kills*inFlight
+		most := unique + talk + a.resent + inBreaks + a.lone + a.emptied
+		r.t.Logf("link of %s, MiB: %.2f crossed; %.2f had to at most, %.2f chatter; again: %.2f counted by the agents, %.2f in flight at %d breaks and %d kills, %.2f held by a member alone, %.2f lost with a registry; bound %.2f",
+			group, mibs(down), mibs(unique), mibs(talk), mibs(a.resent), mibs(inBreaks), breaks, a.kills, mibs(a.lone), mibs(a.emptied), mibs(most))
+		if down > most {
+			r.t.Errorf("%d bytes crossed the link of %s, at most %d are explained", down, group, most)
+		}
+	}
+}
+
+func mibs(n int64) float64 { return float64(n) / mib }
