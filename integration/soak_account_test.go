@@ -13,7 +13,8 @@ type account struct {
 	lone    int64 // held by a member alone which was lost or away: pieces and blobs of what the group was still receiving
 	emptied int64 // lost with a registry of which nobody in the group has a copy
 	resent  int64 // what agents counted that have ended since: fanout_transfer_resent_bytes_total
-	kills   int64 // of receivers: what they had in flight nobody counted
+	kills   int64 // of receivers
+	killed  int64 // what they had in flight, which nobody counted
 	resyncs int64 // the group's memory was lost, and all records came again
 }
 
@@ -37,16 +38,21 @@ func (r *run) missing(s *site) {
 
 // lone notes what a member may hold alone.
 func (r *run) lone(s *site) {
-	if s.group == "hq" {
-		return
-	}
+	owed := r.pending(s.members...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.accountOf(s.group).lone += owed
+}
+
+// pending adds up the blobs of what the catalog says and some of these sites do not show yet, each once.
+func (r *run) pending(sites ...*site) (bytes int64) {
 	owed := map[string]int64{}
 	for _, ref := range r.refs() {
 		now, ok := r.history.now(ref)
 		if !ok || now.digest == "" {
 			continue
 		}
-		for _, m := range s.members {
+		for _, m := range sites {
 			if d, _ := r.watcher.shown(m.name, ref); d != now.digest {
 				r.mu.Lock()
 				for b, size := range r.blobs[now.digest] {
@@ -56,11 +62,10 @@ func (r *run) lone(s *site) {
 			}
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, size := range owed {
-		r.accountOf(s.group).lone += size
+		bytes += size
 	}
+	return bytes
 }
 
 // emptied notes what a registry held that is about to be wiped, where no fellow has it.
@@ -86,35 +91,32 @@ func (r *run) emptied(s *site) {
 
 // end kills an agent, and keeps what it had counted.
 func (r *run) end(s *site) {
-	n, _ := resent(s)
+	n := resent(s)
 	s.kill()
+	lost := min(r.pending(s), inFlight)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.accountOf(s.group)
 	a.resent += n
+	a.killed += lost
 	a.kills++
 }
 
-// resent reads how many bytes an agent says that it had to receive again since its start, and how many came over the link at all.
-func resent(s *site) (again, upstream int64) {
+// resent reads how many bytes an agent says that it had to receive again since its start.
+func resent(s *site) (n int64) {
 	client := &http.Client{Timeout: 500 * time.Millisecond}
 	resp, err := client.Get("http://" + s.http + "/metrics")
 	if err != nil {
-		return 0, 0
+		return 0
 	}
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), " ")
-		n, err := strconv.ParseFloat(value, 64)
-		switch {
-		case err != nil:
-		case strings.HasPrefix(name, "fanout_transfer_resent_bytes_total{"):
-			again += int64(n)
-		case name == `fanout_transfer_received_bytes_total{source="upstream"}`:
-			upstream = int64(n)
+		if f, err := strconv.ParseFloat(value, 64); err == nil && strings.HasPrefix(name, "fanout_transfer_resent_bytes_total{") {
+			n += int64(f)
 		}
 	}
-	return again, upstream
+	return n
 }
 
 const (
@@ -130,34 +132,56 @@ const (
 // balance compares what crossed each link with what had to, and why it may be more.
 func (r *run) balance() {
 	r.t.Helper()
-	var unique int64
-	counted := map[string]bool{}
-	for _, c := range r.history.all {
-		for b, size := range r.blobs[c.digest] {
-			if !counted[b] {
-				counted[b] = true
-				unique += size
-			}
-		}
-	}
 	refs := int64(len(r.refs()))
 	for _, group := range soakBelow {
 		l := r.wires.link(group, group[:strings.LastIndex(group, "/")])
 		a := r.accountOf(group)
 		for _, s := range r.at(soakGroups[group]...) {
-			n, _ := resent(s)
-			a.resent += n
+			a.resent += resent(s)
 		}
+		unique, dropped := r.unique(group)
 		down, breaks := l.down.Load(), l.breaks.Load()
-		talk := unique/256 + chatter + int64(time.Since(r.began).Seconds())*chatterPerSecond + (int64(r.history.top)+a.resyncs*refs)*chatterPerRecord
-		inBreaks := breaks*unread + a.kills*inFlight
-		most := unique + talk + a.resent + inBreaks + a.lone + a.emptied
-		r.t.Logf("link of %s, MiB: %.2f crossed; %.2f had to at most, %.2f chatter; again: %.2f counted by the agents, %.2f in flight at %d breaks and %d kills, %.2f held by a member alone, %.2f lost with a registry; bound %.2f",
-			group, mibs(down), mibs(unique), mibs(talk), mibs(a.resent), mibs(inBreaks), breaks, a.kills, mibs(a.lone), mibs(a.emptied), mibs(most))
+		talk := (unique+dropped)/256 + chatter + int64(time.Since(r.began).Seconds())*chatterPerSecond + (int64(r.history.top)+a.resyncs*refs)*chatterPerRecord
+		inBreaks := breaks*unread + a.killed
+		most := unique + dropped + talk + a.resent + inBreaks + a.lone + a.emptied
+		r.t.Logf("link of %s, MiB: %.2f crossed; %.2f had to, %.2f of what was replaced before it was whole, %.2f chatter; again: %.2f counted by the agents, %.2f in flight at %d breaks and %d kills, %.2f held by a member alone, %.2f lost with a registry; bound %.2f",
+			group, mibs(down), mibs(unique), mibs(dropped), mibs(talk), mibs(a.resent), mibs(inBreaks), breaks, a.kills, mibs(a.lone), mibs(a.emptied), mibs(most))
 		if down > most {
 			r.t.Errorf("%d bytes crossed the link of %s, at most %d are explained", down, group, most)
 		}
 	}
+}
+
+// unique adds up the blobs of what was shown in a group or below it, each once, and those of what was published and never shown there, since something newer took its place: of these
+// any part may have crossed.
+func (r *run) unique(group string) (shown, dropped int64) {
+	seen := map[string]bool{}
+	for name, s := range r.sites {
+		if s.group != group && !strings.HasPrefix(s.group, group+"/") {
+			continue
+		}
+		for _, list := range r.watcher.seen[name] {
+			for _, st := range list {
+				seen[st.digest] = true
+			}
+		}
+	}
+	counted := map[string]bool{}
+	add := func(digest string, to *int64) {
+		for b, size := range r.blobs[digest] {
+			if !counted[b] {
+				counted[b] = true
+				*to += size
+			}
+		}
+	}
+	for digest := range seen {
+		add(digest, &shown)
+	}
+	for _, c := range r.history.all {
+		add(c.digest, &dropped)
+	}
+	return shown, dropped
 }
 
 func mibs(n int64) float64 { return float64(n) / mib }
