@@ -94,7 +94,7 @@ var (
 	}
 	soakBelow   = []string{"hq/gd", "hq/gd/fs", "hq/gd/sz", "hq/hn", "hq/hn/cs", "hq/hn/zz"} // children of a link each
 	soakOwn     = []string{"gd-a", "hq-a", "hq-b", "hq-c"}                                   // have a registry of their own
-	soakSmall   = []string{"hn-b", "zz-a"}                                                   // have a disk of their own
+	soakSmall   = []string{"hn-b", "hq-c", "zz-a"}                                           // have a disk of their own
 	soakMoving  = 6                                                                          // tags that move
 	soakOpEvery = 900 * time.Millisecond
 	// soakPause is what a fault takes beyond its time: until the registries are equal, until the member votes, until what is wiped is noticed.
