@@ -48,7 +48,7 @@ type run struct {
 
 func newRun(t *testing.T, disks map[string]*smallDisk) *run {
 	r := &run{
-		t: t, began: time.Now(), disks: disks, wires: newWires(), history: &history{all: map[uint64]change{}}, doors: map[string]*sync.RWMutex{},
+		t: t, began: time.Now(), disks: disks, wires: newWires(), history: newHistory(), doors: map[string]*sync.RWMutex{},
 		ops: map[string][]operation{}, made: map[int]ggcr.Image{}, blobs: map[string]map[string]int64{}, account: map[string]*account{},
 	}
 	r.sites = start(t, r.specs()...)
@@ -69,6 +69,11 @@ func (r *run) at(names ...string) (list []*site) {
 
 // play carries a schedule out, and returns when all faults are healed and all operations over. Operations on one ref wait for each other, and so do faults that share a slot.
 func (r *run) play(list []action) {
+	accounting, stop := context.WithCancel(context.Background())
+	var accountant sync.WaitGroup
+	accountant.Go(func() { r.markForever(accounting) })
+	defer accountant.Wait()
+	defer stop()
 	var wg sync.WaitGroup
 	lines := map[string]chan struct{}{} // closed when the last one in a line is over
 	for _, a := range list {

@@ -277,11 +277,14 @@ type change struct {
 
 // history is what was seen of the catalog, by revision. A revision that was replaced within moments may not have been seen.
 type history struct {
-	mu  sync.Mutex
-	all map[uint64]change
-	top uint64
-	bad []error
+	mu     sync.Mutex
+	all    map[uint64]change
+	newest map[string]change // by ref
+	top    uint64
+	bad    []error
 }
+
+func newHistory() *history { return &history{all: map[uint64]change{}, newest: map[string]change{}} }
 
 func (h *history) add(c change) {
 	h.mu.Lock()
@@ -293,6 +296,9 @@ func (h *history) add(c change) {
 		return
 	}
 	h.all[c.revision] = c
+	if h.newest[c.ref].revision <= c.revision {
+		h.newest[c.ref] = c
+	}
 	h.top = max(h.top, c.revision)
 }
 
@@ -312,11 +318,10 @@ func (h *history) of(ref string) []change {
 
 // now gives the newest change of a ref.
 func (h *history) now(ref string) (change, bool) {
-	list := h.of(ref)
-	if len(list) == 0 {
-		return change{}, false
-	}
-	return list[len(list)-1], true
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, ok := h.newest[ref]
+	return c, ok
 }
 
 // holes are the revisions that were not seen.
