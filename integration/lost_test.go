@@ -218,3 +218,28 @@ func TestLossNoticedByAnother(t *testing.T) {
 		t.Errorf("what was wiped counts as deleted: %s", out)
 	}
 }
+
+// TestLostMemoryReadsThePastFirst: a member without its data learns the group's past from the beginning. A tag that was deleted then and is back does not go meanwhile.
+func TestLostMemoryReadsThePastFirst(t *testing.T) {
+	t.Parallel()
+	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq", registry: true})
+	a, c := sites["hq-a"], sites["hq-c"]
+	const ref = "app/web:1"
+	digest := push(t, a, ref, image(t, 1<<10, 1))
+	a.quiet(ref, digest)
+	a.does("unpublish", ref)
+	eventually(t, "the deletion arrives", func() error { return gone(t, c, ref) })
+	many, last := tags(t, a, "app/many", 400)
+	a.quiet(last, many)
+	a.does("undo", ref)
+	a.quiet(ref, digest)
+	lose("", c)
+	vote(t, a, "hq-a", "hq-b", "hq-c")
+	a.quiet(last, many)
+	a.quiet(ref, digest)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := strings.Count(c.log.String(), `"action":"remove"`); n != 1 {
+		t.Errorf("the tag was removed %d times; it was deleted once", n)
+	}
+}

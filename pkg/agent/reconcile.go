@@ -21,6 +21,12 @@ import (
 // errChanged says that what was looked at changed meanwhile: look again, at once.
 var errChanged = errors.New("changed meanwhile")
 
+// errPast says that this member still learns what was decided before it came, and does not know what it showed itself: what its catalog says may have been replaced since.
+var errPast = errors.New("the group's past is still being read")
+
+// pastAgain is the longest wait after errPast.
+const pastAgain = time.Second
+
 // errNoCatalog says that this member of headquarters has not read its catalog yet, as after a start: what may be published is not known.
 var errNoCatalog = errors.New("the catalog was not read yet")
 
@@ -85,9 +91,12 @@ func (a *Agent) work(ctx context.Context) {
 		switch {
 		case errors.Is(err, errChanged):
 			wait = time.Millisecond
-		case errors.Is(err, errNoCatalog):
+		case errors.Is(err, errNoCatalog), errors.Is(err, errPast):
 			a.logger.Debug("ref cannot be judged yet", "ref", k.repository+":"+k.tag, "error", err)
 			wait = delay(a.queue.failures(k), fetchBackoffMax, 0)
+			if errors.Is(err, errPast) {
+				wait = min(wait, pastAgain) // nothing outside is asked
+			}
 		case err != nil:
 			failures := a.queue.failures(k)
 			asked := registry.RetryAfter(err)
@@ -167,6 +176,9 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	st, known, err := a.store.RefState(ref.String())
 	if err != nil {
 		return err
+	}
+	if !known && !a.node.CaughtUp() {
+		return errPast
 	}
 	ours, err := a.observe(ctx, ref)
 	if err != nil {

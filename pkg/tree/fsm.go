@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -28,6 +29,8 @@ type fsm struct {
 	bytes    int64 // applied since the last snapshot
 	lastSize int64 // of the last snapshot
 	limit    int64
+
+	configured atomic.Uint64 // raft index of the last change of the group's servers up to which all was applied
 }
 
 func newFSM(limit int64) *fsm {
@@ -70,6 +73,12 @@ func (f *fsm) Apply(log *raft.Log) any {
 	}
 	f.changed.notify()
 	return results
+}
+
+// StoreConfiguration implements raft.ConfigurationStore: it is called in the order of the log, so all before index was applied.
+func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) {
+	f.configured.Store(index)
+	f.changed.notify()
 }
 
 // Snapshot implements raft.FSM.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -390,6 +391,29 @@ func (o *office) handOver() bool {
 		return true
 	}
 	return false
+}
+
+// CaughtUp says whether this member has applied all that was decided before the group gave it its vote. One that came with an empty disk learns the group's past from the beginning:
+// until then its catalog is an old one. A member that restarts has caught up when it has read its log that far. It never becomes false again while Run runs.
+func (n *Node) CaughtUp() bool {
+	if n.caughtUp.Load() {
+		return true
+	}
+	r := n.raft.Load()
+	if r == nil {
+		return false
+	}
+	future := r.GetConfiguration()
+	if future.Error() != nil {
+		return false
+	}
+	votes := slices.ContainsFunc(future.Configuration().Servers, func(s raft.Server) bool { return s.ID == n.id && s.Suffrage == raft.Voter })
+	snapshot, _ := strconv.ParseUint(r.Stats()["last_snapshot_index"], 10, 64)
+	if !votes || max(n.fsm.configured.Load(), snapshot) < future.Index() {
+		return false
+	}
+	n.caughtUp.Store(true)
+	return true
 }
 
 // Server is one member of the raft group.

@@ -53,11 +53,13 @@ type Node struct {
 	rosterChanged notifier
 	healthChanged notifier
 
-	raft    atomic.Pointer[raft.Raft] // while Run runs
-	disk    atomic.Pointer[raftDisk]  // since Run opened it
-	office  atomic.Pointer[office]    // while this is the root
-	told    atomic.Pointer[treev1.Roster]
-	learned atomic.Pointer[learned]
+	raft atomic.Pointer[raft.Raft] // while Run runs
+	// caughtUp: see CaughtUp.
+	caughtUp atomic.Bool
+	disk     atomic.Pointer[raftDisk] // since Run opened it
+	office   atomic.Pointer[office]   // while this is the root
+	told     atomic.Pointer[treev1.Roster]
+	learned  atomic.Pointer[learned]
 	// vouched are sites of which a member said that they are members, too: those that this one's file does not list, until its catalog does.
 	vouched atomic.Pointer[map[string]bool]
 	// expelled: a member said that this site was removed from the group.
