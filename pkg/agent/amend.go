@@ -102,7 +102,7 @@ func (a *Agent) amendDone(ref catalog.Ref, n uint64) error {
 // again.
 func (a *Agent) amended(ctx context.Context, ref catalog.Ref, in reconcile.Input, v reconcile.Verdict) (reconcile.Verdict, error) {
 	rec := in.Theirs
-	if rec == nil || rec.GetDeleted() || rec.GetRevision() < in.BaseRevision {
+	if rec == nil || rec.GetDeleted() || rec.GetRevision() < in.BaseRevision || in.Unkept {
 		return v, nil
 	}
 	marked := a.amends.get(ref.String()) > 0
@@ -205,8 +205,9 @@ func (a *Agent) dropDamaged(ctx context.Context, d defect) (why string, err erro
 // refsWith finds the live records under which a digest lies.
 func (a *Agent) refsWith(ctx context.Context, digest string) []*catalogv1.Record {
 	var out []*catalogv1.Record
-	for rec := range a.node.Catalog().Records() {
-		if !rec.GetDeleted() && a.under(ctx, rec, digest) {
+	snap := a.node.Catalog()
+	for rec := range snap.Records() {
+		if !rec.GetDeleted() && a.keeping.has(snap, catalog.RefOf(rec)) && a.under(ctx, rec, digest) {
 			out = append(out, rec)
 		}
 	}

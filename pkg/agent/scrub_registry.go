@@ -57,8 +57,9 @@ func newScrubMetrics(r prometheus.Registerer) scrubMetrics {
 // scrubList lists the digests that lie under the live records, between two.
 func (a *Agent) scrubList(ctx context.Context, after, before string) []scrubItem {
 	w := &window{after: after, before: before, items: map[string]*scrubItem{}}
-	for rec := range a.node.Catalog().Records() {
-		if rec.GetDeleted() {
+	snap := a.node.Catalog()
+	for rec := range snap.Records() {
+		if rec.GetDeleted() || !a.keeping.has(snap, catalog.RefOf(rec)) {
 			continue
 		}
 		repo := rec.GetRepository()

@@ -95,7 +95,7 @@ func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send fun
 		return send(m)
 	}
 	v.check = a.newChecker(req.GetDeep(), rate.NewLimiter(verifyRate, minBurst))
-	for range viewed(v.snap, whole(), req.GetWithin()) {
+	for range v.shown() {
 		v.total++
 	}
 	if a.registry == nil {
@@ -117,10 +117,22 @@ func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send fun
 	return v.tell()
 }
 
+// shown yields the live records that this site's registry is to show.
+func (v *verifying) shown() func(func(*catalogv1.Record) bool) {
+	return func(yield func(*catalogv1.Record) bool) {
+		kept := v.snap.Newest(v.snap.Keep())
+		for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+			if kept.Has(catalog.RefOf(rec)) && !yield(rec) {
+				return
+			}
+		}
+	}
+}
+
 // look checks every ref.
 func (v *verifying) look(ctx context.Context) error {
 	unreadable := 0
-	for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+	for rec := range v.shown() {
 		f, err := v.check.check(ctx, rec, v.req.GetTagsOnly())
 		if err != nil {
 			return err
@@ -194,7 +206,7 @@ func (v *verifying) lookAgain(ctx context.Context) error {
 	was := v.check
 	v.check, v.found = v.a.newChecker(was.deep, was.pace), map[catalog.Ref]found{}
 	v.snap = v.a.node.Catalog()
-	for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+	for rec := range v.shown() {
 		ref := catalog.RefOf(rec)
 		if _, wrong := before[ref]; !wrong {
 			continue
@@ -230,7 +242,7 @@ func (v *verifying) tell() error {
 			return err
 		}
 	}
-	for rec := range viewed(v.snap, whole(), v.req.GetWithin()) {
+	for rec := range v.shown() {
 		ref, want, referrers := catalog.RefOf(rec), rec.GetTarget().GetDigest(), catalog.ReferrersOf(rec)
 		view.Add(ref.Repository, ref.Tag, want, referrers...)
 		f, differs := v.found[ref]
