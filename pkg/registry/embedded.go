@@ -39,19 +39,30 @@ type EmbeddedConfig struct {
 	Notify func(ctx context.Context, body []byte) error
 	// HookSecret is sent as the header Authorization of notifications.
 	HookSecret string
+	// Collect is how often garbage is collected while Run runs; 0: never. Of several that serve one folder, one at a time collects.
+	Collect time.Duration
+	// Grace is how long something that nothing needs was not used before it is collected. All that serve one folder must have the same, an hour or more.
+	Grace time.Duration
+	// Keep, if set, gives the digests that must stay in a repository whatever its tags show. It is asked in a collection, once for each repository.
+	Keep func(repo string) map[string]bool
+	// Forget, if set, is told what a repository is about to lose; an error of it ends the collection.
+	Forget func(repo string, digests ...string) error
+	// Collected, if set, is told how each collection ended.
+	Collected func(Collection, error)
 	// Logger; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
 // Embedded is a distribution registry inside this process. It has no referrers API: the fallback tag serves there. Several in one process are
-// fine. It keeps no cache of what it holds, so that garbage collection cannot make it lie.
+// fine, and several over one folder too. It collects its own garbage, while requests go on, and keeps no cache of what it holds, so that this cannot make it lie.
 //
 // The distribution registry logs to the standard logrus logger, which is therefore silenced for the process.
 type Embedded struct {
-	cfg    EmbeddedConfig
-	ln     net.Listener
-	log    *slog.Logger
-	secret string
+	cfg     EmbeddedConfig
+	ln      net.Listener
+	log     *slog.Logger
+	secret  string
+	garbage *collector
 }
 
 var silence = sync.OnceFunc(func() { logrus.SetOutput(io.Discard) })
@@ -72,6 +83,13 @@ func NewEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	e := &Embedded{cfg: cfg, ln: cfg.Listener, log: cfg.Logger, secret: secret}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
+	}
+	e.garbage = &collector{
+		usage: newUsage(filepath.Join(cfg.Dir, "data", "docker", "registry", "v2"), cfg.Grace),
+		dir:   cfg.Dir, grace: cfg.Grace, keep: cfg.Keep, forget: cfg.Forget,
+	}
+	if err := e.garbage.recover(); err != nil {
+		return nil, fmt.Errorf("embedded registry: %w", err)
 	}
 	if e.ln == nil {
 		if e.ln, err = net.Listen("tcp", cfg.Listen); err != nil {
@@ -135,9 +153,15 @@ func (e *Embedded) Run(ctx context.Context) error {
 		hooks.run(hookCtx)
 	}()
 	server := &http.Server{
-		Handler: hooks.watch(app), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: e.garbage.guard(hooks.watch(app)), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 	}
+	collectCtx, stopCollecting := context.WithCancel(ctx)
+	collected := make(chan struct{})
+	go func() {
+		defer close(collected)
+		e.collectForever(collectCtx)
+	}()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(e.ln) }()
 	e.log.Info("embedded registry serves", "address", e.ln.Addr().String())
@@ -153,6 +177,8 @@ func (e *Embedded) Run(ctx context.Context) error {
 		<-served
 		err = nil
 	}
+	stopCollecting()
+	<-collected
 	stopHooks()
 	<-hooksDone
 	return errors.Join(err, app.Shutdown())
