@@ -71,6 +71,7 @@ type site struct {
 	fallback []string
 	members  []*site
 	extra    string       // more configuration
+	keys     string       // more keys of the embedded registry, each behind a comma
 	link     *proxy       // in front of fabric, when the traffic to it is to be counted
 	gate     string       // address in front of fabric, where something else than link is there
 	own      *ownRegistry // nil where the registry is embedded
@@ -109,6 +110,7 @@ type spec struct {
 	counted            bool        // children and fellows reach it through a counting proxy
 	registry           bool        // its registry is a process of its own
 	data               string      // dataDir, where it is to be elsewhere
+	keys               string      // more keys of the embedded registry, each behind a comma
 	laid               func(*site) // called before it is started
 }
 
@@ -120,7 +122,7 @@ func start(t testing.TB, specs ...spec) map[string]*site {
 	groups := map[string][]*site{}
 	var order []*site
 	for _, sp := range specs {
-		s := &site{t: t, name: sp.name, group: sp.group, extra: sp.extra, dir: filepath.Join(t.TempDir(), sp.name), data: sp.data,
+		s := &site{t: t, name: sp.name, group: sp.group, extra: sp.extra, keys: sp.keys, dir: filepath.Join(t.TempDir(), sp.name), data: sp.data,
 			reg: free.next(), fabric: free.next(), raft: free.next(), http: free.next(), log: &bytes.Buffer{}}
 		if sp.counted {
 			s.link = newProxy(t, s.fabric)
@@ -202,7 +204,7 @@ func (s *site) config() string {
 		fmt.Fprintf(b, "http: {listen: \"%s\"}\n", s.http)
 	}
 	if !strings.Contains(s.extra, "registry:") {
-		fmt.Fprintf(b, "registry: {type: embedded, listen: \"%s\"}\n", s.reg)
+		fmt.Fprintf(b, "registry: {type: embedded, listen: \"%s\"%s}\n", s.reg, s.keys)
 	}
 	b.WriteString(s.extra)
 	return b.String()

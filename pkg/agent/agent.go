@@ -85,6 +85,8 @@ type Agent struct {
 	noted   noted  // referrers that were said to be pushed
 	entered pushes // when referrers of a ref were last entered again
 
+	underway underway // what deliveries bring into the registry
+
 	marker marker
 	amends amends
 	doubt  nudge // whether the registry answers
@@ -298,7 +300,7 @@ func (a *Agent) openRegistry() error {
 	case "embedded":
 		var err error
 		a.embedded, err = registry.NewEmbedded(registry.EmbeddedConfig{
-			Dir: filepath.Join(a.cfg.DataDir, "registry"), Listen: r.Listen,
+			Dir: r.Data, Listen: r.Listen, Collect: r.GC.Interval, Grace: r.GC.Grace, Keep: a.keepInRegistry, Forget: a.forgetCollected, Collected: a.collected(),
 			Notify: func(ctx context.Context, body []byte) error { return a.hooked(ctx, registry.ParseDistribution, body) }, Logger: a.logger,
 		})
 		if err != nil {

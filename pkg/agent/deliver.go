@@ -68,6 +68,7 @@ func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.
 	if err := d.gather(ctx); err != nil {
 		return err
 	}
+	defer a.underway.add(d)()
 	var err error
 	for range lookupsPerDelivery {
 		err = d.run(ctx)

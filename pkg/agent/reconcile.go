@@ -140,7 +140,7 @@ func (a *Agent) withRoom(err error) error {
 	if a.embedded == nil || !errors.As(err, &re) || re.Status < 500 {
 		return err
 	}
-	left, ok := room(a.cfg.DataDir)
+	left, ok := room(a.cfg.Registry.Data)
 	if !ok {
 		return err
 	}

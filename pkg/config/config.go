@@ -14,6 +14,12 @@ const (
 	DefaultCopies = 2
 	// DefaultSpool is the bound of the spool, in bytes.
 	DefaultSpool Size = 20 << 30
+	// DefaultGCInterval is the time between two collections of the embedded registry's garbage.
+	DefaultGCInterval = 24 * time.Hour
+	// DefaultGCGrace is how long what nothing needs stays in the embedded registry after its last use.
+	DefaultGCGrace = 24 * time.Hour
+	// MinSharedGrace is the least grace where several registries serve one folder.
+	MinSharedGrace = time.Hour
 	// DefaultHTTPListen is where webhooks, health and metrics are served.
 	DefaultHTTPListen = "127.0.0.1:7402"
 )
@@ -67,7 +73,7 @@ type KeyPair struct {
 	Key  string `yaml:"key"`
 }
 
-// Registry is the registry beside the agent. Type is harbor, oci, embedded or none (a witness).
+// Registry is the registry beside the agent. Type is harbor, oci, embedded or none (a witness). Listen, Data and GC are of an embedded one.
 type Registry struct {
 	Type               string `yaml:"type"`
 	URL                string `yaml:"url"`
@@ -77,6 +83,14 @@ type Registry struct {
 	CAFile             string `yaml:"caFile"`
 	InsecureSkipVerify bool   `yaml:"insecureSkipVerify"`
 	Shared             string `yaml:"shared"`
+	Data               string `yaml:"data"`
+	GC                 GC     `yaml:"gc"`
+}
+
+// GC is the collection of the embedded registry's garbage: how often (0: never), and how long what nothing needs stays after its last use.
+type GC struct {
+	Interval time.Duration `yaml:"interval"`
+	Grace    time.Duration `yaml:"grace"`
 }
 
 // Publish says what headquarters publishes.
@@ -138,6 +152,7 @@ func (c *Config) Witness() bool { return c.Registry.Type == "none" }
 func defaults() Config {
 	return Config{
 		HTTP:      HTTP{Listen: DefaultHTTPListen},
+		Registry:  Registry{GC: GC{Interval: DefaultGCInterval, Grace: DefaultGCGrace}},
 		Publish:   Publish{Repositories: []string{"**"}, Existing: "ignore", Deletes: "ignore", Copies: DefaultCopies},
 		Subscribe: Subscribe{Repositories: []string{"**"}},
 		Sweep:     Interval{DefaultSweep},

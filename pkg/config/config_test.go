@@ -22,6 +22,16 @@ registry:
 limits: {download: 200Mbps, spool: 2GiB}
 `
 
+const embedded = `site: hq-a
+group: hq
+dataDir: /var/lib/fanoutd
+raft: {listen: 127.0.0.1:7401}
+fabric: {listen: 127.0.0.1:7400}
+registry:
+  type: embedded
+  listen: 127.0.0.1:5000
+`
+
 func none(string) (string, bool) { return "", false }
 
 func TestParseFillsDefaults(t *testing.T) {
@@ -37,6 +47,23 @@ func TestParseFillsDefaults(t *testing.T) {
 	}
 	if c.Sweep.Interval != config.DefaultSweep || c.Publish.Copies != config.DefaultCopies || c.Drift.Changed != "repair" {
 		t.Errorf("defaults are wrong: %+v", c)
+	}
+}
+
+func TestParseFillsInTheEmbeddedRegistry(t *testing.T) {
+	c, err := config.Parse("f.yaml", []byte(embedded), none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.Registry; r.Data != "/var/lib/fanoutd/registry" || r.GC.Interval != config.DefaultGCInterval || r.GC.Grace != config.DefaultGCGrace {
+		t.Errorf("defaults are wrong: %+v", r)
+	}
+	c, err = config.Parse("f.yaml", []byte(embedded+"  data: /mnt/nas\n  gc: {interval: 0s}\n"), none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.Registry; r.Data != "/mnt/nas" || r.GC.Interval != 0 || r.GC.Grace != config.DefaultGCGrace {
+		t.Errorf("values are wrong: %+v", r)
 	}
 }
 
@@ -57,6 +84,12 @@ func TestParseNamesKeyLineAndMend(t *testing.T) {
 		{"variable", edit("http://127.0.0.1:5000", "${REG}"), "f.yaml:12: ${REG} is not set"},
 		{"pattern", province + "subscribe: {repositories: ['a[']}\n", "f.yaml:14: subscribe.repositories"},
 		{"username alone", edit("  type: oci", "  type: oci\n  username: x"), "f.yaml:12: registry.username: goes with"},
+		{"garbage of another registry", edit("  type: oci", "  type: oci\n  gc: {grace: 1h}"), "f.yaml:12: registry.gc: is for type embedded only"},
+		{"folder of another registry", edit("  type: oci", "  type: oci\n  data: /mnt"), "f.yaml:12: registry.data: is for type embedded only"},
+		{"grace", embedded + "  gc: {grace: -1h}\n", "f.yaml:9: registry.gc.grace: is -1h0m0s"},
+		{"gc interval", embedded + "  gc: {interval: -1s}\n", "f.yaml:9: registry.gc.interval: is -1s"},
+		{"no duration", embedded + "  gc: {interval: daily}\n", "f.yaml:9: registry.gc.interval: "},
+		{"shared grace", embedded + "  shared: nas\n  gc: {grace: 1m}\n", "f.yaml:10: registry.gc.grace: is 1m0s; where registries share a folder, write 1h0m0s at least"},
 		{"two documents", province + "---\nsite: x\n", "more than one document"},
 		{"not yaml", "\tsite", "f.yaml:"},
 		{"empty", "", "site"},

@@ -127,6 +127,9 @@ func (c *Config) fill() {
 	if c.Fabric.Advertise == "" {
 		c.Fabric.Advertise = c.Fabric.Listen
 	}
+	if c.Registry.Type == "embedded" && c.Registry.Data == "" && c.DataDir != "" {
+		c.Registry.Data = c.DataDir + "/registry"
+	}
 	if c.Fabric.Socket == "" && c.DataDir != "" {
 		c.Fabric.Socket = c.DataDir + "/fanoutd.sock"
 	}
@@ -183,6 +186,25 @@ func lineOf(n *yaml.Node, path []string) int {
 		}
 	}
 	return line
+}
+
+// hasKey says whether the file has a key.
+func hasKey(n *yaml.Node, path ...string) bool {
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	for _, key := range path {
+		found := false
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content) && !found; i += 2 {
+			if n.Content[i].Value == key {
+				n, found = n.Content[i+1], true
+			}
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Config) validate(v *validator) {
@@ -295,8 +317,31 @@ func (c *Config) validateRegistry(v *validator) {
 	default:
 		v.fail("registry.type", "%q is none of harbor, oci, embedded, none", r.Type)
 	}
+	c.validateGC(v)
 	if (r.Username == "") != (r.PasswordFile == "") {
 		v.fail("registry.username", "goes with registry.passwordFile; set both, or neither to use ~/.docker/config.json")
+	}
+}
+
+// validateGC judges the keys of an embedded registry's folder.
+func (c *Config) validateGC(v *validator) {
+	r := c.Registry
+	if r.Type != "embedded" {
+		if r.Data != "" {
+			v.fail("registry.data", "is for type embedded only; remove it")
+		}
+		if hasKey(v.doc, "registry", "gc") {
+			v.fail("registry.gc", "is for type embedded only: another registry collects its garbage itself; remove it")
+		}
+		return
+	}
+	switch gc := r.GC; {
+	case gc.Interval < 0:
+		v.fail("registry.gc.interval", "is %s; write a duration such as 24h, or 0s for never", gc.Interval)
+	case gc.Grace < 0:
+		v.fail("registry.gc.grace", "is %s; write a duration such as 24h", gc.Grace)
+	case r.Shared != "" && gc.Grace < MinSharedGrace:
+		v.fail("registry.gc.grace", "is %s; where registries share a folder, write %s at least, and the same at each", gc.Grace, MinSharedGrace)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +36,7 @@ type collector struct {
 	*usage
 	dir    string // of the embedded registry
 	grace  time.Duration
-	keep   func(repo string) map[string]bool
+	keep   func(repo string) (map[string]bool, error)
 	forget func(repo string, digests ...string) error
 	step   func(op string) error // tests stop it at a step; nil otherwise
 }
@@ -79,7 +80,7 @@ func (c *collector) run(ctx context.Context) (sum Collection, err error) {
 		if ctx.Err() != nil {
 			return sum, ctx.Err()
 		}
-		if errors.Is(err, errTaking) {
+		if errors.Is(err, errTaking) || errors.Is(err, errKeep) {
 			return sum, err
 		}
 		if err != nil {
@@ -97,6 +98,9 @@ func (c *collector) run(ctx context.Context) (sum Collection, err error) {
 
 // errTaking marks an error after which the collection ends: something may be out of its place.
 var errTaking = errors.New("taking away what is not needed")
+
+// errKeep says that it is not known now what must stay.
+var errKeep = errors.New("asking what must be kept")
 
 // repositories lists all, those without manifests too.
 func (c *collector) repositories() (repos []string, err error) {
@@ -307,7 +311,8 @@ func (e *Embedded) collectForever(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, errCollecting) {
+		if errors.Is(err, errCollecting) || errors.Is(err, errKeep) {
+			e.log.Debug("garbage is collected later", "error", err)
 			if sleep(ctx, e.cfg.Collect/10+time.Millisecond) != nil {
 				return
 			}
@@ -327,7 +332,11 @@ func (e *Embedded) report(got Collection, err error) {
 	if err != nil {
 		e.log.Warn("garbage was not collected everywhere", "error", err)
 	}
-	e.log.Info("garbage was collected", "blobs", got.Blobs, "bytes", got.Bytes, "manifests", got.Manifests, "took", got.Took)
+	level := slog.LevelInfo
+	if got.Blobs+got.Links+got.Manifests == 0 {
+		level = slog.LevelDebug
+	}
+	e.log.Log(context.Background(), level, "garbage was collected", "blobs", got.Blobs, "bytes", got.Bytes, "manifests", got.Manifests, "took", got.Took)
 	if e.cfg.Collected != nil {
 		e.cfg.Collected(got, err)
 	}

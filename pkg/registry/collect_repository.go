@@ -35,7 +35,9 @@ func (c *collector) collectRepository(ctx context.Context, repo string, cutoff t
 	}
 	needed := map[string]bool{}
 	if c.keep != nil {
-		needed = c.keep(repo)
+		if needed, err = c.keep(repo); err != nil {
+			return sum, fmt.Errorf("%w: %w", errKeep, err)
+		}
 	}
 	weak, err := v.mark(needed, cutoff)
 	if err != nil {
@@ -64,7 +66,7 @@ func (v *repositoryView) read(cutoff time.Time) error {
 	for _, e := range list {
 		if e.there {
 			v.revisions[e.digest] = e.used
-		} else if e.used.Before(cutoff) {
+		} else if e.used.Before(cutoff) && ValidDigest(e.digest) {
 			v.leftovers = append(v.leftovers, e.digest)
 		}
 	}
@@ -184,7 +186,7 @@ func (v *repositoryView) dropTags(weak []tagged, cutoff time.Time) error {
 func (v *repositoryView) takeManifests(ctx context.Context, cutoff time.Time) (n int, err error) {
 	doomed := v.leftovers
 	for digest, used := range v.revisions {
-		if !v.kept[digest] && used.Before(cutoff) && strings.HasPrefix(digest, "sha256:") {
+		if !v.kept[digest] && used.Before(cutoff) && ValidDigest(digest) {
 			doomed = append(doomed, digest)
 		}
 	}
@@ -266,7 +268,7 @@ func (v *repositoryView) takeLayers(ctx context.Context, needed map[string]bool,
 	}
 	var doomed []string
 	for _, l := range layers {
-		if !used[l.digest] && !needed[l.digest] && l.used.Before(cutoff) && strings.HasPrefix(l.digest, "sha256:") {
+		if !used[l.digest] && !needed[l.digest] && l.used.Before(cutoff) && ValidDigest(l.digest) {
 			doomed = append(doomed, l.digest)
 		}
 	}

@@ -352,11 +352,11 @@ func TestCollect_KeepAndForget(t *testing.T) {
 	forgotten := map[string]bool{}
 	e := embedded(t, registry.EmbeddedConfig{
 		Dir: dir, Grace: grace,
-		Keep: func(r string) map[string]bool {
+		Keep: func(r string) (map[string]bool, error) {
 			if r == repo {
-				return needed
+				return needed, nil
 			}
-			return nil
+			return nil, nil
 		},
 		Forget: func(r string, digests ...string) error {
 			have := stored(t, dir)["blobs"]
@@ -387,6 +387,37 @@ func TestCollect_KeepAndForget(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, forgotten); diff != "" {
 		t.Errorf("forgotten (-want +got):\n%s", diff)
+	}
+}
+
+// While it is not known what must stay, nothing goes; it is asked again before the interval is over.
+func TestCollect_NothingGoesUnasked(t *testing.T) {
+	dir := t.TempDir()
+	asked, collected := 0, make(chan registry.Collection, 10)
+	e := embedded(t, registry.EmbeddedConfig{
+		Dir: dir, Grace: grace, Collect: 500 * time.Millisecond,
+		Keep: func(string) (map[string]bool, error) {
+			if asked++; asked < 3 {
+				return nil, errors.New("not read yet")
+			}
+			return nil, nil
+		},
+		Collected: func(c registry.Collection, err error) {
+			if err != nil || asked < 3 {
+				t.Errorf("collected after %d questions: %v", asked, err)
+			}
+			collected <- c
+		},
+	})
+	registrytest.Push(t, client(t, registry.Config{URL: e.URL()}), repo, "", registrytest.NewImage(1, layer(1)))
+	age(t, dir, 2*grace)
+	select {
+	case c := <-collected:
+		if c.Blobs != 3 {
+			t.Errorf("took %+v", c)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was collected")
 	}
 }
 

@@ -43,8 +43,9 @@ type EmbeddedConfig struct {
 	Collect time.Duration
 	// Grace is how long something that nothing needs was not used before it is collected. All that serve one folder must have the same, an hour or more.
 	Grace time.Duration
-	// Keep, if set, gives the digests that must stay in a repository whatever its tags show. It is asked in a collection, once for each repository.
-	Keep func(repo string) map[string]bool
+	// Keep, if set, gives the digests that must stay in a repository whatever its tags show. It is asked in a collection, once for each repository; an error of it ends the
+	// collection, which is tried again before long.
+	Keep func(repo string) (map[string]bool, error)
 	// Forget, if set, is told what a repository is about to lose; an error of it ends the collection.
 	Forget func(repo string, digests ...string) error
 	// Collected, if set, is told how each collection ended.

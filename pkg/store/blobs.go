@@ -40,17 +40,29 @@ func (s *Store) AddBlobs(repo string, digests ...string) error {
 	return nil
 }
 
-// RemoveBlob forgets that repo holds a blob.
-func (s *Store) RemoveBlob(repo, digest string) error {
-	k, err := parseDigest(digest)
-	if err == nil {
-		err = checkName("repository", repo)
-	}
-	if err != nil {
+// RemoveBlob forgets that repo holds these blobs.
+func (s *Store) RemoveBlob(repo string, digests ...string) error {
+	if err := checkName("repository", repo); err != nil {
 		return err
 	}
-	if err := s.cache.update("cache.blobs.delete", func(tx *bolt.Tx) error { return tx.Bucket(bucketBlobs).Delete(blobKey(k, repo)) }); err != nil {
-		return fmt.Errorf("forgetting a blob of %s: %w", repo, err)
+	keys := make([][]byte, len(digests))
+	for i, d := range digests {
+		k, err := parseDigest(d)
+		if err != nil {
+			return err
+		}
+		keys[i] = blobKey(k, repo)
+	}
+	err := s.cache.update("cache.blobs.delete", func(tx *bolt.Tx) error {
+		for _, k := range keys {
+			if err := tx.Bucket(bucketBlobs).Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("forgetting blobs of %s: %w", repo, err)
 	}
 	return nil
 }
