@@ -37,7 +37,7 @@ func populated(t testing.TB) *catalog.Machine {
 	cmd.Changes = append(cmd.Changes,
 		&catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{Revision: 4, Expect: 1, Repository: "app", Tag: "v1"}}},
 		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "b", Incarnation: "1"}}}},
-		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "a", RegistryType: "oci"}}}},
+		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "a", RegistryType: "oci", Shared: "nas"}}}},
 		&catalogv1.Change{Kind: &catalogv1.Change_SetMember{SetMember: &catalogv1.SetMember{Member: &catalogv1.Member{Site: "c", Incarnation: "2", Removed: true}}}},
 		&catalogv1.Change{Kind: &catalogv1.Change_SetSettings{SetSettings: &catalogv1.SetSettings{Settings: &catalogv1.GroupSettings{
 			Labels: map[string]string{"tier": "hq"}, Publish: &catalogv1.PublishSettings{Repositories: []string{"**"}, Deletes: "propagate"},

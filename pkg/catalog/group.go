@@ -62,7 +62,7 @@ func validateMember(m *catalogv1.Member) *Refusal {
 	if err := validateSite(m.GetSite()); err != nil {
 		return err
 	}
-	return validateWords(m.Incarnation, m.RaftAddress, m.FabricAddress, m.RegistryType)
+	return validateWords(m.Incarnation, m.RaftAddress, m.FabricAddress, m.RegistryType, m.Shared)
 }
 
 func validateSite(site string) *Refusal {

@@ -62,6 +62,8 @@ type Config struct {
 	Parents, FallbackParents []string
 	// RegistryType as in the configuration file; "none": a witness.
 	RegistryType string
+	// Shared is the word that members have in common whose registries share one storage; empty: none does.
+	Shared string
 	// Settings of the group as this member's file has them. Those of the root are put in force. Nil: left as they are.
 	Settings *catalogv1.GroupSettings
 	// RaftServerTLS, RaftClientTLS for the raft listener. Nil: plain.

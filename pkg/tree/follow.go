@@ -191,7 +191,7 @@ func (o *office) serveFollower(h *held, stream grpc.BidiStreamingServer[treev1.F
 }
 
 func (o *office) checkMember(ctx context.Context, m *catalogv1.Member) error {
-	if m.GetSite() == "" || !word(m.GetSite(), m.GetIncarnation(), m.GetRaftAddress(), m.GetFabricAddress(), m.GetRegistryType()) {
+	if m.GetSite() == "" || !word(m.GetSite(), m.GetIncarnation(), m.GetRaftAddress(), m.GetFabricAddress(), m.GetRegistryType(), m.GetShared()) {
 		return rubbish("a member without a name")
 	}
 	return o.n.authorizeFellow(ctx, o.n.cfg.Group, m.GetSite())

@@ -61,7 +61,7 @@ func (o *office) mayBeAdded(snap *catalog.Snapshot, conf []raft.Server, site, ad
 		}
 		m := &catalogv1.Member{Site: name, Incarnation: incarnation, RaftAddress: string(s.Address)}
 		if k := known[name]; k != nil {
-			m.FabricAddress, m.RegistryType = k.FabricAddress, k.RegistryType
+			m.FabricAddress, m.RegistryType, m.Shared = k.FabricAddress, k.RegistryType, k.Shared
 		}
 		known[name] = m
 	}

@@ -25,6 +25,9 @@ type Roster struct {
 	Carrier string
 	// Members are the other members that are connected to the root and have a registry, those whose registry works first.
 	Members []Peer
+	// Sharing are the members whose registries work and share their storage with this one's, itself if it is one of them: the carrier first, then by name. Empty where this
+	// site shares its storage with nobody.
+	Sharing []Peer
 	// Parents are the parent group's members with a registry, those whose registry works first.
 	Parents []Peer
 	// Parent is the group that this one is attached to; empty when it is attached to none.
@@ -49,7 +52,26 @@ func (n *Node) Roster() Roster {
 	r.Root, _ = n.rootSite()
 	r.RootAddr = n.rootAddr()
 	r.IsCarrier = r.Carrier == n.cfg.Site
+	r.Sharing = sharing(told, n.cfg.Shared)
 	return r
+}
+
+func sharing(told *treev1.Roster, shared string) (set []Peer) {
+	if shared == "" {
+		return nil
+	}
+	for _, m := range told.GetMembers() {
+		if m.GetShared() != shared || !m.GetWell() {
+			continue
+		}
+		p := Peer{Site: m.GetSite(), Addr: m.GetFabricAddress()}
+		if p.Site == told.GetCarrier() {
+			set = slices.Insert(set, 0, p)
+		} else {
+			set = append(set, p)
+		}
+	}
+	return set
 }
 
 // WatchRoster returns a channel that is ready after the roster changed, and a function that ends the watch.
@@ -108,8 +130,9 @@ func (o *office) appoint() *treev1.Roster {
 		if m.RegistryType == witness || m.RegistryType == "" {
 			continue
 		}
-		p := &treev1.ParentMember{Site: m.Site, FabricAddress: m.FabricAddress}
+		p := &treev1.ParentMember{Site: m.Site, FabricAddress: m.FabricAddress, Shared: m.Shared}
 		if h, live := o.table.site(m.Site); live && h.GetRegistryOk() {
+			p.Well = true
 			well = append(well, p)
 			if r.Carrier == "" || m.Site == n.cfg.Site {
 				r.Carrier = m.Site
@@ -140,6 +163,7 @@ func (o *office) connected() []*catalogv1.Member {
 func (n *Node) member() *catalogv1.Member {
 	return &catalogv1.Member{
 		Site: n.cfg.Site, Incarnation: n.cfg.Incarnation, RaftAddress: n.cfg.RaftAdvertise, FabricAddress: n.cfg.FabricAdvertise, RegistryType: n.cfg.RegistryType,
+		Shared: n.cfg.Shared,
 	}
 }
 

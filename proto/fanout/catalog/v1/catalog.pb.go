@@ -495,7 +495,9 @@ type Member struct {
 	// registry_type: harbor, oci, embedded or none (a witness).
 	RegistryType string `protobuf:"bytes,5,opt,name=registry_type,json=registryType,proto3" json:"registry_type,omitempty"`
 	// removed: the site was taken out of the group. It is remembered, so that its agent is not let in again because a file still lists it.
-	Removed       bool `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
+	Removed bool `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
+	// shared is the word that members have in common whose registries share one storage and one database; empty: this one's storage is its own.
+	Shared        string `protobuf:"bytes,7,opt,name=shared,proto3" json:"shared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,6 +572,13 @@ func (x *Member) GetRemoved() bool {
 		return x.Removed
 	}
 	return false
+}
+
+func (x *Member) GetShared() string {
+	if x != nil {
+		return x.Shared
+	}
+	return ""
 }
 
 // GroupSettings are what all members of a group must agree on.
@@ -3047,14 +3056,15 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aexclude\x18\x02 \x03(\tR\aexclude\x12\x12\n" +
 	"\x04keep\x18\x03 \x01(\rR\x04keep\"?\n" +
 	"\x05Scope\x126\n" +
-	"\x06any_of\x18\x01 \x03(\v2\x1f.fanout.catalog.v1.SubscriptionR\x05anyOf\"\xc7\x01\n" +
+	"\x06any_of\x18\x01 \x03(\v2\x1f.fanout.catalog.v1.SubscriptionR\x05anyOf\"\xdf\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12!\n" +
 	"\fraft_address\x18\x03 \x01(\tR\vraftAddress\x12%\n" +
 	"\x0efabric_address\x18\x04 \x01(\tR\rfabricAddress\x12#\n" +
 	"\rregistry_type\x18\x05 \x01(\tR\fregistryType\x12\x18\n" +
-	"\aremoved\x18\x06 \x01(\bR\aremoved\"\xe1\x02\n" +
+	"\aremoved\x18\x06 \x01(\bR\aremoved\x12\x16\n" +
+	"\x06shared\x18\a \x01(\tR\x06shared\"\xe1\x02\n" +
 	"\rGroupSettings\x12D\n" +
 	"\x06labels\x18\x01 \x03(\v2,.fanout.catalog.v1.GroupSettings.LabelsEntryR\x06labels\x12=\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1f.fanout.catalog.v1.SubscriptionR\tsubscribe\x12<\n" +

@@ -802,6 +802,10 @@ type ParentMember struct {
 	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
 	// fabric_address as HOST:PORT.
 	FabricAddress string `protobuf:"bytes,2,opt,name=fabric_address,json=fabricAddress,proto3" json:"fabric_address,omitempty"`
+	// shared as in the member's record.
+	Shared string `protobuf:"bytes,3,opt,name=shared,proto3" json:"shared,omitempty"`
+	// well: its registry works.
+	Well          bool `protobuf:"varint,4,opt,name=well,proto3" json:"well,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -848,6 +852,20 @@ func (x *ParentMember) GetFabricAddress() string {
 		return x.FabricAddress
 	}
 	return ""
+}
+
+func (x *ParentMember) GetShared() string {
+	if x != nil {
+		return x.Shared
+	}
+	return ""
+}
+
+func (x *ParentMember) GetWell() bool {
+	if x != nil {
+		return x.Well
+	}
+	return false
 }
 
 // Records carries changes downward.
@@ -2572,10 +2590,12 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\aparents\x18\x05 \x01(\v2\x17.fanout.tree.v1.ParentsR\aparents\x12#\n" +
 	"\rforeign_epoch\x18\x06 \x01(\bR\fforeignEpoch\"A\n" +
 	"\aParents\x126\n" +
-	"\amembers\x18\x01 \x03(\v2\x1c.fanout.tree.v1.ParentMemberR\amembers\"I\n" +
+	"\amembers\x18\x01 \x03(\v2\x1c.fanout.tree.v1.ParentMemberR\amembers\"u\n" +
 	"\fParentMember\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12%\n" +
-	"\x0efabric_address\x18\x02 \x01(\tR\rfabricAddress\"\xf5\x01\n" +
+	"\x0efabric_address\x18\x02 \x01(\tR\rfabricAddress\x12\x16\n" +
+	"\x06shared\x18\x03 \x01(\tR\x06shared\x12\x12\n" +
+	"\x04well\x18\x04 \x01(\bR\x04well\"\xf5\x01\n" +
 	"\aRecords\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x12:\n" +
 	"\tmanifests\x18\x02 \x03(\v2\x1c.fanout.transfer.v1.ManifestR\tmanifests\x127\n" +
