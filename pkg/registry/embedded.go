@@ -114,11 +114,22 @@ func persistentSecret(path string) (string, error) {
 		return "", err
 	}
 	secret := hex.EncodeToString(b[:])
-	temp := path + ".new"
+	temp := path + "." + rand.Text()
 	if err := os.WriteFile(temp, []byte(secret+"\n"), 0o600); err != nil {
 		return "", err
 	}
-	return secret, os.Rename(temp, path)
+	defer os.Remove(temp)
+	if err == nil { // it was cut off
+		return secret, os.Rename(temp, path)
+	}
+	err = os.Link(temp, path)
+	if errors.Is(err, os.ErrExist) {
+		return persistentSecret(path) // another registry over this folder was first
+	}
+	if err != nil { // a file system without hard links
+		err = os.Rename(temp, path)
+	}
+	return secret, err
 }
 
 // Addr is the address that is listened on.
