@@ -330,6 +330,16 @@ func (s *site) ctl(args ...string) ([]byte, int) {
 // metric reads one from a site.
 func (s *site) metric(name string) float64 {
 	s.t.Helper()
+	v, ok := s.findMetric(name)
+	if !ok {
+		s.t.Fatalf("%s has no metric %s", s.name, name)
+	}
+	return v
+}
+
+// findMetric reads one that may not be there yet.
+func (s *site) findMetric(name string) (float64, bool) {
+	s.t.Helper()
 	resp, err := http.Get("http://" + s.http + "/metrics")
 	if err != nil {
 		s.t.Fatal(err)
@@ -345,11 +355,10 @@ func (s *site) metric(name string) float64 {
 			if err != nil {
 				s.t.Fatal(err)
 			}
-			return f
+			return f, true
 		}
 	}
-	s.t.Fatalf("%s has no metric %s", s.name, name)
-	return 0
+	return 0, false
 }
 
 type whereSite struct {

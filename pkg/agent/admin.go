@@ -416,36 +416,39 @@ func samePublish(x, y *adminv1.PublishResponse) bool {
 // publishProgress counts a picture of a ref.
 func (a *Agent) publishProgress(rec *catalogv1.Record, w *adminv1.WhereResponse) *adminv1.PublishResponse {
 	p := &adminv1.PublishResponse{Ref: w.GetRef(), Digest: rec.GetTarget().GetDigest(), Revision: rec.GetRevision()}
-	var copies, registries uint32
+	held := map[string]bool{} // by storage of headquarters that can have the closure: whether it has
 	for _, s := range w.GetSites() {
 		if s.GetState() == "unsubscribed" {
 			continue
 		}
 		p.Sites++
 		p.BytesLeft += s.GetBytesLeft()
-		hq := s.GetGroup() == a.cfg.Group
-		if hq {
-			registries++
+		left := s.GetState() == "drifted" || s.GetState() == "accepted" // nothing more is going to happen there
+		if s.GetGroup() == a.cfg.Group && !left {
+			st := a.storage(s.GetSite())
+			held[st] = held[st] || s.GetState() == "delivered"
 		}
 		switch s.GetState() {
 		case "delivered":
 			p.Delivered++
-			if hq {
-				copies++
-			}
 		case "failed":
 			p.Failed++
-		case "drifted", "accepted": // nothing more is going to happen there
+		case "drifted", "accepted":
 			p.Left++
-			if hq {
-				registries--
-			}
+		}
+	}
+	for _, has := range held {
+		if has {
+			p.Copies++
 		}
 	}
 	want := a.node.Catalog().Settings().GetPublish().GetCopies()
-	p.Copies, p.CopiesWanted = copies, min(want, registries)
+	p.CopiesWanted = min(want, uint32(len(held)))
 	if p.GetCopiesWanted() < want {
-		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %d registries that can have it", want, registries)
+		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %d registries that can have it", want, len(held))
+		if a.cfg.Registry.Shared != "" {
+			p.Message += ", those that share a storage counted once"
+		}
 	}
 	return p
 }

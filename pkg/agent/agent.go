@@ -85,6 +85,7 @@ type Agent struct {
 	noted   noted  // referrers that were said to be pushed
 	entered pushes // when referrers of a ref were last entered again
 
+	standby  standby  // refs for which others of the shared storage work
 	underway underway // what deliveries bring into the registry
 
 	marker marker
@@ -232,7 +233,7 @@ func (a *Agent) treeConfig() tree.Config {
 		Site: c.Site, Group: c.Group, Incarnation: a.store.Incarnation(), Version: a.opts.Version, DataDir: c.DataDir,
 		RaftListen: c.Raft.Listen, RaftAdvertise: c.Raft.Advertise, Members: c.Raft.Members,
 		FabricAdvertise: c.Fabric.Advertise, Parents: c.Fabric.Parents, FallbackParents: c.Fabric.FallbackParents,
-		RegistryType: c.Registry.Type, Settings: settings(c),
+		RegistryType: c.Registry.Type, Shared: c.Registry.Shared, Settings: settings(c),
 		Dial: a.peers.conn, AuthorizePeer: a.authorizePeer, Manifests: manifests{a},
 		ServeTunnel: a.serveTunnel, TunnelOptions: tunnelOptions(),
 		Timeouts: a.opts.Timeouts, Logger: a.logger, Registerer: a.metrics,

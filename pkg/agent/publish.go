@@ -142,6 +142,9 @@ func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 	if changed || err != nil || len(unlisted) == 0 {
 		return changed, err
 	}
+	if err := a.turn(ctx, ref, rec); err != nil {
+		return false, err
+	}
 	if wait := enterAgainEvery - time.Since(a.entered.get(ref.String())); wait > 0 {
 		a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, wait)
 		return false, nil

@@ -91,6 +91,9 @@ func (a *Agent) work(ctx context.Context) {
 		switch {
 		case errors.Is(err, errChanged):
 			wait = time.Millisecond
+		case errors.As(err, new(standbyError)):
+			a.logger.Debug("another works on a ref", "ref", k.repository+":"+k.tag, "reason", err)
+			wait = delay(a.queue.failures(k), standbyPoll, 0)
 		case errors.Is(err, errNoCatalog), errors.Is(err, errPast):
 			a.logger.Debug("ref cannot be judged yet", "ref", k.repository+":"+k.tag, "error", err)
 			wait = delay(a.queue.failures(k), fetchBackoffMax, 0)
@@ -216,6 +219,9 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	if v.Action != reconcile.None {
 		a.logger.Debug("ref was judged", "ref", ref.String(), "revision", rec.GetRevision(), "action", v.Action.String(), "reason", v.Reason)
 	}
+	if v, err = a.together(ctx, ref, rec, st, ours, v); err != nil {
+		return err
+	}
 	switch v.Action {
 	case reconcile.Publish:
 		_, err = a.publish(ctx, ref, ours, rec, a.publisher(ref), looked)
@@ -339,7 +345,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: now.BaseRevision,
 		Intent: st.Intent, IntentRevision: now.IntentRevision, Theirs: rec,
 		Drift:    reconcile.Drift{Changed: set.GetDrift().GetChanged(), Deleted: set.GetDrift().GetDeleted()},
-		PushedAt: pushed, ClockBound: clockBound, Own: rec.GetOrigin() == a.cfg.Site,
+		PushedAt: pushed, ClockBound: clockBound, Own: rec.GetOrigin() == a.cfg.Site || a.sharesWith(rec.GetOrigin()),
 	}
 	if a.cfg.Headquarters() {
 		in.Place = reconcile.Headquarters
@@ -373,6 +379,7 @@ func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record, looked time.Ti
 		return err
 	}
 	a.marker.moved.set()
+	a.standby.forget(ref)
 	a.progress.settle(ref, rec.GetRevision())
 	return nil
 }

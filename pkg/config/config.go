@@ -169,7 +169,7 @@ func (c *Config) NotInForce() []string {
 		key string
 		set bool
 	}{
-		{"registry.shared", c.Registry.Shared != ""}, {"fabric.siblings", c.Fabric.Siblings},
+		{"fabric.siblings", c.Fabric.Siblings},
 	} {
 		if k.set {
 			keys = append(keys, k.key)

@@ -90,6 +90,7 @@ func TestParseNamesKeyLineAndMend(t *testing.T) {
 		{"gc interval", embedded + "  gc: {interval: -1s}\n", "f.yaml:9: registry.gc.interval: is -1s"},
 		{"no duration", embedded + "  gc: {interval: daily}\n", "f.yaml:9: registry.gc.interval: "},
 		{"shared grace", embedded + "  shared: nas\n  gc: {grace: 1m}\n", "f.yaml:10: registry.gc.grace: is 1m0s; where registries share a folder, write 1h0m0s at least"},
+		{"a witness that shares", edit("  type: oci\n  url: http://127.0.0.1:5000", "  type: none\n  shared: nas"), "f.yaml:12: registry.shared: is for a site with a registry"},
 		{"two documents", province + "---\nsite: x\n", "more than one document"},
 		{"not yaml", "\tsite", "f.yaml:"},
 		{"empty", "", "site"},

@@ -314,6 +314,9 @@ func (c *Config) validateRegistry(v *validator) {
 		if r.URL != "" || r.Listen != "" {
 			v.fail("registry.type", "none is a witness, which has no registry; remove url and listen, or choose another type")
 		}
+		if r.Shared != "" {
+			v.fail("registry.shared", "is for a site with a registry, and this is a witness; remove it")
+		}
 	default:
 		v.fail("registry.type", "%q is none of harbor, oci, embedded, none", r.Type)
 	}

@@ -53,7 +53,7 @@ type Input struct {
 	IntentRevision uint64
 	// Theirs is the catalog's record; it may be a tombstone; nil: the ref is not in the catalog.
 	Theirs *catalogv1.Record
-	// Own: Theirs was published by this site, so this registry showed it then. It counts as the base when that is older: the answer to the publish may
+	// Own: Theirs was published by this site or by one whose registry shares its storage, so this registry showed it then. It counts as the base when that is older: the answer to the publish may
 	// never have come.
 	Own bool
 	// PublishMatch: the repository is one that may be published unasked.
