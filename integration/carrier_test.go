@@ -113,6 +113,7 @@ func TestCarrierLost(t *testing.T) {
 
 // TestWitnessRootOfAProvince: a witness leads a province only as long as no registry there works, and then hands leadership on.
 func TestWitnessRootOfAProvince(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq"},
 		spec{name: "gd-a", group: "hq/gd", registry: true}, spec{name: "gd-b", group: "hq/gd", registry: true}, spec{name: "gd-w", group: "hq/gd", extra: witnessRegistry},

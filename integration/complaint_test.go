@@ -10,6 +10,7 @@ import (
 // switches the copying off and on. Here no command is given, and they are equal again: after one master was down, after the other was, and after both were cut from each other
 // while both were pushed to.
 func TestTwoMastersAndNobodyRepairsThem(t *testing.T) {
+	t.Parallel()
 	m, _ := startMasters(t, true)
 	m.push(m.a, "app/web:latest")
 	m.push(m.b, "app/api:latest")

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -60,7 +61,8 @@ func TestLaterPushWins(t *testing.T) {
 				if tt.first == tt.stopped {
 					m.published(m.a, ref)
 				}
-				stop := neverOlder(t, map[string]*site{"gd-a": m.gd}, ref, map[string]int{before: 0, earlier: 1, later: 2})
+				stop := sync.OnceFunc(neverOlder(t, map[string]*site{"gd-a": m.gd}, ref, map[string]int{before: 0, earlier: 1, later: 2}))
+				defer stop()
 				tt.stopped.signal(syscall.SIGCONT)
 				m.equal(m.a, m.b, m.gd)
 				m.peace()
@@ -92,6 +94,7 @@ func shown(t testing.TB, s *site, ref string) string {
 // TestPushesAtOnce: a tag that is pushed at both masters at the same time ends as one of the two everywhere. Where their times can't tell which was later, that the other lost is
 // listed with both digests, and it is kept.
 func TestPushesAtOnce(t *testing.T) {
+	t.Parallel()
 	m, sites := startMasters(t, true)
 	const ref = "app/web:latest"
 	m.push(m.a, ref)

@@ -147,6 +147,7 @@ func (r *ownRegistry) tell(t testing.TB, hook string) {
 
 // TestTwoMastersWithoutAWitness: a group of two says what it can't survive, and it is so: while one agent is down registries serve, but nothing is published.
 func TestTwoMastersWithoutAWitness(t *testing.T) {
+	t.Parallel()
 	m, _ := startMasters(t, false)
 	m.push(m.a, "app/web:1")
 	m.equal(m.a, m.b, m.gd)
@@ -159,6 +160,10 @@ func TestTwoMastersWithoutAWitness(t *testing.T) {
 		s.document(&doc, "tree", "hq")
 		if g := doc.Groups[0]; g.Group != "hq" || g.State != "synced" || g.Reason != words {
 			t.Errorf("tree -o json says %+v", g)
+		}
+		out, code := s.ctl("doctor")
+		if err := says(string(out), "two members with a vote: while either is down, nothing is published", "a witness"); err != nil || code != 0 {
+			t.Errorf("doctor: exit %d: %v", code, err)
 		}
 	}
 	for _, s := range []*site{m.a, m.b} {
