@@ -37,7 +37,7 @@ func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv
 		Repository: ref.Repository, Tag: ref.Tag, Target: target, Site: a.cfg.Site,
 		Winner: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Reason: reason,
 	}
-	if at := a.pushes.get(ref.String()); !at.IsZero() {
+	if at := a.pushes.of(ref.String(), ours); !at.IsZero() {
 		c.PushedAt = timestamppb.New(at)
 	}
 	err = a.change(ctx, "sweep", &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: c}}})

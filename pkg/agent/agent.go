@@ -81,9 +81,10 @@ type Agent struct {
 	sweeper  *sweeper
 	keeping  keeping
 
-	pushes  pushes // when a ref was last said to be pushed
-	noted   noted  // referrers that were said to be pushed
-	entered pushes // when referrers of a ref were last entered again
+	pushes   pushes // when a ref was last said to be pushed
+	noted    noted  // referrers that were said to be pushed
+	entered  pushes // when referrers of a ref were last entered again
+	disputed pushes // what lost against the catalog, and when that was seen first
 
 	standby  standby  // refs for which others of the shared storage work
 	underway underway // what deliveries bring into the registry

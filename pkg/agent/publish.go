@@ -31,7 +31,7 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 	if err != nil {
 		return nil, err
 	}
-	pushed := a.pushes.get(ref.String())
+	pushed := a.pushes.of(ref.String(), digest)
 	if pushed.IsZero() {
 		pushed = time.Now()
 	}
@@ -149,7 +149,7 @@ func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 		a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, wait)
 		return false, nil
 	}
-	a.entered.note(ref.String(), time.Now())
+	a.entered.note(ref.String(), "", time.Now())
 	lost, err := a.forgetLost(ctx, ref, unlisted)
 	if err != nil || lost == 0 {
 		return false, err

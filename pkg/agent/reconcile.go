@@ -52,27 +52,64 @@ func (a *Agent) waitForCatalog(ctx context.Context) bool {
 // pushes remembers when refs were last said to be pushed. A push that is known to have come after the agent is not one that "was there before".
 type pushes struct {
 	mu sync.Mutex
-	at map[string]time.Time
+	at map[string]pushed
+}
+
+// pushed is the last push of a ref that was told of.
+type pushed struct {
+	at     time.Time
+	digest string // empty: not told
 }
 
 // maxPushes bounds it; it only sharpens judgement, so old ones may go.
 const maxPushes = 10_000
 
-func (p *pushes) note(ref string, at time.Time) {
+func (p *pushes) note(ref, digest string, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.at == nil || len(p.at) >= maxPushes {
-		p.at = map[string]time.Time{}
+		p.at = map[string]pushed{}
 	}
-	if at.After(p.at[ref]) {
-		p.at[ref] = at
+	if at.After(p.at[ref].at) {
+		p.at[ref] = pushed{at, digest}
 	}
 }
 
+// get says when a ref was last said to be pushed; zero: never.
 func (p *pushes) get(ref string) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.at[ref]
+	return p.at[ref].at
+}
+
+// hookPatience is how long a notification of what a registry shows already may be on its way.
+const hookPatience = 2 * time.Second
+
+// since notes that a ref shows a digest, and says since when that is known.
+func (p *pushes) since(ref, digest string) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last, ok := p.at[ref]; ok && last.digest == digest {
+		return last.at
+	}
+	if p.at == nil || len(p.at) >= maxPushes {
+		p.at = map[string]pushed{}
+	}
+	now := time.Now()
+	p.at[ref] = pushed{now, digest}
+	return now
+}
+
+// of is get for what the registry shows now: zero when the last push that was told of was of something else. Then there was a later one, of which nothing was told, and the
+// time of the earlier must not be taken for its.
+func (p *pushes) of(ref, digest string) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.at[ref]
+	if last.digest != "" && digest != "" && last.digest != digest {
+		return time.Time{}
+	}
+	return last.at
 }
 
 // work takes keys from the queue until ctx ends.
@@ -219,6 +256,13 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	if v.Action != reconcile.None {
 		a.logger.Debug("ref was judged", "ref", ref.String(), "revision", rec.GetRevision(), "action", v.Action.String(), "reason", v.Reason)
 	}
+	if v.Action == reconcile.Conflict && in.PushedAt.IsZero() {
+		// When it was pushed may be about to be told, and then decides.
+		if wait := hookPatience - time.Since(a.disputed.since(ref.String(), ours)); wait > 0 {
+			a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, wait)
+			return nil
+		}
+	}
 	if v, err = a.together(ctx, ref, rec, st, ours, v); err != nil {
 		return err
 	}
@@ -338,7 +382,7 @@ func (a *Agent) observe(ctx context.Context, ref catalog.Ref) (string, error) {
 func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefState, ours string) reconcile.Input {
 	snap := a.node.Catalog()
 	set := snap.Settings()
-	pushed := a.pushes.get(ref.String())
+	pushed := a.pushes.of(ref.String(), ours)
 	now := unpruned(snap, rec, counted(snap, st))
 	in := reconcile.Input{
 		Place: reconcile.Below, Ours: reconcile.Side{Known: true, Digest: ours},
@@ -352,7 +396,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 		in.PublishMatch = publishable(set.GetPublish(), ref)
 		in.Deletes = set.GetPublish().GetDeletes()
 		// Found by the first sweep, and not moved since.
-		in.Existing = st.BaseRevision == 0 && st.Base == ours && ours != "" && pushed.IsZero()
+		in.Existing = st.BaseRevision == 0 && st.Base == ours && ours != "" && a.pushes.get(ref.String()).IsZero()
 	}
 	return in
 }

@@ -255,7 +255,7 @@ func (a *Agent) notice(ctx context.Context, ev registry.Event) {
 			at = time.Now()
 		}
 		if ev.Action == registry.ActionPush {
-			a.pushes.note(ev.Repository+":"+ev.Tag, at)
+			a.pushes.note(ev.Repository+":"+ev.Tag, ev.Digest, at)
 		}
 		a.queue.add(key{repository: ev.Repository, tag: ev.Tag})
 	case ev.Digest != "" && hq && ev.Action == registry.ActionPush:
