@@ -42,6 +42,7 @@ func carries(t testing.TB, hq *site, group, but string) (name string) {
 // TestCarrierLost: in a province of three the root's registry ends, then the carrier's agent and then the carrier's registry in mid blob. Another member fetches each time, the province
 // goes on, and over the link to headquarters comes only once more what was in flight.
 func TestCarrierLost(t *testing.T) {
+	t.Parallel()
 	const group, size = "hq/gd", 16 * mib
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true},

@@ -91,6 +91,7 @@ func shows(t testing.TB, s *site, ref, digest string) {
 }
 
 func TestOneSiteToOneSite(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"})
 	digest := push(t, sites["hq-a"], "app/web:1.0", image(t, 1<<20, 3))
 	shows(t, sites["gd-a"], "app/web:1.0", digest)
@@ -105,6 +106,7 @@ func TestOneSiteToOneSite(t *testing.T) {
 }
 
 func TestThreeTiersFromAnyHeadquartersRegistry(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq"},
 		spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz"},
@@ -146,6 +148,7 @@ func TestThreeTiersFromAnyHeadquartersRegistry(t *testing.T) {
 }
 
 func TestFollowersTakeNothingFromTheParent(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd"}, spec{name: "gd-b", group: "hq/gd"}, spec{name: "gd-c", group: "hq/gd"},
@@ -163,6 +166,7 @@ func TestFollowersTakeNothingFromTheParent(t *testing.T) {
 }
 
 func TestKilledAgentCatchesUp(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq"},
 		spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz"},
@@ -187,6 +191,7 @@ func TestKilledAgentCatchesUp(t *testing.T) {
 
 // TestTagPushedAgainEndsAsTheLast: no site ever shows an older digest after a newer one, seen by pollers that ask all the time.
 func TestTagPushedAgainEndsAsTheLast(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq"}, spec{name: "gd-a", group: "hq/gd"})
 	const ref = "app/web:latest"
 	var images []ggcr.Image

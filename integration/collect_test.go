@@ -28,6 +28,7 @@ func stored(t testing.TB, dir string) (n int64) {
 // TestEmbeddedRegistryCollects: what was unpublished stays as long as it can be undone, and goes from the disk when its hold is released; what was collected is delivered and
 // published again like any other content.
 func TestEmbeddedRegistryCollects(t *testing.T) {
+	t.Parallel()
 	const layers = 2 * mib
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: "sweep: {interval: 1s}\n", keys: ", gc: {interval: 500ms, grace: 1s}"})
 	hq := sites["hq-a"]
@@ -97,6 +98,7 @@ func TestEmbeddedRegistryCollects(t *testing.T) {
 
 // TestCollectionSparesADelivery: what a delivery has brought stays, though no tag leads to it for longer than the grace, and crosses the link once.
 func TestCollectionSparesADelivery(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true}, spec{name: "gd-a", group: "hq/gd", keys: ", gc: {interval: 200ms, grace: 500ms}"},
 	)

@@ -232,6 +232,7 @@ func pushTyped(t testing.TB, s *site, repo, tag string, img ggcr.Image, want ...
 
 // TestContent lets every kind of content pass through one fabric.
 func TestContent(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-c", group: "hq"},
 		spec{name: "gd-a", group: "hq/gd", counted: true}, spec{name: "sz-a", group: "hq/gd/sz"},

@@ -21,6 +21,7 @@ func gone(t testing.TB, s *site, ref string) error {
 
 // TestDeletionTravelsWherePolicySaysSo: with publish.deletes a tag that is deleted at headquarters goes everywhere, and its neighbours stay.
 func TestDeletionTravelsWherePolicySaysSo(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: "publish: {deletes: propagate}\n"}, spec{name: "gd-a", group: "hq/gd"})
 	img := image(t, 1<<16, 1)
 	digest := push(t, sites["hq-a"], "app/web:1", img)

@@ -28,6 +28,7 @@ func (s *site) heldDeletions() int {
 
 // TestMassDeletionWaitsForAWord: a registry of headquarters from which most tags vanish, while its agent looks on and while it is down, loses none of them for anybody else, until somebody says so.
 func TestMassDeletionWaitsForAWord(t *testing.T) {
+	t.Parallel()
 	const policy, often = "publish: {deletes: propagate}\n", "sweep: {interval: 2s}\n"
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: policy + often, registry: true}, spec{name: "hq-b", group: "hq", extra: policy + often},
 		spec{name: "hq-c", group: "hq", extra: policy + often}, spec{name: "gd-a", group: "hq/gd", extra: often})

@@ -51,6 +51,7 @@ func (c checked) is(state string, words ...string) error {
 // TestDoctor: a group of two Harbors is told what it can't survive; a robot that lacks rights, a member that is down and a parent that does not answer are named, with a mend.
 // The scratch repository is left clean, and nothing of it is published.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	good := serveFake(t, "harbor", harbortest.Config{Knobs: harbortest.Knobs{DeleteRight: true}})
 	poor := serveFake(t, "harbor", harbortest.Config{Knobs: harbortest.Knobs{NoProjectRight: true}})
 	plain := serveFake(t, "oci", harbortest.Config{Knobs: harbortest.Knobs{Plain: true, NoTagDelete: true}})
@@ -121,6 +122,7 @@ func TestDoctor(t *testing.T) {
 
 // TestDamagedElsewhere: a registry that is not the agent's own keeps a damaged file whatever is pushed. That is said, with the file's name; once that is removed, the rest goes by itself.
 func TestDamagedElsewhere(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd", registry: true})
 	hq, gd := sites["hq-a"], sites["gd-a"]
 	img := image(t, 20<<10, 1)

@@ -27,6 +27,7 @@ func refState(t testing.TB, hq *site, ref, at, state string, words ...string) {
 // TestDrift: somebody pushes, retags and deletes in the provinces. Each does with it what its file says, and says so; what headquarters never had is not touched; and the next push at
 // headquarters is delivered whatever was done before.
 func TestDrift(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq"},
 		spec{name: "re-a", group: "hq/re"},

@@ -83,19 +83,34 @@ type site struct {
 	log *bytes.Buffer
 }
 
-// freeAddr reserves a loopback address for the time of the test run: ports are not handed out twice, since the listeners stay open until all are chosen.
+// lastPort was handed out last. Ports lie below those that the kernel gives to whoever asks for any, and none is handed out twice before all were: so one that was let go of for a process
+// that is about to start, or to start again, is nobody else's, whatever runs beside it.
+var lastPort atomic.Uint32
+
+const (
+	firstPort = 12000
+	ports     = 20000
+)
+
+// addresses hands out loopback addresses, and keeps them until all are chosen.
 type addresses struct {
 	t    testing.TB
 	open []net.Listener
 }
 
 func (a *addresses) next() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		a.t.Fatal(err)
+	lastPort.CompareAndSwap(0, uint32(os.Getpid()*97%ports)) // another run of these tests begins elsewhere
+	var err error
+	for range 100 {
+		var l net.Listener
+		l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+lastPort.Add(1)%ports))
+		if err == nil {
+			a.open = append(a.open, l)
+			return l.Addr().String()
+		}
 	}
-	a.open = append(a.open, l)
-	return l.Addr().String()
+	a.t.Fatal(err)
+	return ""
 }
 
 func (a *addresses) release() {

@@ -34,6 +34,7 @@ func (s *site) document(into any, args ...string) {
 
 // TestUnpublishAndUndo: a deletion travels, what was deleted is held at each site, and its undoing moves no content.
 func TestUnpublishAndUndo(t *testing.T) {
+	t.Parallel()
 	const often = "sweep: {interval: 2s}\n"
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true, extra: often}, spec{name: "hq-b", group: "hq", counted: true, extra: often},
@@ -116,6 +117,7 @@ type conflictDoc struct {
 // TestConflict: two Harbors and a witness; a tag that was pushed differently at both while one's agent was away is shown as the catalog has it, the other push is kept and listed, and
 // settling it either way ends the matter everywhere.
 func TestConflict(t *testing.T) {
+	t.Parallel()
 	const often = "sweep: {interval: 2s}\n"
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", registry: true, extra: often}, spec{name: "hq-b", group: "hq", registry: true, extra: often},

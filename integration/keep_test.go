@@ -22,6 +22,7 @@ func stateAt(t testing.TB, asked *site, ref, name string) string {
 // TestKeepTheNewest: a province shows the newest tags of each repository, removes those that it delivered when newer ones come, and takes them back when these go. What somebody put there is not touched,
 // and a city below that wants all gets all.
 func TestKeepTheNewest(t *testing.T) {
+	t.Parallel()
 	const often = "sweep: {interval: 2s}\n"
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", extra: often},
@@ -120,6 +121,7 @@ func TestKeepTheNewest(t *testing.T) {
 
 // TestKeepEndsADelivery: what falls out of what is kept while it is on its way is not fetched to its end.
 func TestKeepEndsADelivery(t *testing.T) {
+	t.Parallel()
 	const size = 16 * mib
 	sites := start(t, spec{name: "hq-a", group: "hq"},
 		spec{name: "gd-a", group: "hq/gd", extra: "subscribe: {keep: 1}\nlimits: {download: 8Mbps}\nsweep: {interval: 2s}\n"})

@@ -101,6 +101,7 @@ func between(t testing.TB, what string, got, low, high int64) {
 }
 
 func TestBlobsCrossEachLinkOnce(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd", counted: true}, spec{name: "gd-b", group: "hq/gd", counted: true},
@@ -144,6 +145,7 @@ func spooled(t testing.TB, s *site) int {
 }
 
 func TestTwoLinksCarryEachBlobOnce(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true}, spec{name: "gd-a", group: "hq/gd", counted: true}, spec{name: "sz-a", group: "hq/gd/sz"},
 	)
@@ -196,6 +198,7 @@ func TestCityReceivesBeforeProvinceHasHalf(t *testing.T) {
 }
 
 func TestKilledInMidBlobOnlyPiecesInFlightComeAgain(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, killed, extra string }{
 		{"child", "gd-a", ""},
 		{"parent", "hq-a", ""},
@@ -248,6 +251,7 @@ func rootOf(t testing.TB, sites map[string]*site, ask *site) *site {
 }
 
 func TestRootOfHeadquartersKilledDuringCascade(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true}, spec{name: "hq-b", group: "hq", counted: true}, spec{name: "hq-c", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz"},

@@ -52,6 +52,7 @@ func raised(t testing.TB, s *site, was string) string {
 // TestLostRegistries: headquarters lets deletions travel, and one of its registries is wiped, then restored from an old backup. Neither is taken for deletions or for pushes: it is
 // filled again, and no other site goes back.
 func TestLostRegistries(t *testing.T) {
+	t.Parallel()
 	const policy = "publish: {deletes: propagate}\n"
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", registry: true, extra: policy}, spec{name: "hq-b", group: "hq", registry: true, extra: policy},

@@ -17,6 +17,7 @@ func deleteTag(t testing.TB, s *site, ref string) {
 
 // TestDeletedAtOneEndPushedAtTheOther: two masters cannot hear of each other, and deletions travel. A push outweighs a deletion, whichever end made which; where nobody pushed, the deletion counts at both.
 func TestDeletedAtOneEndPushedAtTheOther(t *testing.T) {
+	t.Parallel()
 	const policy = "publish: {deletes: propagate}\n"
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", registry: true, extra: policy}, spec{name: "hq-b", group: "hq", registry: true, extra: policy},
@@ -62,6 +63,7 @@ func loseData(s *site) {
 // TestAgentsDataLost: an agent comes back with an empty disk beside a registry that is as it was. Nothing that is there crosses a link again, nothing old is taken for a push, and what was pushed
 // meanwhile is.
 func TestAgentsDataLost(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", registry: true, counted: true}, spec{name: "hq-b", group: "hq", registry: true},
 		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n"},

@@ -14,6 +14,7 @@ import (
 
 // TestAcknowledgedPublishSurvivesItsOrigin: when publish has ended with success, the site that it was pushed to may be lost.
 func TestAcknowledgedPublishSurvivesItsOrigin(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq", counted: true}, spec{name: "hq-c", group: "hq", counted: true}, spec{name: "gd-a", group: "hq/gd"},
 	)

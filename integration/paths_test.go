@@ -35,6 +35,7 @@ func attachedTo(t testing.TB, s *site, parent string) {
 // TestFallbackParents: a whole province is gone. Its city follows headquarters itself, receives what is pushed, and goes back when the province has returned: without being sent its records anew,
 // and without a byte of content twice, whichever way it came.
 func TestFallbackParents(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd", counted: true}, spec{name: "gd-b", group: "hq/gd", counted: true},
@@ -103,6 +104,7 @@ func (s *site) resubscribed(patterns ...string) {
 
 // TestScopesOnALiveTree: a city, then its province, subscribe to more and to less. What is new is back-filled, what is there is not sent again, what left the scope stays as it was and is no longer moved.
 func TestScopesOnALiveTree(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd", counted: true, extra: "subscribe: {repositories: [\"app/**\"]}\n"},

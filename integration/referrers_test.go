@@ -26,6 +26,7 @@ func overwrite(t testing.TB, s *site, repo, subject string) {
 
 // TestReferrersWrittenOverBelow: a client in a city writes over the list of an image's signatures; they are entered again, and what it added itself stays.
 func TestReferrersWrittenOverBelow(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz"})
 	const repo = "app/signed"
 	subject := push(t, sites["hq-a"], repo+":1", image(t, 1<<14, 1))
@@ -40,6 +41,7 @@ func TestReferrersWrittenOverBelow(t *testing.T) {
 
 // TestDeletedReferrer: a signature that is deleted at one headquarters registry does not come back there, and stays elsewhere.
 func TestDeletedReferrer(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: "sweep: {interval: 2s}\n"}, spec{name: "gd-a", group: "hq/gd"})
 	hq := sites["hq-a"]
 	const repo = "app/signed"

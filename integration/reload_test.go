@@ -10,6 +10,7 @@ import (
 )
 
 func TestSIGHUPReloadsRates(t *testing.T) {
+	t.Parallel()
 	s := start(t, spec{name: "hq-a", group: "hq"})["hq-a"]
 	reload := func(config, want string) {
 		t.Helper()

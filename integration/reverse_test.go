@@ -39,6 +39,7 @@ func wipe(t testing.TB, sites ...*site) {
 // TestReverseFetch: headquarters and a province lose their registries, and a city alone has what was published. It comes back through the connections that the groups below hold open, though
 // nobody can dial them.
 func TestReverseFetch(t *testing.T) {
+	t.Parallel()
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", registry: true},
 		spec{name: "gd-a", group: "hq/gd"}, spec{name: "hn-a", group: "hq/hn", extra: "subscribe: {repositories: [\"none/**\"]}\n"},
@@ -64,6 +65,7 @@ func TestReverseFetch(t *testing.T) {
 
 // TestReverseFetchWithCertificates: all three members of headquarters lose their registries. One of them has connections to the groups below, and the others get the content through it.
 func TestReverseFetchWithCertificates(t *testing.T) {
+	t.Parallel()
 	issue := authority(t)
 	specs := []spec{
 		{name: "hq-a", group: "hq"}, {name: "hq-b", group: "hq"}, {name: "hq-c", group: "hq"}, {name: "gd-a", group: "hq/gd"}, {name: "gd-b", group: "hq/gd"}, {name: "gd-c", group: "hq/gd"},

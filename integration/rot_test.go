@@ -54,6 +54,7 @@ func (s *site) intact(digest string) error {
 
 // TestLostManifestIsNoDeletion: headquarters lets deletions travel, and one of its registries loses the manifest of a tag. That is damage: nothing is deleted anywhere.
 func TestLostManifestIsNoDeletion(t *testing.T) {
+	t.Parallel()
 	const policy = "publish: {deletes: propagate}\nsweep: {interval: 1s}\n"
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: policy}, spec{name: "hq-b", group: "hq", extra: policy},
 		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n" + policy}, spec{name: "gd-a", group: "hq/gd"})
@@ -79,6 +80,7 @@ func TestLostManifestIsNoDeletion(t *testing.T) {
 
 // TestScrub: content that rots or goes missing behind the registries' backs is mended with nobody asking, in a city, in a province and at headquarters, and an event tells of it.
 func TestScrub(t *testing.T) {
+	t.Parallel()
 	const often = "scrub: {interval: 2s}\n"
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: often}, spec{name: "hq-b", group: "hq", extra: often},
 		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n"},

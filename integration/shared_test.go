@@ -28,6 +28,7 @@ func (s *site) received() float64 {
 
 // TestSharedStorage: a blob comes to a storage that two registries share once, by one of them; the other sees it there. So do a deletion, its undoing and a repair.
 func TestSharedStorage(t *testing.T) {
+	t.Parallel()
 	keys := sharing(t, "nas")
 	sites := start(t, spec{name: "hq-a", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd", keys: keys, extra: "sweep: {interval: 2s}\n"}, spec{name: "gd-b", group: "hq/gd", keys: keys, extra: "sweep: {interval: 2s}\n"},
@@ -74,6 +75,7 @@ func TestSharedStorage(t *testing.T) {
 
 // TestSharedStorage_Takeover: the member that delivers to a shared storage is killed in the middle of a blob, and the other one finishes.
 func TestSharedStorage_Takeover(t *testing.T) {
+	t.Parallel()
 	keys := sharing(t, "nas")
 	sites := start(t, spec{name: "hq-a", group: "hq", counted: true},
 		spec{name: "gd-a", group: "hq/gd", keys: keys}, spec{name: "gd-b", group: "hq/gd", keys: keys}, spec{name: "gd-w", group: "hq/gd", extra: noRegistry})
@@ -107,6 +109,7 @@ func TestSharedStorage_Takeover(t *testing.T) {
 
 // TestSharedStorage_Headquarters: of two members over one storage both notice a push; one revision comes of it, no conflict, and one copy.
 func TestSharedStorage_Headquarters(t *testing.T) {
+	t.Parallel()
 	keys := sharing(t, "nas")
 	const often = "sweep: {interval: 1s}\n"
 	sites := start(t, spec{name: "hq-a", group: "hq", keys: keys, extra: often}, spec{name: "hq-b", group: "hq", keys: keys, extra: often},

@@ -38,6 +38,7 @@ func tlsConfig(dir string) string {
 
 // TestEmbeddedRegistryTellsWhereHTTPHasTLS: the agent hears at once of pushes to its own registry, whoever may have signed the certificate for its webhooks.
 func TestEmbeddedRegistryTellsWhereHTTPHasTLS(t *testing.T) {
+	t.Parallel()
 	hq := start(t, spec{name: "hq-a", group: "hq"})["hq-a"]
 	gd := lay(t, hq, spec{name: "gd-a", group: "hq/gd"})
 	issue := authority(t)
@@ -89,6 +90,7 @@ func (s *site) quietAs(flags []string, ref string) {
 }
 
 func TestMutualTLS(t *testing.T) {
+	t.Parallel()
 	issue := authority(t)
 	site := func(name, group string) spec {
 		return spec{name: name, group: group, extra: tlsConfig(issue("--group", group, "--site", name))}
@@ -140,6 +142,7 @@ func TestMutualTLS(t *testing.T) {
 
 // TestForeignCertificateIsRefused: a site with a certificate for another group can't start, and one from another authority can't attach.
 func TestForeignCertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	issue := authority(t)
 	other := authority(t)
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: tlsConfig(issue("--group", "hq", "--site", "hq-a"))})

@@ -65,6 +65,7 @@ func (s *site) finds(of string, args []string, want ...string) {
 
 // TestVerify: what was lost or damaged behind a registry's back is named by ref, kind and digest, and mended with --repair; at headquarters and in a province.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "hq-b", group: "hq"}, spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n"},
 		spec{name: "gd-a", group: "hq/gd", extra: "drift: {deleted: accept}\n"})
 	hq := sites["hq-a"]

@@ -109,7 +109,7 @@ func (a *Agent) amended(ctx context.Context, ref catalog.Ref, in reconcile.Input
 	switch ours := in.Ours.Digest; {
 	case ours == rec.GetTarget().GetDigest() && marked:
 		return reconcile.Verdict{Action: reconcile.Deliver, Reason: "something under it was lost"}, nil
-	case ours == "" && (v.Action == reconcile.Unpublish || marked && v.Action != reconcile.Deliver):
+	case ours == "" && v.Action != reconcile.Deliver && (marked || v.Action == reconcile.Unpublish || v.Action == reconcile.Report || v.Action == reconcile.Accept):
 		listed, err := a.listed(ctx, ref)
 		if err != nil || !listed {
 			return v, err

@@ -178,7 +178,7 @@ func (w *scrubbing) mend(ctx context.Context, item scrubItem, digest string, tro
 func (w *scrubbing) meant(ctx context.Context, rec *catalogv1.Record) (bool, error) {
 	ref := catalog.RefOf(rec)
 	pending, _ := w.a.progress.snapshot()
-	if pending[ref.String()] != nil {
+	if p := pending[ref.String()]; p != nil && p.GetState() != "drifted" && p.GetState() != "accepted" {
 		return false, nil
 	}
 	ours, err := w.a.observe(ctx, ref)
