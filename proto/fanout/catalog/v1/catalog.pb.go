@@ -12,6 +12,7 @@ package catalogv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -126,7 +127,11 @@ type Record struct {
 	// sum is the catalog's rolling sum after this change: see Position.sum.
 	Sum []byte `protobuf:"bytes,12,opt,name=sum,proto3" json:"sum,omitempty"`
 	// traceparent of the publish, as in W3C Trace Context; may be empty.
-	Traceparent   string `protobuf:"bytes,13,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,13,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// releases let groups show something else than the target, oldest first. With releases, deleted says that the groups that none of them names show nothing.
+	Releases []*Release `protobuf:"bytes,14,rep,name=releases,proto3" json:"releases,omitempty"`
+	// max_freeze bounds how long a group may keep this tag as it is; absent: not bounded.
+	MaxFreeze     *durationpb.Duration `protobuf:"bytes,15,opt,name=max_freeze,json=maxFreeze,proto3" json:"max_freeze,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +255,20 @@ func (x *Record) GetTraceparent() string {
 		return x.Traceparent
 	}
 	return ""
+}
+
+func (x *Record) GetReleases() []*Release {
+	if x != nil {
+		return x.Releases
+	}
+	return nil
+}
+
+func (x *Record) GetMaxFreeze() *durationpb.Duration {
+	if x != nil {
+		return x.MaxFreeze
+	}
+	return nil
 }
 
 // Position says how far a group has followed headquarters' catalog.
@@ -1024,6 +1043,12 @@ type Change struct {
 	//	*Change_RestoreCatalog
 	//	*Change_NoteDeletion
 	//	*Change_SettleDeletion
+	//	*Change_StartRollout
+	//	*Change_SteerRollout
+	//	*Change_ObserveRollout
+	//	*Change_SetPolicies
+	//	*Change_SetFreeze
+	//	*Change_SetFreezesAbove
 	Kind          isChange_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1210,6 +1235,60 @@ func (x *Change) GetSettleDeletion() *SettleDeletion {
 	return nil
 }
 
+func (x *Change) GetStartRollout() *StartRollout {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_StartRollout); ok {
+			return x.StartRollout
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSteerRollout() *SteerRollout {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_SteerRollout); ok {
+			return x.SteerRollout
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetObserveRollout() *ObserveRollout {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_ObserveRollout); ok {
+			return x.ObserveRollout
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSetPolicies() *SetPolicies {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_SetPolicies); ok {
+			return x.SetPolicies
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSetFreeze() *SetFreeze {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_SetFreeze); ok {
+			return x.SetFreeze
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetSetFreezesAbove() *SetFreezesAbove {
+	if x != nil {
+		if x, ok := x.Kind.(*Change_SetFreezesAbove); ok {
+			return x.SetFreezesAbove
+		}
+	}
+	return nil
+}
+
 type isChange_Kind interface {
 	isChange_Kind()
 }
@@ -1294,6 +1373,36 @@ type Change_SettleDeletion struct {
 	SettleDeletion *SettleDeletion `protobuf:"bytes,16,opt,name=settle_deletion,json=settleDeletion,proto3,oneof"`
 }
 
+type Change_StartRollout struct {
+	// start_rollout starts a promotion. Headquarters only.
+	StartRollout *StartRollout `protobuf:"bytes,20,opt,name=start_rollout,json=startRollout,proto3,oneof"`
+}
+
+type Change_SteerRollout struct {
+	// steer_rollout is a person's word on one. Headquarters only.
+	SteerRollout *SteerRollout `protobuf:"bytes,21,opt,name=steer_rollout,json=steerRollout,proto3,oneof"`
+}
+
+type Change_ObserveRollout struct {
+	// observe_rollout is what headquarters' root saw of one. Headquarters only.
+	ObserveRollout *ObserveRollout `protobuf:"bytes,22,opt,name=observe_rollout,json=observeRollout,proto3,oneof"`
+}
+
+type Change_SetPolicies struct {
+	// set_policies replaces the delivery policies. Headquarters only.
+	SetPolicies *SetPolicies `protobuf:"bytes,23,opt,name=set_policies,json=setPolicies,proto3,oneof"`
+}
+
+type Change_SetFreeze struct {
+	// set_freeze freezes or thaws this group.
+	SetFreeze *SetFreeze `protobuf:"bytes,24,opt,name=set_freeze,json=setFreeze,proto3,oneof"`
+}
+
+type Change_SetFreezesAbove struct {
+	// set_freezes_above notes what is frozen above. Not at headquarters.
+	SetFreezesAbove *SetFreezesAbove `protobuf:"bytes,25,opt,name=set_freezes_above,json=setFreezesAbove,proto3,oneof"`
+}
+
 func (*Change_Found) isChange_Kind() {}
 
 func (*Change_Publish) isChange_Kind() {}
@@ -1325,6 +1434,18 @@ func (*Change_RestoreCatalog) isChange_Kind() {}
 func (*Change_NoteDeletion) isChange_Kind() {}
 
 func (*Change_SettleDeletion) isChange_Kind() {}
+
+func (*Change_StartRollout) isChange_Kind() {}
+
+func (*Change_SteerRollout) isChange_Kind() {}
+
+func (*Change_ObserveRollout) isChange_Kind() {}
+
+func (*Change_SetPolicies) isChange_Kind() {}
+
+func (*Change_SetFreeze) isChange_Kind() {}
+
+func (*Change_SetFreezesAbove) isChange_Kind() {}
 
 // Found starts headquarters' catalog in a new epoch. It is refused when the catalog has one.
 type Found struct {
@@ -2595,6 +2716,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_ResyncSeen
 	//	*SnapshotItem_Conflict
 	//	*SnapshotItem_Deletion
+	//	*SnapshotItem_Rollout
 	Kind          isSnapshotItem_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2709,6 +2831,15 @@ func (x *SnapshotItem) GetDeletion() *Deletion {
 	return nil
 }
 
+func (x *SnapshotItem) GetRollout() *Rollout {
+	if x != nil {
+		if x, ok := x.Kind.(*SnapshotItem_Rollout); ok {
+			return x.Rollout
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Kind interface {
 	isSnapshotItem_Kind()
 }
@@ -2753,6 +2884,11 @@ type SnapshotItem_Deletion struct {
 	Deletion *Deletion `protobuf:"bytes,8,opt,name=deletion,proto3,oneof"`
 }
 
+type SnapshotItem_Rollout struct {
+	// rollout that is kept.
+	Rollout *Rollout `protobuf:"bytes,20,opt,name=rollout,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Record) isSnapshotItem_Kind() {}
@@ -2768,6 +2904,8 @@ func (*SnapshotItem_ResyncSeen) isSnapshotItem_Kind() {}
 func (*SnapshotItem_Conflict) isSnapshotItem_Kind() {}
 
 func (*SnapshotItem_Deletion) isSnapshotItem_Kind() {}
+
+func (*SnapshotItem_Rollout) isSnapshotItem_Kind() {}
 
 // SnapshotHeader holds the single values of the state.
 type SnapshotHeader struct {
@@ -2795,7 +2933,13 @@ type SnapshotHeader struct {
 	// replacing: the resync under way brings the accepted epoch.
 	Replacing bool `protobuf:"varint,11,opt,name=replacing,proto3" json:"replacing,omitempty"`
 	// restoring is the ID of a restore under way; empty: none.
-	Restoring     string `protobuf:"bytes,12,opt,name=restoring,proto3" json:"restoring,omitempty"`
+	Restoring string `protobuf:"bytes,12,opt,name=restoring,proto3" json:"restoring,omitempty"`
+	// policies in their order.
+	Policies []*Policy `protobuf:"bytes,20,rep,name=policies,proto3" json:"policies,omitempty"`
+	// freeze of this group; absent: none.
+	Freeze *Freeze `protobuf:"bytes,21,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// freezes_above are those of the groups above.
+	FreezesAbove  []*Freeze `protobuf:"bytes,22,rep,name=freezes_above,json=freezesAbove,proto3" json:"freezes_above,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2914,6 +3058,27 @@ func (x *SnapshotHeader) GetRestoring() string {
 	return ""
 }
 
+func (x *SnapshotHeader) GetPolicies() []*Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *SnapshotHeader) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+func (x *SnapshotHeader) GetFreezesAbove() []*Freeze {
+	if x != nil {
+		return x.FreezesAbove
+	}
+	return nil
+}
+
 // ResyncSeen are refs that the resync under way has named so far.
 type ResyncSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3015,18 +3180,1837 @@ func (x *SnapshotTrailer) GetSha256() []byte {
 	return nil
 }
 
+// Plan is how a rollout goes, with everything resolved: what was percentages and patterns in a file are numbers and paths here. It never changes once the rollout has started.
+type Plan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the plan; empty: it was made up for this rollout.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// timezone of windows, as in the IANA database.
+	Timezone string `protobuf:"bytes,2,opt,name=timezone,proto3" json:"timezone,omitempty"`
+	// waves in their order.
+	Waves []*Wave `protobuf:"bytes,3,rep,name=waves,proto3" json:"waves,omitempty"`
+	// all_groups: the waves name every group that headquarters knew.
+	AllGroups     bool `protobuf:"varint,4,opt,name=all_groups,json=allGroups,proto3" json:"all_groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Plan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Plan) GetTimezone() string {
+	if x != nil {
+		return x.Timezone
+	}
+	return ""
+}
+
+func (x *Plan) GetWaves() []*Wave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *Plan) GetAllGroups() bool {
+	if x != nil {
+		return x.AllGroups
+	}
+	return false
+}
+
+// Wave is a set of groups that get the release together.
+type Wave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name within the plan.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// groups by path, sorted; each in one wave only.
+	Groups []string `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	// max_concurrent is how many groups may be under way at once; at least 1.
+	MaxConcurrent uint32 `protobuf:"varint,3,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
+	// max_failures is how many groups may fail before on_failure is done.
+	MaxFailures uint32 `protobuf:"varint,4,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	// soak is how long the wave is looked at after its last group.
+	Soak *durationpb.Duration `protobuf:"bytes,5,opt,name=soak,proto3" json:"soak,omitempty"`
+	// before: gates that must be passed before the first group.
+	Before []*Gate `protobuf:"bytes,6,rep,name=before,proto3" json:"before,omitempty"`
+	// after: gates that must be passed after the soak.
+	After []*Gate `protobuf:"bytes,7,rep,name=after,proto3" json:"after,omitempty"`
+	// window in which groups may be released; absent: at any time.
+	Window *Window `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"`
+	// on_failure: pause, abort or rollback.
+	OnFailure string `protobuf:"bytes,9,opt,name=on_failure,json=onFailure,proto3" json:"on_failure,omitempty"`
+	// on_offline: wait, skip or fail.
+	OnOffline string `protobuf:"bytes,10,opt,name=on_offline,json=onOffline,proto3" json:"on_offline,omitempty"`
+	// deadline of a group, from its release; of a wave that waits for groups that are offline, from its opening. Zero: none.
+	Deadline      *durationpb.Duration `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wave) Reset() {
+	*x = Wave{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wave) ProtoMessage() {}
+
+func (x *Wave) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wave.ProtoReflect.Descriptor instead.
+func (*Wave) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Wave) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Wave) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Wave) GetMaxConcurrent() uint32 {
+	if x != nil {
+		return x.MaxConcurrent
+	}
+	return 0
+}
+
+func (x *Wave) GetMaxFailures() uint32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+func (x *Wave) GetSoak() *durationpb.Duration {
+	if x != nil {
+		return x.Soak
+	}
+	return nil
+}
+
+func (x *Wave) GetBefore() []*Gate {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Wave) GetAfter() []*Gate {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *Wave) GetWindow() *Window {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Wave) GetOnFailure() string {
+	if x != nil {
+		return x.OnFailure
+	}
+	return ""
+}
+
+func (x *Wave) GetOnOffline() string {
+	if x != nil {
+		return x.OnOffline
+	}
+	return ""
+}
+
+func (x *Wave) GetDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+// Gate is what must be passed.
+type Gate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind of gate.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Gate_Approval
+	//	*Gate_Check
+	Kind          isGate_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gate) Reset() {
+	*x = Gate{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gate) ProtoMessage() {}
+
+func (x *Gate) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gate.ProtoReflect.Descriptor instead.
+func (*Gate) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Gate) GetKind() isGate_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Gate) GetApproval() *Approval {
+	if x != nil {
+		if x, ok := x.Kind.(*Gate_Approval); ok {
+			return x.Approval
+		}
+	}
+	return nil
+}
+
+func (x *Gate) GetCheck() *Check {
+	if x != nil {
+		if x, ok := x.Kind.(*Gate_Check); ok {
+			return x.Check
+		}
+	}
+	return nil
+}
+
+type isGate_Kind interface {
+	isGate_Kind()
+}
+
+type Gate_Approval struct {
+	// approval by a person.
+	Approval *Approval `protobuf:"bytes,1,opt,name=approval,proto3,oneof"`
+}
+
+type Gate_Check struct {
+	// check of an address.
+	Check *Check `protobuf:"bytes,2,opt,name=check,proto3,oneof"`
+}
+
+func (*Gate_Approval) isGate_Kind() {}
+
+func (*Gate_Check) isGate_Kind() {}
+
+// Approval has nothing in it yet.
+type Approval struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Approval) Reset() {
+	*x = Approval{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Approval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Approval) ProtoMessage() {}
+
+func (x *Approval) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Approval.ProtoReflect.Descriptor instead.
+func (*Approval) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+}
+
+// Check asks an address until it answers with a status of 2xx.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// url to GET.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// interval between two attempts.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// timeout after which the gate has failed.
+	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Check) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Check) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Check) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// Window is a set of spans of time that recur.
+type Window struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// allow are spans, each five cron fields, a slash and a duration.
+	Allow         []string `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Window) Reset() {
+	*x = Window{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Window) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Window) ProtoMessage() {}
+
+func (x *Window) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Window.ProtoReflect.Descriptor instead.
+func (*Window) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Window) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+// Release lets groups show something else than the record's base. Of a record's releases the last that names a group counts.
+type Release struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// target that they show; absent: nothing.
+	Target *Descriptor `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// referrers of it, as in Record.
+	Referrers []*Descriptor `protobuf:"bytes,2,rep,name=referrers,proto3" json:"referrers,omitempty"`
+	// groups by path, sorted.
+	Groups []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// rollout that released it; empty: a push in a repository whose delivery is staged, which headquarters' own group shows.
+	Rollout       string `protobuf:"bytes,4,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Release) Reset() {
+	*x = Release{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Release) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Release) ProtoMessage() {}
+
+func (x *Release) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Release.ProtoReflect.Descriptor instead.
+func (*Release) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Release) GetTarget() *Descriptor {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Release) GetReferrers() []*Descriptor {
+	if x != nil {
+		return x.Referrers
+	}
+	return nil
+}
+
+func (x *Release) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Release) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+// Policy says how repositories are delivered. The first that matches counts; without one everything cascades.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the policy.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// repositories are doublestar patterns.
+	Repositories []string `protobuf:"bytes,2,rep,name=repositories,proto3" json:"repositories,omitempty"`
+	// delivery: cascade or staged.
+	Delivery string `protobuf:"bytes,3,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	// max_freeze bounds how long a group may keep its tags; zero: not bounded.
+	MaxFreeze     *durationpb.Duration `protobuf:"bytes,4,opt,name=max_freeze,json=maxFreeze,proto3" json:"max_freeze,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Policy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Policy) GetRepositories() []string {
+	if x != nil {
+		return x.Repositories
+	}
+	return nil
+}
+
+func (x *Policy) GetDelivery() string {
+	if x != nil {
+		return x.Delivery
+	}
+	return ""
+}
+
+func (x *Policy) GetMaxFreeze() *durationpb.Duration {
+	if x != nil {
+		return x.MaxFreeze
+	}
+	return nil
+}
+
+// Rollout is one promotion.
+type Rollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id, random and short.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// items move together.
+	Items []*RolloutItem `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	// plan as it was when it started.
+	Plan *Plan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
+	// phase: pending, staging, running, soaking, awaiting-approval, awaiting-window, paused, succeeded, failed, aborted, rolling-back or rolled-back.
+	Phase string `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"`
+	// reason in words, where the phase needs one.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// resume_phase is what a paused rollout goes back to.
+	ResumePhase string `protobuf:"bytes,6,opt,name=resume_phase,json=resumePhase,proto3" json:"resume_phase,omitempty"`
+	// wave is the index of the one that is open or comes next.
+	Wave uint32 `protobuf:"varint,7,opt,name=wave,proto3" json:"wave,omitempty"`
+	// waves as they stand.
+	Waves []*RolloutWave `protobuf:"bytes,8,rep,name=waves,proto3" json:"waves,omitempty"`
+	// groups as they stand, in the order of waves and then of paths.
+	Groups []*RolloutGroup `protobuf:"bytes,9,rep,name=groups,proto3" json:"groups,omitempty"`
+	// started by.
+	Actor string `protobuf:"bytes,10,opt,name=actor,proto3" json:"actor,omitempty"`
+	// started at, by the machine's clock.
+	Started *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=started,proto3" json:"started,omitempty"`
+	// ended at; absent while it goes on.
+	Ended *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=ended,proto3" json:"ended,omitempty"`
+	// steps that were taken, oldest first; bounded.
+	Steps []*RolloutStep `protobuf:"bytes,13,rep,name=steps,proto3" json:"steps,omitempty"`
+	// superseded_by is the rollout that took its place; empty: none.
+	SupersededBy  string `protobuf:"bytes,14,opt,name=superseded_by,json=supersededBy,proto3" json:"superseded_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rollout) Reset() {
+	*x = Rollout{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rollout) ProtoMessage() {}
+
+func (x *Rollout) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
+func (*Rollout) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Rollout) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Rollout) GetItems() []*RolloutItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *Rollout) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *Rollout) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Rollout) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rollout) GetResumePhase() string {
+	if x != nil {
+		return x.ResumePhase
+	}
+	return ""
+}
+
+func (x *Rollout) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *Rollout) GetWaves() []*RolloutWave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *Rollout) GetGroups() []*RolloutGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Rollout) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Rollout) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *Rollout) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *Rollout) GetSteps() []*RolloutStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Rollout) GetSupersededBy() string {
+	if x != nil {
+		return x.SupersededBy
+	}
+	return ""
+}
+
+// RolloutItem is a ref that moves.
+type RolloutItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository of the ref that moves.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// tag of it.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// source_repository in which the content is; the same, or another from which it is mounted.
+	SourceRepository string `protobuf:"bytes,3,opt,name=source_repository,json=sourceRepository,proto3" json:"source_repository,omitempty"`
+	// source_tag from which the digest was read.
+	SourceTag string `protobuf:"bytes,4,opt,name=source_tag,json=sourceTag,proto3" json:"source_tag,omitempty"`
+	// target that the groups come to show.
+	Target *Descriptor `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
+	// referrers of it.
+	Referrers     []*Descriptor `protobuf:"bytes,6,rep,name=referrers,proto3" json:"referrers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutItem) Reset() {
+	*x = RolloutItem{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutItem) ProtoMessage() {}
+
+func (x *RolloutItem) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutItem.ProtoReflect.Descriptor instead.
+func (*RolloutItem) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RolloutItem) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *RolloutItem) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *RolloutItem) GetSourceRepository() string {
+	if x != nil {
+		return x.SourceRepository
+	}
+	return ""
+}
+
+func (x *RolloutItem) GetSourceTag() string {
+	if x != nil {
+		return x.SourceTag
+	}
+	return ""
+}
+
+func (x *RolloutItem) GetTarget() *Descriptor {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *RolloutItem) GetReferrers() []*Descriptor {
+	if x != nil {
+		return x.Referrers
+	}
+	return nil
+}
+
+// RolloutWave is where a wave stands.
+type RolloutWave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name as in the plan.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// phase: pending, awaiting-window, awaiting-approval, checking, running, soaking, succeeded, failed or skipped.
+	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	// reason in words.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// opened at; absent before.
+	Opened *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened,proto3" json:"opened,omitempty"`
+	// closed at; absent before.
+	Closed *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=closed,proto3" json:"closed,omitempty"`
+	// soaked so far, in elapsed time as roots report it.
+	Soaked *durationpb.Duration `protobuf:"bytes,6,opt,name=soaked,proto3" json:"soaked,omitempty"`
+	// gates passed or under way, those before first.
+	Gates         []*RolloutGate `protobuf:"bytes,7,rep,name=gates,proto3" json:"gates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutWave) Reset() {
+	*x = RolloutWave{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutWave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutWave) ProtoMessage() {}
+
+func (x *RolloutWave) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutWave.ProtoReflect.Descriptor instead.
+func (*RolloutWave) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *RolloutWave) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RolloutWave) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *RolloutWave) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RolloutWave) GetOpened() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
+func (x *RolloutWave) GetClosed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Closed
+	}
+	return nil
+}
+
+func (x *RolloutWave) GetSoaked() *durationpb.Duration {
+	if x != nil {
+		return x.Soaked
+	}
+	return nil
+}
+
+func (x *RolloutWave) GetGates() []*RolloutGate {
+	if x != nil {
+		return x.Gates
+	}
+	return nil
+}
+
+// RolloutGate is what became of a gate.
+type RolloutGate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// after the wave, else before it.
+	After bool `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	// index among those.
+	Index uint32 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// result: waiting, passed or failed.
+	Result string `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	// by whom it was approved or rejected.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// detail: what a check answered, or why a person rejected.
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// attempts of a check.
+	Attempts uint32 `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// took the last attempt.
+	Took *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
+	// waited so far, in elapsed time.
+	Waited *durationpb.Duration `protobuf:"bytes,8,opt,name=waited,proto3" json:"waited,omitempty"`
+	// at: the last change.
+	At            *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutGate) Reset() {
+	*x = RolloutGate{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutGate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutGate) ProtoMessage() {}
+
+func (x *RolloutGate) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutGate.ProtoReflect.Descriptor instead.
+func (*RolloutGate) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *RolloutGate) GetAfter() bool {
+	if x != nil {
+		return x.After
+	}
+	return false
+}
+
+func (x *RolloutGate) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *RolloutGate) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *RolloutGate) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *RolloutGate) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *RolloutGate) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *RolloutGate) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *RolloutGate) GetWaited() *durationpb.Duration {
+	if x != nil {
+		return x.Waited
+	}
+	return nil
+}
+
+func (x *RolloutGate) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// RolloutGroup is where a group stands in a rollout.
+type RolloutGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group by path.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// wave index.
+	Wave uint32 `protobuf:"varint,2,opt,name=wave,proto3" json:"wave,omitempty"`
+	// phase: pending, staging, staged, running, succeeded, failed, skipped, offline, rolling-back or rolled-back.
+	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
+	// reason in words.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// before is what each item showed there before, as digests in the items' order; empty: nothing.
+	Before []string `protobuf:"bytes,5,rep,name=before,proto3" json:"before,omitempty"`
+	// released at; absent before.
+	Released *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=released,proto3" json:"released,omitempty"`
+	// since when the phase is what it is.
+	Since *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=since,proto3" json:"since,omitempty"`
+	// attempts: how often it was released, retries included.
+	Attempts      uint32 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutGroup) Reset() {
+	*x = RolloutGroup{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutGroup) ProtoMessage() {}
+
+func (x *RolloutGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutGroup.ProtoReflect.Descriptor instead.
+func (*RolloutGroup) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *RolloutGroup) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RolloutGroup) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *RolloutGroup) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *RolloutGroup) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RolloutGroup) GetBefore() []string {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *RolloutGroup) GetReleased() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Released
+	}
+	return nil
+}
+
+func (x *RolloutGroup) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *RolloutGroup) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+// RolloutStep is one line of a rollout's history.
+type RolloutStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// at, by the machine's clock.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// actor: a person, or "fanout".
+	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
+	// what happened, in words.
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutStep) Reset() {
+	*x = RolloutStep{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutStep) ProtoMessage() {}
+
+func (x *RolloutStep) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutStep.ProtoReflect.Descriptor instead.
+func (*RolloutStep) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RolloutStep) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *RolloutStep) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *RolloutStep) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// StartRollout starts one. Headquarters only.
+type StartRollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rollout with id, items and plan; all else is the machine's to set.
+	Rollout *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// supersede ends other rollouts of the same refs.
+	Supersede     bool `protobuf:"varint,2,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartRollout) Reset() {
+	*x = StartRollout{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartRollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartRollout) ProtoMessage() {}
+
+func (x *StartRollout) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartRollout.ProtoReflect.Descriptor instead.
+func (*StartRollout) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *StartRollout) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+func (x *StartRollout) GetSupersede() bool {
+	if x != nil {
+		return x.Supersede
+	}
+	return false
+}
+
+// SteerRollout is a person's word on one.
+type SteerRollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the rollout.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// verb: pause, resume, approve, reject, skip, retry, abort or rollback.
+	Verb string `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	// group, for skip and retry.
+	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	// reason in words; may be empty.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SteerRollout) Reset() {
+	*x = SteerRollout{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SteerRollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SteerRollout) ProtoMessage() {}
+
+func (x *SteerRollout) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SteerRollout.ProtoReflect.Descriptor instead.
+func (*SteerRollout) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *SteerRollout) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SteerRollout) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *SteerRollout) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SteerRollout) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ObserveRollout is what headquarters' root saw. It is proposed when something changed, and at times while a rollout soaks or waits.
+type ObserveRollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the rollout.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// groups that were looked at.
+	Groups []*ObservedGroup `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	// check that was made; absent: none.
+	Check *ObservedCheck `protobuf:"bytes,3,opt,name=check,proto3" json:"check,omitempty"`
+	// elapsed time since this root's last observation of this rollout, by its monotonic clock. The first of a term of office has none.
+	Elapsed *durationpb.Duration `protobuf:"bytes,4,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// window_open: the window of the wave that waits is open now. The root judges that, as it has the time zones.
+	WindowOpen    bool `protobuf:"varint,5,opt,name=window_open,json=windowOpen,proto3" json:"window_open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveRollout) Reset() {
+	*x = ObserveRollout{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveRollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveRollout) ProtoMessage() {}
+
+func (x *ObserveRollout) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveRollout.ProtoReflect.Descriptor instead.
+func (*ObserveRollout) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ObserveRollout) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ObserveRollout) GetGroups() []*ObservedGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ObserveRollout) GetCheck() *ObservedCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *ObserveRollout) GetElapsed() *durationpb.Duration {
+	if x != nil {
+		return x.Elapsed
+	}
+	return nil
+}
+
+func (x *ObserveRollout) GetWindowOpen() bool {
+	if x != nil {
+		return x.WindowOpen
+	}
+	return false
+}
+
+// ObservedGroup says how a group is.
+type ObservedGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group by path.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// state: staged (all content is there), delivered (it shows the release), pending (it is on the way), failed, offline or frozen.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// reason in words.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObservedGroup) Reset() {
+	*x = ObservedGroup{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObservedGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObservedGroup) ProtoMessage() {}
+
+func (x *ObservedGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObservedGroup.ProtoReflect.Descriptor instead.
+func (*ObservedGroup) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ObservedGroup) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ObservedGroup) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ObservedGroup) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ObservedCheck is one attempt of a check.
+type ObservedCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// wave index.
+	Wave uint32 `protobuf:"varint,1,opt,name=wave,proto3" json:"wave,omitempty"`
+	// after the wave, else before it.
+	After bool `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	// index of the gate.
+	Index uint32 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// passed: the status was 2xx.
+	Passed bool `protobuf:"varint,4,opt,name=passed,proto3" json:"passed,omitempty"`
+	// detail: the status, or the error.
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// took so long.
+	Took          *durationpb.Duration `protobuf:"bytes,6,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObservedCheck) Reset() {
+	*x = ObservedCheck{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObservedCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObservedCheck) ProtoMessage() {}
+
+func (x *ObservedCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObservedCheck.ProtoReflect.Descriptor instead.
+func (*ObservedCheck) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ObservedCheck) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *ObservedCheck) GetAfter() bool {
+	if x != nil {
+		return x.After
+	}
+	return false
+}
+
+func (x *ObservedCheck) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ObservedCheck) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *ObservedCheck) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *ObservedCheck) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+// SetPolicies replaces the policies.
+type SetPolicies struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// policies in their order.
+	Policies      []*Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicies) Reset() {
+	*x = SetPolicies{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicies) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicies) ProtoMessage() {}
+
+func (x *SetPolicies) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicies.ProtoReflect.Descriptor instead.
+func (*SetPolicies) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *SetPolicies) GetPolicies() []*Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+// Freeze keeps a group and those below it from changing tags.
+type Freeze struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group that said so.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// reason in words.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// by whom.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// since when, by the machine's clock.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// until when; always set.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Freeze) Reset() {
+	*x = Freeze{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Freeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Freeze) ProtoMessage() {}
+
+func (x *Freeze) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
+func (*Freeze) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Freeze) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Freeze) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Freeze) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Freeze) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Freeze) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+// SetFreeze freezes this group. At any tier.
+type SetFreeze struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// freeze of this group; absent: thaw.
+	Freeze        *Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFreeze) Reset() {
+	*x = SetFreeze{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFreeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFreeze) ProtoMessage() {}
+
+func (x *SetFreeze) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFreeze.ProtoReflect.Descriptor instead.
+func (*SetFreeze) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *SetFreeze) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+// SetFreezesAbove notes the freezes of the groups above, as the parent told them. Not at headquarters.
+type SetFreezesAbove struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// freezes in force above, by group.
+	Freezes       []*Freeze `protobuf:"bytes,1,rep,name=freezes,proto3" json:"freezes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFreezesAbove) Reset() {
+	*x = SetFreezesAbove{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFreezesAbove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFreezesAbove) ProtoMessage() {}
+
+func (x *SetFreezesAbove) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFreezesAbove.ProtoReflect.Descriptor instead.
+func (*SetFreezesAbove) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *SetFreezesAbove) GetFreezes() []*Freeze {
+	if x != nil {
+		return x.Freezes
+	}
+	return nil
+}
+
 var File_fanout_catalog_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x1ffanout/catalog/v1/catalog.proto\x12\x11fanout.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"|\n" +
+	"\x1ffanout/catalog/v1/catalog.proto\x12\x11fanout.catalog.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"|\n" +
 	"\n" +
 	"Descriptor\x12\x1d\n" +
 	"\n" +
 	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12#\n" +
-	"\rartifact_type\x18\x04 \x01(\tR\fartifactType\"\xe5\x03\n" +
+	"\rartifact_type\x18\x04 \x01(\tR\fartifactType\"\xd7\x04\n" +
 	"\x06Record\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -3043,7 +5027,10 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	" \x01(\bR\adeleted\x12\x18\n" +
 	"\ahistory\x18\v \x03(\tR\ahistory\x12\x10\n" +
 	"\x03sum\x18\f \x01(\fR\x03sum\x12 \n" +
-	"\vtraceparent\x18\r \x01(\tR\vtraceparent\"d\n" +
+	"\vtraceparent\x18\r \x01(\tR\vtraceparent\x126\n" +
+	"\breleases\x18\x0e \x03(\v2\x1a.fanout.catalog.v1.ReleaseR\breleases\x128\n" +
+	"\n" +
+	"max_freeze\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"d\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x10\n" +
@@ -3098,7 +5085,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x123\n" +
-	"\achanges\x18\x03 \x03(\v2\x19.fanout.catalog.v1.ChangeR\achanges\"\xab\b\n" +
+	"\achanges\x18\x03 \x03(\v2\x19.fanout.catalog.v1.ChangeR\achanges\"\xdf\v\n" +
 	"\x06Change\x120\n" +
 	"\x05found\x18\x01 \x01(\v2\x18.fanout.catalog.v1.FoundH\x00R\x05found\x126\n" +
 	"\apublish\x18\x02 \x01(\v2\x1a.fanout.catalog.v1.PublishH\x00R\apublish\x12<\n" +
@@ -3117,7 +5104,14 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\faccept_epoch\x18\r \x01(\v2\x1e.fanout.catalog.v1.AcceptEpochH\x00R\vacceptEpoch\x12L\n" +
 	"\x0frestore_catalog\x18\x0e \x01(\v2!.fanout.catalog.v1.RestoreCatalogH\x00R\x0erestoreCatalog\x12F\n" +
 	"\rnote_deletion\x18\x0f \x01(\v2\x1f.fanout.catalog.v1.NoteDeletionH\x00R\fnoteDeletion\x12L\n" +
-	"\x0fsettle_deletion\x18\x10 \x01(\v2!.fanout.catalog.v1.SettleDeletionH\x00R\x0esettleDeletionB\x06\n" +
+	"\x0fsettle_deletion\x18\x10 \x01(\v2!.fanout.catalog.v1.SettleDeletionH\x00R\x0esettleDeletion\x12F\n" +
+	"\rstart_rollout\x18\x14 \x01(\v2\x1f.fanout.catalog.v1.StartRolloutH\x00R\fstartRollout\x12F\n" +
+	"\rsteer_rollout\x18\x15 \x01(\v2\x1f.fanout.catalog.v1.SteerRolloutH\x00R\fsteerRollout\x12L\n" +
+	"\x0fobserve_rollout\x18\x16 \x01(\v2!.fanout.catalog.v1.ObserveRolloutH\x00R\x0eobserveRollout\x12C\n" +
+	"\fset_policies\x18\x17 \x01(\v2\x1e.fanout.catalog.v1.SetPoliciesH\x00R\vsetPolicies\x12=\n" +
+	"\n" +
+	"set_freeze\x18\x18 \x01(\v2\x1c.fanout.catalog.v1.SetFreezeH\x00R\tsetFreeze\x12P\n" +
+	"\x11set_freezes_above\x18\x19 \x01(\v2\".fanout.catalog.v1.SetFreezesAboveH\x00R\x0fsetFreezesAboveB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\x05Found\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xd6\x02\n" +
@@ -3215,7 +5209,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\tR\x05epoch\x129\n" +
 	"\tancestors\x18\x06 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x14\n" +
 	"\x05begin\x18\a \x01(\bR\x05begin\x12\x16\n" +
-	"\x06pruned\x18\b \x01(\x04R\x06pruned\"\xe7\x03\n" +
+	"\x06pruned\x18\b \x01(\x04R\x06pruned\"\x9f\x04\n" +
 	"\fSnapshotItem\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.fanout.catalog.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.fanout.catalog.v1.RecordH\x00R\x06record\x123\n" +
@@ -3225,8 +5219,9 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vresync_seen\x18\x06 \x01(\v2\x1d.fanout.catalog.v1.ResyncSeenH\x00R\n" +
 	"resyncSeen\x129\n" +
 	"\bconflict\x18\a \x01(\v2\x1b.fanout.catalog.v1.ConflictH\x00R\bconflict\x129\n" +
-	"\bdeletion\x18\b \x01(\v2\x1b.fanout.catalog.v1.DeletionH\x00R\bdeletionB\x06\n" +
-	"\x04kind\"\xe0\x03\n" +
+	"\bdeletion\x18\b \x01(\v2\x1b.fanout.catalog.v1.DeletionH\x00R\bdeletion\x126\n" +
+	"\arollout\x18\x14 \x01(\v2\x1a.fanout.catalog.v1.RolloutH\x00R\arolloutB\x06\n" +
+	"\x04kind\"\x8a\x05\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
@@ -3240,13 +5235,155 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\baccepted\x18\n" +
 	" \x01(\tR\baccepted\x12\x1c\n" +
 	"\treplacing\x18\v \x01(\bR\treplacing\x12\x1c\n" +
-	"\trestoring\x18\f \x01(\tR\trestoring\" \n" +
+	"\trestoring\x18\f \x01(\tR\trestoring\x125\n" +
+	"\bpolicies\x18\x14 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\x121\n" +
+	"\x06freeze\x18\x15 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12>\n" +
+	"\rfreezes_above\x18\x16 \x03(\v2\x19.fanout.catalog.v1.FreezeR\ffreezesAbove\" \n" +
 	"\n" +
 	"ResyncSeen\x12\x12\n" +
 	"\x04refs\x18\x01 \x03(\tR\x04refs\"?\n" +
 	"\x0fSnapshotTrailer\x12\x14\n" +
 	"\x05items\x18\x01 \x01(\x04R\x05items\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\fR\x06sha256B?Z=github.com/fanout-io/fanout/proto/fanout/catalog/v1;catalogv1b\x06proto3"
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"\x84\x01\n" +
+	"\x04Plan\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\btimezone\x18\x02 \x01(\tR\btimezone\x12-\n" +
+	"\x05waves\x18\x03 \x03(\v2\x17.fanout.catalog.v1.WaveR\x05waves\x12\x1d\n" +
+	"\n" +
+	"all_groups\x18\x04 \x01(\bR\tallGroups\"\xb3\x03\n" +
+	"\x04Wave\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\tR\x06groups\x12%\n" +
+	"\x0emax_concurrent\x18\x03 \x01(\rR\rmaxConcurrent\x12!\n" +
+	"\fmax_failures\x18\x04 \x01(\rR\vmaxFailures\x12-\n" +
+	"\x04soak\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04soak\x12/\n" +
+	"\x06before\x18\x06 \x03(\v2\x17.fanout.catalog.v1.GateR\x06before\x12-\n" +
+	"\x05after\x18\a \x03(\v2\x17.fanout.catalog.v1.GateR\x05after\x121\n" +
+	"\x06window\x18\b \x01(\v2\x19.fanout.catalog.v1.WindowR\x06window\x12\x1d\n" +
+	"\n" +
+	"on_failure\x18\t \x01(\tR\tonFailure\x12\x1d\n" +
+	"\n" +
+	"on_offline\x18\n" +
+	" \x01(\tR\tonOffline\x125\n" +
+	"\bdeadline\x18\v \x01(\v2\x19.google.protobuf.DurationR\bdeadline\"{\n" +
+	"\x04Gate\x129\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.ApprovalH\x00R\bapproval\x120\n" +
+	"\x05check\x18\x02 \x01(\v2\x18.fanout.catalog.v1.CheckH\x00R\x05checkB\x06\n" +
+	"\x04kind\"\n" +
+	"\n" +
+	"\bApproval\"\x85\x01\n" +
+	"\x05Check\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x1e\n" +
+	"\x06Window\x12\x14\n" +
+	"\x05allow\x18\x01 \x03(\tR\x05allow\"\xaf\x01\n" +
+	"\aRelease\x125\n" +
+	"\x06target\x18\x01 \x01(\v2\x1d.fanout.catalog.v1.DescriptorR\x06target\x12;\n" +
+	"\treferrers\x18\x02 \x03(\v2\x1d.fanout.catalog.v1.DescriptorR\treferrers\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\x12\x18\n" +
+	"\arollout\x18\x04 \x01(\tR\arollout\"\x96\x01\n" +
+	"\x06Policy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
+	"\frepositories\x18\x02 \x03(\tR\frepositories\x12\x1a\n" +
+	"\bdelivery\x18\x03 \x01(\tR\bdelivery\x128\n" +
+	"\n" +
+	"max_freeze\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"\xa9\x04\n" +
+	"\aRollout\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
+	"\x05items\x18\x02 \x03(\v2\x1e.fanout.catalog.v1.RolloutItemR\x05items\x12+\n" +
+	"\x04plan\x18\x03 \x01(\v2\x17.fanout.catalog.v1.PlanR\x04plan\x12\x14\n" +
+	"\x05phase\x18\x04 \x01(\tR\x05phase\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12!\n" +
+	"\fresume_phase\x18\x06 \x01(\tR\vresumePhase\x12\x12\n" +
+	"\x04wave\x18\a \x01(\rR\x04wave\x124\n" +
+	"\x05waves\x18\b \x03(\v2\x1e.fanout.catalog.v1.RolloutWaveR\x05waves\x127\n" +
+	"\x06groups\x18\t \x03(\v2\x1f.fanout.catalog.v1.RolloutGroupR\x06groups\x12\x14\n" +
+	"\x05actor\x18\n" +
+	" \x01(\tR\x05actor\x124\n" +
+	"\astarted\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x120\n" +
+	"\x05ended\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x124\n" +
+	"\x05steps\x18\r \x03(\v2\x1e.fanout.catalog.v1.RolloutStepR\x05steps\x12#\n" +
+	"\rsuperseded_by\x18\x0e \x01(\tR\fsupersededBy\"\xff\x01\n" +
+	"\vRolloutItem\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12+\n" +
+	"\x11source_repository\x18\x03 \x01(\tR\x10sourceRepository\x12\x1d\n" +
+	"\n" +
+	"source_tag\x18\x04 \x01(\tR\tsourceTag\x125\n" +
+	"\x06target\x18\x05 \x01(\v2\x1d.fanout.catalog.v1.DescriptorR\x06target\x12;\n" +
+	"\treferrers\x18\x06 \x03(\v2\x1d.fanout.catalog.v1.DescriptorR\treferrers\"\xa0\x02\n" +
+	"\vRolloutWave\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x122\n" +
+	"\x06opened\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x122\n" +
+	"\x06closed\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06closed\x121\n" +
+	"\x06soaked\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06soaked\x124\n" +
+	"\x05gates\x18\a \x03(\v2\x1e.fanout.catalog.v1.RolloutGateR\x05gates\"\xa3\x02\n" +
+	"\vRolloutGate\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\bR\x05after\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x16\n" +
+	"\x06result\x18\x03 \x01(\tR\x06result\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x1a\n" +
+	"\battempts\x18\x06 \x01(\rR\battempts\x12-\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x121\n" +
+	"\x06waited\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06waited\x12*\n" +
+	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x84\x02\n" +
+	"\fRolloutGroup\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04wave\x18\x02 \x01(\rR\x04wave\x12\x14\n" +
+	"\x05phase\x18\x03 \x01(\tR\x05phase\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06before\x18\x05 \x03(\tR\x06before\x126\n" +
+	"\breleased\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\breleased\x120\n" +
+	"\x05since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\battempts\x18\b \x01(\rR\battempts\"c\n" +
+	"\vRolloutStep\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"b\n" +
+	"\fStartRollout\x124\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\x12\x1c\n" +
+	"\tsupersede\x18\x02 \x01(\bR\tsupersede\"`\n" +
+	"\fSteerRollout\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x14\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe8\x01\n" +
+	"\x0eObserveRollout\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\x06groups\x18\x02 \x03(\v2 .fanout.catalog.v1.ObservedGroupR\x06groups\x126\n" +
+	"\x05check\x18\x03 \x01(\v2 .fanout.catalog.v1.ObservedCheckR\x05check\x123\n" +
+	"\aelapsed\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12\x1f\n" +
+	"\vwindow_open\x18\x05 \x01(\bR\n" +
+	"windowOpen\"S\n" +
+	"\rObservedGroup\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xae\x01\n" +
+	"\rObservedCheck\x12\x12\n" +
+	"\x04wave\x18\x01 \x01(\rR\x04wave\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\bR\x05after\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\x12\x16\n" +
+	"\x06passed\x18\x04 \x01(\bR\x06passed\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12-\n" +
+	"\x04took\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04took\"D\n" +
+	"\vSetPolicies\x125\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"\xaa\x01\n" +
+	"\x06Freeze\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\">\n" +
+	"\tSetFreeze\x121\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\"F\n" +
+	"\x0fSetFreezesAbove\x123\n" +
+	"\afreezes\x18\x01 \x03(\v2\x19.fanout.catalog.v1.FreezeR\afreezesB?Z=github.com/fanout-io/fanout/proto/fanout/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_fanout_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -3260,7 +5397,7 @@ func file_fanout_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_fanout_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*Descriptor)(nil),            // 0: fanout.catalog.v1.Descriptor
 	(*Record)(nil),                // 1: fanout.catalog.v1.Record
@@ -3298,78 +5435,156 @@ var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*SnapshotHeader)(nil),        // 33: fanout.catalog.v1.SnapshotHeader
 	(*ResyncSeen)(nil),            // 34: fanout.catalog.v1.ResyncSeen
 	(*SnapshotTrailer)(nil),       // 35: fanout.catalog.v1.SnapshotTrailer
-	nil,                           // 36: fanout.catalog.v1.GroupSettings.LabelsEntry
-	nil,                           // 37: fanout.catalog.v1.Group.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*Plan)(nil),                  // 36: fanout.catalog.v1.Plan
+	(*Wave)(nil),                  // 37: fanout.catalog.v1.Wave
+	(*Gate)(nil),                  // 38: fanout.catalog.v1.Gate
+	(*Approval)(nil),              // 39: fanout.catalog.v1.Approval
+	(*Check)(nil),                 // 40: fanout.catalog.v1.Check
+	(*Window)(nil),                // 41: fanout.catalog.v1.Window
+	(*Release)(nil),               // 42: fanout.catalog.v1.Release
+	(*Policy)(nil),                // 43: fanout.catalog.v1.Policy
+	(*Rollout)(nil),               // 44: fanout.catalog.v1.Rollout
+	(*RolloutItem)(nil),           // 45: fanout.catalog.v1.RolloutItem
+	(*RolloutWave)(nil),           // 46: fanout.catalog.v1.RolloutWave
+	(*RolloutGate)(nil),           // 47: fanout.catalog.v1.RolloutGate
+	(*RolloutGroup)(nil),          // 48: fanout.catalog.v1.RolloutGroup
+	(*RolloutStep)(nil),           // 49: fanout.catalog.v1.RolloutStep
+	(*StartRollout)(nil),          // 50: fanout.catalog.v1.StartRollout
+	(*SteerRollout)(nil),          // 51: fanout.catalog.v1.SteerRollout
+	(*ObserveRollout)(nil),        // 52: fanout.catalog.v1.ObserveRollout
+	(*ObservedGroup)(nil),         // 53: fanout.catalog.v1.ObservedGroup
+	(*ObservedCheck)(nil),         // 54: fanout.catalog.v1.ObservedCheck
+	(*SetPolicies)(nil),           // 55: fanout.catalog.v1.SetPolicies
+	(*Freeze)(nil),                // 56: fanout.catalog.v1.Freeze
+	(*SetFreeze)(nil),             // 57: fanout.catalog.v1.SetFreeze
+	(*SetFreezesAbove)(nil),       // 58: fanout.catalog.v1.SetFreezesAbove
+	nil,                           // 59: fanout.catalog.v1.GroupSettings.LabelsEntry
+	nil,                           // 60: fanout.catalog.v1.Group.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
 }
 var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
-	0,  // 0: fanout.catalog.v1.Record.target:type_name -> fanout.catalog.v1.Descriptor
-	0,  // 1: fanout.catalog.v1.Record.referrers:type_name -> fanout.catalog.v1.Descriptor
-	38, // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
-	38, // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
-	2,  // 4: fanout.catalog.v1.Ancestor.position:type_name -> fanout.catalog.v1.Position
-	4,  // 5: fanout.catalog.v1.Scope.any_of:type_name -> fanout.catalog.v1.Subscription
-	36, // 6: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
-	4,  // 7: fanout.catalog.v1.GroupSettings.subscribe:type_name -> fanout.catalog.v1.Subscription
-	8,  // 8: fanout.catalog.v1.GroupSettings.publish:type_name -> fanout.catalog.v1.PublishSettings
-	9,  // 9: fanout.catalog.v1.GroupSettings.drift:type_name -> fanout.catalog.v1.DriftSettings
-	37, // 10: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
-	5,  // 11: fanout.catalog.v1.Group.demand:type_name -> fanout.catalog.v1.Scope
-	11, // 12: fanout.catalog.v1.Group.sites:type_name -> fanout.catalog.v1.GroupSite
-	38, // 13: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
-	13, // 14: fanout.catalog.v1.Command.changes:type_name -> fanout.catalog.v1.Change
-	14, // 15: fanout.catalog.v1.Change.found:type_name -> fanout.catalog.v1.Found
-	15, // 16: fanout.catalog.v1.Change.publish:type_name -> fanout.catalog.v1.Publish
-	16, // 17: fanout.catalog.v1.Change.unpublish:type_name -> fanout.catalog.v1.Unpublish
-	17, // 18: fanout.catalog.v1.Change.import:type_name -> fanout.catalog.v1.Import
-	18, // 19: fanout.catalog.v1.Change.set_member:type_name -> fanout.catalog.v1.SetMember
-	19, // 20: fanout.catalog.v1.Change.remove_member:type_name -> fanout.catalog.v1.RemoveMember
-	20, // 21: fanout.catalog.v1.Change.set_settings:type_name -> fanout.catalog.v1.SetSettings
-	21, // 22: fanout.catalog.v1.Change.set_group:type_name -> fanout.catalog.v1.SetGroup
-	22, // 23: fanout.catalog.v1.Change.forget_group:type_name -> fanout.catalog.v1.ForgetGroup
-	23, // 24: fanout.catalog.v1.Change.prune:type_name -> fanout.catalog.v1.Prune
-	25, // 25: fanout.catalog.v1.Change.note_conflict:type_name -> fanout.catalog.v1.NoteConflict
-	26, // 26: fanout.catalog.v1.Change.settle_conflict:type_name -> fanout.catalog.v1.SettleConflict
-	30, // 27: fanout.catalog.v1.Change.accept_epoch:type_name -> fanout.catalog.v1.AcceptEpoch
-	31, // 28: fanout.catalog.v1.Change.restore_catalog:type_name -> fanout.catalog.v1.RestoreCatalog
-	28, // 29: fanout.catalog.v1.Change.note_deletion:type_name -> fanout.catalog.v1.NoteDeletion
-	29, // 30: fanout.catalog.v1.Change.settle_deletion:type_name -> fanout.catalog.v1.SettleDeletion
-	0,  // 31: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
-	0,  // 32: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
-	38, // 33: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
-	1,  // 34: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
-	2,  // 35: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
-	3,  // 36: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	5,  // 37: fanout.catalog.v1.Import.demand:type_name -> fanout.catalog.v1.Scope
-	6,  // 38: fanout.catalog.v1.SetMember.member:type_name -> fanout.catalog.v1.Member
-	7,  // 39: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
-	10, // 40: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
-	0,  // 41: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
-	38, // 42: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
-	38, // 43: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
-	24, // 44: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
-	38, // 45: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
-	1,  // 46: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
-	10, // 47: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
-	3,  // 48: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	33, // 49: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
-	1,  // 50: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
-	6,  // 51: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
-	10, // 52: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
-	35, // 53: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
-	34, // 54: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
-	24, // 55: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
-	27, // 56: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
-	2,  // 57: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
-	3,  // 58: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	38, // 59: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
-	7,  // 60: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
-	5,  // 61: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	0,   // 0: fanout.catalog.v1.Record.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 1: fanout.catalog.v1.Record.referrers:type_name -> fanout.catalog.v1.Descriptor
+	61,  // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
+	61,  // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
+	42,  // 4: fanout.catalog.v1.Record.releases:type_name -> fanout.catalog.v1.Release
+	62,  // 5: fanout.catalog.v1.Record.max_freeze:type_name -> google.protobuf.Duration
+	2,   // 6: fanout.catalog.v1.Ancestor.position:type_name -> fanout.catalog.v1.Position
+	4,   // 7: fanout.catalog.v1.Scope.any_of:type_name -> fanout.catalog.v1.Subscription
+	59,  // 8: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
+	4,   // 9: fanout.catalog.v1.GroupSettings.subscribe:type_name -> fanout.catalog.v1.Subscription
+	8,   // 10: fanout.catalog.v1.GroupSettings.publish:type_name -> fanout.catalog.v1.PublishSettings
+	9,   // 11: fanout.catalog.v1.GroupSettings.drift:type_name -> fanout.catalog.v1.DriftSettings
+	60,  // 12: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
+	5,   // 13: fanout.catalog.v1.Group.demand:type_name -> fanout.catalog.v1.Scope
+	11,  // 14: fanout.catalog.v1.Group.sites:type_name -> fanout.catalog.v1.GroupSite
+	61,  // 15: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
+	13,  // 16: fanout.catalog.v1.Command.changes:type_name -> fanout.catalog.v1.Change
+	14,  // 17: fanout.catalog.v1.Change.found:type_name -> fanout.catalog.v1.Found
+	15,  // 18: fanout.catalog.v1.Change.publish:type_name -> fanout.catalog.v1.Publish
+	16,  // 19: fanout.catalog.v1.Change.unpublish:type_name -> fanout.catalog.v1.Unpublish
+	17,  // 20: fanout.catalog.v1.Change.import:type_name -> fanout.catalog.v1.Import
+	18,  // 21: fanout.catalog.v1.Change.set_member:type_name -> fanout.catalog.v1.SetMember
+	19,  // 22: fanout.catalog.v1.Change.remove_member:type_name -> fanout.catalog.v1.RemoveMember
+	20,  // 23: fanout.catalog.v1.Change.set_settings:type_name -> fanout.catalog.v1.SetSettings
+	21,  // 24: fanout.catalog.v1.Change.set_group:type_name -> fanout.catalog.v1.SetGroup
+	22,  // 25: fanout.catalog.v1.Change.forget_group:type_name -> fanout.catalog.v1.ForgetGroup
+	23,  // 26: fanout.catalog.v1.Change.prune:type_name -> fanout.catalog.v1.Prune
+	25,  // 27: fanout.catalog.v1.Change.note_conflict:type_name -> fanout.catalog.v1.NoteConflict
+	26,  // 28: fanout.catalog.v1.Change.settle_conflict:type_name -> fanout.catalog.v1.SettleConflict
+	30,  // 29: fanout.catalog.v1.Change.accept_epoch:type_name -> fanout.catalog.v1.AcceptEpoch
+	31,  // 30: fanout.catalog.v1.Change.restore_catalog:type_name -> fanout.catalog.v1.RestoreCatalog
+	28,  // 31: fanout.catalog.v1.Change.note_deletion:type_name -> fanout.catalog.v1.NoteDeletion
+	29,  // 32: fanout.catalog.v1.Change.settle_deletion:type_name -> fanout.catalog.v1.SettleDeletion
+	50,  // 33: fanout.catalog.v1.Change.start_rollout:type_name -> fanout.catalog.v1.StartRollout
+	51,  // 34: fanout.catalog.v1.Change.steer_rollout:type_name -> fanout.catalog.v1.SteerRollout
+	52,  // 35: fanout.catalog.v1.Change.observe_rollout:type_name -> fanout.catalog.v1.ObserveRollout
+	55,  // 36: fanout.catalog.v1.Change.set_policies:type_name -> fanout.catalog.v1.SetPolicies
+	57,  // 37: fanout.catalog.v1.Change.set_freeze:type_name -> fanout.catalog.v1.SetFreeze
+	58,  // 38: fanout.catalog.v1.Change.set_freezes_above:type_name -> fanout.catalog.v1.SetFreezesAbove
+	0,   // 39: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 40: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
+	61,  // 41: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
+	1,   // 42: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
+	2,   // 43: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
+	3,   // 44: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	5,   // 45: fanout.catalog.v1.Import.demand:type_name -> fanout.catalog.v1.Scope
+	6,   // 46: fanout.catalog.v1.SetMember.member:type_name -> fanout.catalog.v1.Member
+	7,   // 47: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
+	10,  // 48: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
+	0,   // 49: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
+	61,  // 50: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
+	61,  // 51: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
+	24,  // 52: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
+	61,  // 53: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
+	1,   // 54: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
+	10,  // 55: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
+	3,   // 56: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	33,  // 57: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
+	1,   // 58: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
+	6,   // 59: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
+	10,  // 60: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
+	35,  // 61: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
+	34,  // 62: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
+	24,  // 63: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
+	27,  // 64: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
+	44,  // 65: fanout.catalog.v1.SnapshotItem.rollout:type_name -> fanout.catalog.v1.Rollout
+	2,   // 66: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
+	3,   // 67: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	61,  // 68: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	7,   // 69: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
+	5,   // 70: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
+	43,  // 71: fanout.catalog.v1.SnapshotHeader.policies:type_name -> fanout.catalog.v1.Policy
+	56,  // 72: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
+	56,  // 73: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
+	37,  // 74: fanout.catalog.v1.Plan.waves:type_name -> fanout.catalog.v1.Wave
+	62,  // 75: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
+	38,  // 76: fanout.catalog.v1.Wave.before:type_name -> fanout.catalog.v1.Gate
+	38,  // 77: fanout.catalog.v1.Wave.after:type_name -> fanout.catalog.v1.Gate
+	41,  // 78: fanout.catalog.v1.Wave.window:type_name -> fanout.catalog.v1.Window
+	62,  // 79: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
+	39,  // 80: fanout.catalog.v1.Gate.approval:type_name -> fanout.catalog.v1.Approval
+	40,  // 81: fanout.catalog.v1.Gate.check:type_name -> fanout.catalog.v1.Check
+	62,  // 82: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
+	62,  // 83: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
+	0,   // 84: fanout.catalog.v1.Release.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 85: fanout.catalog.v1.Release.referrers:type_name -> fanout.catalog.v1.Descriptor
+	62,  // 86: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
+	45,  // 87: fanout.catalog.v1.Rollout.items:type_name -> fanout.catalog.v1.RolloutItem
+	36,  // 88: fanout.catalog.v1.Rollout.plan:type_name -> fanout.catalog.v1.Plan
+	46,  // 89: fanout.catalog.v1.Rollout.waves:type_name -> fanout.catalog.v1.RolloutWave
+	48,  // 90: fanout.catalog.v1.Rollout.groups:type_name -> fanout.catalog.v1.RolloutGroup
+	61,  // 91: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
+	61,  // 92: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
+	49,  // 93: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
+	0,   // 94: fanout.catalog.v1.RolloutItem.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 95: fanout.catalog.v1.RolloutItem.referrers:type_name -> fanout.catalog.v1.Descriptor
+	61,  // 96: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
+	61,  // 97: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
+	62,  // 98: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
+	47,  // 99: fanout.catalog.v1.RolloutWave.gates:type_name -> fanout.catalog.v1.RolloutGate
+	62,  // 100: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
+	62,  // 101: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
+	61,  // 102: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
+	61,  // 103: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
+	61,  // 104: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
+	61,  // 105: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
+	44,  // 106: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
+	53,  // 107: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
+	54,  // 108: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
+	62,  // 109: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
+	62,  // 110: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
+	43,  // 111: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
+	61,  // 112: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	61,  // 113: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	56,  // 114: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
+	56,  // 115: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
+	116, // [116:116] is the sub-list for method output_type
+	116, // [116:116] is the sub-list for method input_type
+	116, // [116:116] is the sub-list for extension type_name
+	116, // [116:116] is the sub-list for extension extendee
+	0,   // [0:116] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }
@@ -3394,6 +5609,12 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 		(*Change_RestoreCatalog)(nil),
 		(*Change_NoteDeletion)(nil),
 		(*Change_SettleDeletion)(nil),
+		(*Change_StartRollout)(nil),
+		(*Change_SteerRollout)(nil),
+		(*Change_ObserveRollout)(nil),
+		(*Change_SetPolicies)(nil),
+		(*Change_SetFreeze)(nil),
+		(*Change_SetFreezesAbove)(nil),
 	}
 	file_fanout_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
@@ -3404,6 +5625,11 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 		(*SnapshotItem_ResyncSeen)(nil),
 		(*SnapshotItem_Conflict)(nil),
 		(*SnapshotItem_Deletion)(nil),
+		(*SnapshotItem_Rollout)(nil),
+	}
+	file_fanout_catalog_v1_catalog_proto_msgTypes[38].OneofWrappers = []any{
+		(*Gate_Approval)(nil),
+		(*Gate_Check)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3411,7 +5637,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_catalog_v1_catalog_proto_rawDesc), len(file_fanout_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
