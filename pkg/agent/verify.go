@@ -57,7 +57,7 @@ func whole() *catalogv1.Scope {
 func viewDigest(snap *catalog.Snapshot, scope *catalogv1.Scope, within []*catalogv1.Scope) string {
 	var t catalog.Tally
 	for rec := range viewed(snap, scope, within) {
-		t.Add(rec.GetRepository(), rec.GetTag(), rec.GetTarget().GetDigest(), catalog.ReferrersOf(rec)...)
+		t.AddRecord(rec)
 	}
 	return t.Digest()
 }

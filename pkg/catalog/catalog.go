@@ -1,6 +1,6 @@
 // Package catalog is the replicated state of a group as a pure machine: commands go in, results come out, and every replica that applies the same
 // commands holds the same state, byte for byte. It holds the records (what each ref should show), the position in headquarters' catalog, the group's
-// members and settings, and the groups below.
+// members and settings, and the groups below; at headquarters also rollouts and the policies of delivery.
 //
 // It is not a store and not a protocol: it does no I/O, reads no clock, starts no goroutine and draws no random number. Time comes with a command, and
 // the machine's clock is the larger of the last and the command's. pkg/tree feeds it from a raft log; everybody else reads snapshots.
@@ -116,6 +116,12 @@ type state struct {
 	conflicts  *btree.BTreeG[*catalogv1.Conflict]
 	deletions  *btree.BTreeG[*catalogv1.Deletion]
 	live       int // records that are no tombstones; follows from the records
+
+	rollouts *btree.BTreeG[*catalogv1.Rollout] // by ID
+	policies []*catalogv1.Policy               // in their order; replaced, never changed
+
+	freeze       *catalogv1.Freeze   // of this group; nil: none
+	freezesAbove []*catalogv1.Freeze // by group; replaced, never changed
 }
 
 type sumAt struct {
@@ -155,6 +161,8 @@ func New() *Machine {
 			resyncSeen: newSeen(),
 			conflicts:  btree.NewBTreeGOptions(lessConflict, treeOptions),
 			deletions:  btree.NewBTreeGOptions(lessDeletion, treeOptions),
+
+			rollouts: btree.NewBTreeGOptions(lessRollout, treeOptions),
 		},
 		sums: btree.NewBTreeGOptions(func(a, b sumAt) bool { return a.revision < b.revision }, treeOptions),
 	}
@@ -242,6 +250,12 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 		err = m.acceptEpoch(k.AcceptEpoch.GetEpoch())
 	case *catalogv1.Change_RestoreCatalog:
 		refs, err = m.restoreCatalog(k.RestoreCatalog)
+	case *catalogv1.Change_SetPolicies:
+		err = m.setPolicies(k.SetPolicies.GetPolicies())
+	case *catalogv1.Change_SetFreeze:
+		err = m.setFreeze(k.SetFreeze.GetFreeze())
+	case *catalogv1.Change_SetFreezesAbove:
+		err = m.setFreezesAbove(k.SetFreezesAbove.GetFreezes())
 	default:
 		err = refuse(ErrUnknown, "%T", k)
 	}
@@ -277,7 +291,7 @@ func (m *Machine) drop(rec *catalogv1.Record) {
 
 // alive counts a record that is no tombstone.
 func alive(rec *catalogv1.Record) int {
-	if rec.Deleted {
+	if Tombstone(rec) {
 		return 0
 	}
 	return 1
@@ -302,6 +316,8 @@ func (m *Machine) Snapshot() *Snapshot {
 		s.resyncSeen = m.resyncSeen.Copy()
 		s.conflicts = m.conflicts.Copy()
 		s.deletions = m.deletions.Copy()
+
+		s.rollouts = m.rollouts.Copy()
 		m.snap = s
 	}
 	return m.snap

@@ -50,7 +50,7 @@ func (m *Machine) noteDeletion(n *catalogv1.NoteDeletion) *Refusal {
 	}
 	held, ok := m.get(ref)
 	switch {
-	case !ok || held.Deleted:
+	case !ok || Tombstone(held):
 		return refuse(ErrUnchanged, "%s is not published", ref)
 	case held.Revision != n.Expect:
 		return refuse(ErrConflict, "%s: the record is at revision %d, not %d", ref, held.Revision, n.Expect)
@@ -86,7 +86,7 @@ func (s *state) travelled() (n int) {
 		if rec.PublishedAt.AsTime().Before(since) {
 			return false
 		}
-		if rec.Deleted && rec.Origin != "" {
+		if Tombstone(rec) && rec.Origin != "" {
 			n++
 		}
 		return true

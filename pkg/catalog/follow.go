@@ -229,7 +229,7 @@ func (m *Machine) prune(through uint64) ([]Ref, *Refusal) {
 	}
 	var old []*catalogv1.Record
 	m.revisions.Scan(func(rec *catalogv1.Record) bool {
-		if rec.Revision <= through && rec.Deleted {
+		if rec.Revision <= through && Tombstone(rec) {
 			old = append(old, rec)
 		}
 		return rec.Revision <= through

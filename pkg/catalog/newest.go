@@ -48,7 +48,7 @@ func (s *Snapshot) leftOut(repo string, keep uint32) map[string]bool {
 	var images, signatures []*catalogv1.Record
 	byTarget := map[string][]string{} // tags by what they show
 	for rec := range s.Repository(repo) {
-		if rec.Deleted || rec.Revision > s.position.Revision {
+		if Tombstone(rec) || rec.Revision > s.position.Revision {
 			continue
 		}
 		byTarget[rec.Target.GetDigest()] = append(byTarget[rec.Target.GetDigest()], rec.Tag)

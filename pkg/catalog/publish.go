@@ -30,7 +30,7 @@ func (m *Machine) found(f *catalogv1.Found) *Refusal {
 	if err := validateEpoch(f.GetEpoch()); err != nil {
 		return err
 	}
-	m.founded, m.accepted, m.demand = true, "", nil
+	m.founded, m.accepted, m.demand, m.freezesAbove = true, "", nil, nil
 	m.moveTo(&catalogv1.Position{Epoch: f.Epoch, Sum: firstSum(f.Epoch)})
 	return nil
 }
@@ -127,7 +127,7 @@ func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) *Refusal {
 // commit sums up rec, which has the next revision, and makes it the record of its ref.
 func (m *Machine) commit(rec *catalogv1.Record) {
 	rec.Sum = NextSum(m.position.Sum, rec)
-	if held, ok := m.get(RefOf(rec)); ok && (rec.Deleted || held.Target.GetDigest() != rec.Target.GetDigest()) {
+	if held, ok := m.get(RefOf(rec)); ok && (Tombstone(rec) || held.Target.GetDigest() != rec.Target.GetDigest()) {
 		m.forgetDeletions(RefOf(rec), "") // what vanished was another's, or has travelled
 	}
 	m.put(rec)
@@ -173,6 +173,11 @@ func firstSum(epoch string) []byte {
 //	descriptor(target) number(count of referrers) descriptor(referrer)… number(count of history) text(digest)…
 //	time(published_at) text(published_by) text(origin) time(pushed_at) text(traceparent)
 //
+// and, where the record has releases or a max_freeze, further
+//
+//	number(count of releases) (number(target: 0 absent, 1) [descriptor(target)] number(count) descriptor(referrer)… number(count) text(group)… text(rollout))…
+//	number(max_freeze: 0 absent, 1) [number(seconds) number(nanoseconds)]
+//
 // where number is eight bytes, big endian; text is number(length in bytes) and the bytes; descriptor is text(media type) text(digest) number(size)
 // text(artifact type); and time is number(0) when absent, else number(1) number(seconds) number(nanoseconds). No two changes have one encoding.
 func NextSum(previous []byte, rec *catalogv1.Record) []byte {
@@ -200,6 +205,9 @@ func NextSum(previous []byte, rec *catalogv1.Record) []byte {
 	e.text(rec.GetOrigin())
 	e.time(rec.GetPushedAt())
 	e.text(rec.GetTraceparent())
+	if len(rec.GetReleases()) > 0 || rec.GetMaxFreeze() != nil {
+		e.releases(rec)
+	}
 	sum := sha256.Sum256(e.Bytes())
 	return sum[:sumSize]
 }
@@ -212,6 +220,34 @@ func (e *encoder) number(n uint64) { e.Write(binary.BigEndian.AppendUint64(nil, 
 func (e *encoder) text(s string) {
 	e.number(uint64(len(s)))
 	e.WriteString(s)
+}
+
+func (e *encoder) releases(rec *catalogv1.Record) {
+	e.number(uint64(len(rec.GetReleases())))
+	for _, r := range rec.GetReleases() {
+		if r.GetTarget() == nil {
+			e.number(0)
+		} else {
+			e.number(1)
+			e.descriptor(r.Target)
+		}
+		e.number(uint64(len(r.GetReferrers())))
+		for _, d := range r.GetReferrers() {
+			e.descriptor(d)
+		}
+		e.number(uint64(len(r.GetGroups())))
+		for _, g := range r.GetGroups() {
+			e.text(g)
+		}
+		e.text(r.GetRollout())
+	}
+	if d := rec.GetMaxFreeze(); d == nil {
+		e.number(0)
+	} else {
+		e.number(1)
+		e.number(uint64(d.GetSeconds()))
+		e.number(uint64(d.GetNanos()))
+	}
 }
 
 func (e *encoder) descriptor(d *catalogv1.Descriptor) {

@@ -25,7 +25,7 @@ func (m *Machine) restoreCatalog(r *catalogv1.RestoreCatalog) ([]Ref, *Refusal) 
 		m.deletions.Clear()
 		m.live = 0
 		m.position, m.ancestors, m.founded, m.restoring = &catalogv1.Position{}, nil, false, r.Id
-		m.accepted, m.demand = "", nil
+		m.accepted, m.demand, m.freezesAbove = "", nil, nil
 	}
 	for _, rec := range r.Records {
 		if held, ok := m.get(RefOf(rec)); ok && held.Revision >= rec.Revision {

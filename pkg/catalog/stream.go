@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -30,6 +31,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	header := &catalogv1.SnapshotHeader{
 		Format: snapshotFormat, Position: s.position, Ancestors: s.ancestors, Settings: s.settings, Resync: s.resync, Founded: s.founded,
 		Demand: s.demand, Pruned: s.pruned, Accepted: s.accepted, Replacing: s.replacing, Restoring: s.restoring,
+		Policies: s.policies, Freeze: s.freeze, FreezesAbove: s.freezesAbove,
 	}
 	if !s.clock.IsZero() {
 		header.Clock = timestamppb.New(s.clock)
@@ -61,6 +63,10 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	for d := range s.AllDeletions() {
 		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Deletion{Deletion: d}})
 	}
+	s.rollouts.Scan(func(r *catalogv1.Rollout) bool {
+		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Rollout{Rollout: r}})
+		return out.err == nil
+	})
 	for rec := range s.Records() {
 		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Record{Record: rec}})
 		if out.err != nil {
@@ -219,6 +225,13 @@ func (m *Machine) restore(item *catalogv1.SnapshotItem, first bool) error {
 		if refusal = validateDeletion(k.Deletion); refusal == nil {
 			m.deletions.Set(k.Deletion)
 		}
+	case *catalogv1.SnapshotItem_Rollout:
+		if refusal = validateRollout(k.Rollout); refusal == nil {
+			if !m.founded {
+				return corrupt("a rollout below headquarters")
+			}
+			m.rollouts.Set(k.Rollout)
+		}
 	case *catalogv1.SnapshotItem_ResyncSeen:
 		for _, s := range k.ResyncSeen.Refs {
 			ref, err := ParseRef(s)
@@ -277,12 +290,35 @@ func (m *Machine) restoreHeader(h *catalogv1.SnapshotHeader) error {
 	if h.Clock != nil {
 		m.clock = h.Clock.AsTime()
 	}
+	if err := m.restoreDelivery(h); err != nil {
+		return err
+	}
 	m.ancestors, m.founded, m.resync = h.Ancestors, h.Founded, h.Resync
 	m.demand, m.pruned, m.accepted, m.replacing, m.restoring = h.Demand, h.Pruned, h.Accepted, h.Replacing, h.Restoring
 	m.position = p
 	if len(p.Sum) == sumSize {
 		m.moveTo(p)
 	}
+	return nil
+}
+
+// restoreDelivery takes over policies and freezes.
+func (m *Machine) restoreDelivery(h *catalogv1.SnapshotHeader) error {
+	if err := validatePolicies(h.Policies); err != nil {
+		return corrupt("%v", err)
+	}
+	if h.Freeze != nil {
+		if err := validateFreeze(h.Freeze); err != nil {
+			return corrupt("%v", err)
+		}
+	}
+	if err := validateFreezesAbove(h.FreezesAbove); err != nil {
+		return corrupt("%v", err)
+	}
+	if !slices.IsSortedFunc(h.FreezesAbove, compareFreezes) || h.Founded && len(h.FreezesAbove) > 0 {
+		return corrupt("its freezes are out of order")
+	}
+	m.policies, m.freeze, m.freezesAbove = h.Policies, h.Freeze, h.FreezesAbove
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
 
 // Tally makes the digest that View.Digest makes, of whatever it is told, such as what a registry shows. The zero value is empty. Refs must come in the order of
@@ -30,6 +32,23 @@ func (t *Tally) Add(repository, tag, target string, referrers ...string) {
 	t.part.number(uint64(len(referrers)))
 	for _, d := range referrers {
 		t.part.text(d)
+	}
+}
+
+// AddRecord tells what a record that is no tombstone wants: one without releases as Add of its target, one with releases as no Add of a tag can, since no tag has such a name.
+func (t *Tally) AddRecord(rec *catalogv1.Record) {
+	if len(rec.GetReleases()) == 0 {
+		t.Add(rec.GetRepository(), rec.GetTag(), rec.GetTarget().GetDigest(), ReferrersOf(rec)...)
+		return
+	}
+	base := "base "
+	if rec.GetDeleted() {
+		base = "no base "
+	}
+	t.Add(rec.GetRepository(), base+rec.GetTag(), rec.GetTarget().GetDigest(), ReferrersOf(rec)...)
+	for _, r := range rec.GetReleases() {
+		t.Add(rec.GetRepository(), "release "+rec.GetTag(), r.GetTarget().GetDigest(), digestsOf(r.GetReferrers())...)
+		t.Add(rec.GetRepository(), "released to "+rec.GetTag(), "", r.GetGroups()...)
 	}
 }
 

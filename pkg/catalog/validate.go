@@ -204,19 +204,17 @@ func validateRecord(rec *catalogv1.Record) *Refusal {
 		return refuse(ErrInvalid, "%s: a sum of %d bytes, want %d", where, len(rec.Sum), sumSize)
 	case len(rec.History) > maxHistory:
 		return refuse(ErrInvalid, "%s: %d earlier digests, at most %d", where, len(rec.History), maxHistory)
-	case len(rec.Referrers) > maxReferrers:
-		return refuse(ErrInvalid, "%s: %d referrers, at most %d", where, len(rec.Referrers), maxReferrers)
+	case countReferrers(rec) > maxReferrers:
+		return refuse(ErrInvalid, "%s: %d referrers, at most %d", where, countReferrers(rec), maxReferrers)
 	}
 	if err := validateDescriptor(where, rec.Target); err != nil {
 		return err
 	}
-	for i, d := range rec.Referrers {
-		if err := validateDescriptor(where, d); err != nil {
-			return err
-		}
-		if i > 0 && rec.Referrers[i-1].Digest >= d.Digest {
-			return refuse(ErrInvalid, "%s: referrers are not sorted", where)
-		}
+	if err := validateReferrers(where, rec.Referrers); err != nil {
+		return err
+	}
+	if err := validateReleases(where, rec); err != nil {
+		return err
 	}
 	for _, d := range rec.History {
 		if !ValidDigest(d) {

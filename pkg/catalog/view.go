@@ -93,7 +93,7 @@ func (v View) Relation(child *catalogv1.Position) Relation {
 	return r
 }
 
-// Digests yields each repository in the view that has live records, by name, and a digest over these: tags, targets and referrers. Two groups whose digests
+// Digests yields each repository in the view that has live records, by name, and a digest over these: tags, targets, referrers and releases. Two groups whose digests
 // of a repository are equal want the same there. Revisions are not in it: they say when, not what.
 func (v View) Digests() iter.Seq2[string, string] {
 	return func(yield func(repository, digest string) bool) {
@@ -107,8 +107,8 @@ func (v View) Digests() iter.Seq2[string, string] {
 			if rec.Repository != repo {
 				repo, within = rec.Repository, v.all || MatchScope(v.scope, rec.Repository)
 			}
-			if within && !rec.Deleted && rec.Revision <= v.snap.position.Revision && newest.Has(RefOf(rec)) {
-				t.Add(rec.Repository, rec.Tag, rec.Target.Digest, ReferrersOf(rec)...)
+			if within && !Tombstone(rec) && rec.Revision <= v.snap.position.Revision && newest.Has(RefOf(rec)) {
+				t.AddRecord(rec)
 			}
 		}
 		if !t.done {
@@ -118,9 +118,11 @@ func (v View) Digests() iter.Seq2[string, string] {
 }
 
 // ReferrersOf gives the digests of a record's referrers, in order.
-func ReferrersOf(rec *catalogv1.Record) []string {
-	out := make([]string, len(rec.GetReferrers()))
-	for i, d := range rec.GetReferrers() {
+func ReferrersOf(rec *catalogv1.Record) []string { return digestsOf(rec.GetReferrers()) }
+
+func digestsOf(list []*catalogv1.Descriptor) []string {
+	out := make([]string, len(list))
+	for i, d := range list {
 		out[i] = d.GetDigest()
 	}
 	return out

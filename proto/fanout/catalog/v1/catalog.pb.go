@@ -1513,7 +1513,9 @@ type Publish struct {
 	// pushed_at as in Record.
 	PushedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=pushed_at,json=pushedAt,proto3" json:"pushed_at,omitempty"`
 	// traceparent as in Record.
-	Traceparent   string `protobuf:"bytes,9,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,9,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// group whose registries show the target: headquarters' own, by path. The root sets it, as it sets the revision. Where delivery is staged it alone comes to show the target.
+	Group         string `protobuf:"bytes,10,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1607,6 +1609,13 @@ func (x *Publish) GetPushedAt() *timestamppb.Timestamp {
 func (x *Publish) GetTraceparent() string {
 	if x != nil {
 		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *Publish) GetGroup() string {
+	if x != nil {
+		return x.Group
 	}
 	return ""
 }
@@ -3784,9 +3793,9 @@ type Rollout struct {
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// resume_phase is what a paused rollout goes back to.
 	ResumePhase string `protobuf:"bytes,6,opt,name=resume_phase,json=resumePhase,proto3" json:"resume_phase,omitempty"`
-	// wave is the index of the one that is open or comes next.
+	// wave is the index of the one that is open or comes next; their number once all are over.
 	Wave uint32 `protobuf:"varint,7,opt,name=wave,proto3" json:"wave,omitempty"`
-	// waves as they stand.
+	// waves as they stand, as many as the plan has.
 	Waves []*RolloutWave `protobuf:"bytes,8,rep,name=waves,proto3" json:"waves,omitempty"`
 	// groups as they stand, in the order of waves and then of paths.
 	Groups []*RolloutGroup `protobuf:"bytes,9,rep,name=groups,proto3" json:"groups,omitempty"`
@@ -3799,7 +3808,13 @@ type Rollout struct {
 	// steps that were taken, oldest first; bounded.
 	Steps []*RolloutStep `protobuf:"bytes,13,rep,name=steps,proto3" json:"steps,omitempty"`
 	// superseded_by is the rollout that took its place; empty: none.
-	SupersededBy  string `protobuf:"bytes,14,opt,name=superseded_by,json=supersededBy,proto3" json:"superseded_by,omitempty"`
+	SupersededBy string `protobuf:"bytes,14,opt,name=superseded_by,json=supersededBy,proto3" json:"superseded_by,omitempty"`
+	// version rises with every change of the rollout.
+	Version uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	// observed is the version that the last observation made. Time that passed before a change of another kind is not counted as soaked or waited.
+	Observed uint64 `protobuf:"varint,16,opt,name=observed,proto3" json:"observed,omitempty"`
+	// settled: what it released was taken over for good, and it can't be rolled back any more.
+	Settled       bool `protobuf:"varint,17,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3932,6 +3947,27 @@ func (x *Rollout) GetSupersededBy() string {
 	return ""
 }
 
+func (x *Rollout) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Rollout) GetObserved() uint64 {
+	if x != nil {
+		return x.Observed
+	}
+	return 0
+}
+
+func (x *Rollout) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
 // RolloutItem is a ref that moves.
 type RolloutItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4032,7 +4068,7 @@ type RolloutWave struct {
 	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
 	// reason in words.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	// opened at; absent before.
+	// opened at, when its gates were passed and its window was open; absent before.
 	Opened *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened,proto3" json:"opened,omitempty"`
 	// closed at; absent before.
 	Closed *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=closed,proto3" json:"closed,omitempty"`
@@ -4259,7 +4295,11 @@ type RolloutGroup struct {
 	// since when the phase is what it is.
 	Since *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=since,proto3" json:"since,omitempty"`
 	// attempts: how often it was released, retries included.
-	Attempts      uint32 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts uint32 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// moved is the version of the rollout in which the group was last released, rolled back or sent to try again. What was seen before that says nothing about it.
+	Moved uint64 `protobuf:"varint,9,opt,name=moved,proto3" json:"moved,omitempty"`
+	// counted: its failure has paused the rollout once, and resuming accepts it.
+	Counted       bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4348,6 +4388,20 @@ func (x *RolloutGroup) GetAttempts() uint32 {
 		return x.Attempts
 	}
 	return 0
+}
+
+func (x *RolloutGroup) GetMoved() uint64 {
+	if x != nil {
+		return x.Moved
+	}
+	return 0
+}
+
+func (x *RolloutGroup) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
 }
 
 // RolloutStep is one line of a rollout's history.
@@ -4553,8 +4607,10 @@ type ObserveRollout struct {
 	Check *ObservedCheck `protobuf:"bytes,3,opt,name=check,proto3" json:"check,omitempty"`
 	// elapsed time since this root's last observation of this rollout, by its monotonic clock. The first of a term of office has none.
 	Elapsed *durationpb.Duration `protobuf:"bytes,4,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
-	// window_open: the window of the wave that waits is open now. The root judges that, as it has the time zones.
-	WindowOpen    bool `protobuf:"varint,5,opt,name=window_open,json=windowOpen,proto3" json:"window_open,omitempty"`
+	// window_open: the window of the open wave is open now. The root judges that, as it has the time zones.
+	WindowOpen bool `protobuf:"varint,5,opt,name=window_open,json=windowOpen,proto3" json:"window_open,omitempty"`
+	// seen is the version of the rollout that the root saw before it looked at the groups.
+	Seen          uint64 `protobuf:"varint,6,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4624,12 +4680,19 @@ func (x *ObserveRollout) GetWindowOpen() bool {
 	return false
 }
 
+func (x *ObserveRollout) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
 // ObservedGroup says how a group is.
 type ObservedGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// group by path.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	// state: staged (all content is there), delivered (it shows the release), pending (it is on the way), failed, offline or frozen.
+	// state: staged (all content is there), delivered (it shows what the catalog wants there, with or without the release), pending (it is on the way), failed, offline or frozen.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// reason in words.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -5114,7 +5177,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x11set_freezes_above\x18\x19 \x01(\v2\".fanout.catalog.v1.SetFreezesAboveH\x00R\x0fsetFreezesAboveB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\x05Found\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xd6\x02\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xec\x02\n" +
 	"\aPublish\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\x04R\x06expect\x12\x1e\n" +
@@ -5126,7 +5189,9 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\treferrers\x18\x06 \x03(\v2\x1d.fanout.catalog.v1.DescriptorR\treferrers\x12\x16\n" +
 	"\x06origin\x18\a \x01(\tR\x06origin\x127\n" +
 	"\tpushed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bpushedAt\x12 \n" +
-	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"\xa5\x01\n" +
+	"\vtraceparent\x18\t \x01(\tR\vtraceparent\x12\x14\n" +
+	"\x05group\x18\n" +
+	" \x01(\tR\x05group\"\xa5\x01\n" +
 	"\tUnpublish\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\x04R\x06expect\x12\x1e\n" +
@@ -5288,7 +5353,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\frepositories\x18\x02 \x03(\tR\frepositories\x12\x1a\n" +
 	"\bdelivery\x18\x03 \x01(\tR\bdelivery\x128\n" +
 	"\n" +
-	"max_freeze\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"\xa9\x04\n" +
+	"max_freeze\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"\xf9\x04\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
 	"\x05items\x18\x02 \x03(\v2\x1e.fanout.catalog.v1.RolloutItemR\x05items\x12+\n" +
@@ -5304,7 +5369,10 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\astarted\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x120\n" +
 	"\x05ended\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x124\n" +
 	"\x05steps\x18\r \x03(\v2\x1e.fanout.catalog.v1.RolloutStepR\x05steps\x12#\n" +
-	"\rsuperseded_by\x18\x0e \x01(\tR\fsupersededBy\"\xff\x01\n" +
+	"\rsuperseded_by\x18\x0e \x01(\tR\fsupersededBy\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x1a\n" +
+	"\bobserved\x18\x10 \x01(\x04R\bobserved\x12\x18\n" +
+	"\asettled\x18\x11 \x01(\bR\asettled\"\xff\x01\n" +
 	"\vRolloutItem\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -5332,7 +5400,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\battempts\x18\x06 \x01(\rR\battempts\x12-\n" +
 	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x121\n" +
 	"\x06waited\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06waited\x12*\n" +
-	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x84\x02\n" +
+	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xb4\x02\n" +
 	"\fRolloutGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04wave\x18\x02 \x01(\rR\x04wave\x12\x14\n" +
@@ -5341,7 +5409,10 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06before\x18\x05 \x03(\tR\x06before\x126\n" +
 	"\breleased\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\breleased\x120\n" +
 	"\x05since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
-	"\battempts\x18\b \x01(\rR\battempts\"c\n" +
+	"\battempts\x18\b \x01(\rR\battempts\x12\x14\n" +
+	"\x05moved\x18\t \x01(\x04R\x05moved\x12\x18\n" +
+	"\acounted\x18\n" +
+	" \x01(\bR\acounted\"c\n" +
 	"\vRolloutStep\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x12\n" +
@@ -5353,14 +5424,15 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe8\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xfc\x01\n" +
 	"\x0eObserveRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\x06groups\x18\x02 \x03(\v2 .fanout.catalog.v1.ObservedGroupR\x06groups\x126\n" +
 	"\x05check\x18\x03 \x01(\v2 .fanout.catalog.v1.ObservedCheckR\x05check\x123\n" +
 	"\aelapsed\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12\x1f\n" +
 	"\vwindow_open\x18\x05 \x01(\bR\n" +
-	"windowOpen\"S\n" +
+	"windowOpen\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\x04R\x04seen\"S\n" +
 	"\rObservedGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
