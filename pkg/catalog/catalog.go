@@ -216,14 +216,10 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 		err = m.found(k.Found)
 	case *catalogv1.Change_Publish:
 		ref = Ref{k.Publish.GetRepository(), k.Publish.GetTag()}
-		if err = m.publish(k.Publish, actor); err == nil {
-			refs = []Ref{ref}
-		}
+		refs, err = m.publish(k.Publish, actor)
 	case *catalogv1.Change_Unpublish:
 		ref = Ref{k.Unpublish.GetRepository(), k.Unpublish.GetTag()}
-		if err = m.unpublish(k.Unpublish, actor); err == nil {
-			refs = []Ref{ref}
-		}
+		refs, err = m.unpublish(k.Unpublish, actor)
 	case *catalogv1.Change_Import:
 		refs, err = m.imports(k.Import)
 	case *catalogv1.Change_SetMember:
@@ -250,6 +246,12 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 		err = m.acceptEpoch(k.AcceptEpoch.GetEpoch())
 	case *catalogv1.Change_RestoreCatalog:
 		refs, err = m.restoreCatalog(k.RestoreCatalog)
+	case *catalogv1.Change_StartRollout:
+		refs, err = m.startRollout(k.StartRollout, actor)
+	case *catalogv1.Change_SteerRollout:
+		refs, err = m.steerRollout(k.SteerRollout, actor)
+	case *catalogv1.Change_ObserveRollout:
+		refs, err = m.observeRollout(k.ObserveRollout)
 	case *catalogv1.Change_SetPolicies:
 		err = m.setPolicies(k.SetPolicies.GetPolicies())
 	case *catalogv1.Change_SetFreeze:

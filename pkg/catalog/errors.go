@@ -26,6 +26,9 @@ var (
 	ErrNotHeadquarters = errors.New("not headquarters")
 	// ErrHeld: the deletion does not travel: it is too new, or one of too many, and waits for an operator's word.
 	ErrHeld = errors.New("held")
+
+	// ErrUnderRollout: a rollout moves the ref, and until its end nothing else does.
+	ErrUnderRollout = errors.New("under rollout")
 	// ErrInvalid: the change is malformed.
 	ErrInvalid = errors.New("invalid change")
 	// ErrUnknown: the command holds a kind of change that this version does not know. It must not be skipped: the agent stops.

@@ -59,69 +59,125 @@ func (m *Machine) atHeadquarters(ref Ref, revision, expect uint64) (*catalogv1.R
 	return held, nil
 }
 
-func (m *Machine) publish(p *catalogv1.Publish, actor string) *Refusal {
+// publish takes over a push. Where delivery is staged, what is pushed is released to headquarters' own group alone; else it becomes the base, and groups that were
+// released something else show it, too.
+func (m *Machine) publish(p *catalogv1.Publish, actor string) ([]Ref, *Refusal) {
 	ref := Ref{p.GetRepository(), p.GetTag()}
 	if err := validatePublish(p, actor); err != nil {
-		return err
+		return nil, err
 	}
 	held, err := m.atHeadquarters(ref, p.Revision, p.Expect)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	rec := &catalogv1.Record{
-		Repository:  ref.Repository,
-		Tag:         ref.Tag,
-		Target:      proto.CloneOf(p.Target),
-		Referrers:   unite(nil, p.Referrers),
-		Revision:    p.Revision,
-		PublishedAt: m.now(),
-		PublishedBy: actor,
-		Origin:      p.Origin,
-		PushedAt:    proto.CloneOf(p.PushedAt),
-		History:     nextHistory(held, p.Target.Digest),
-		Traceparent: p.Traceparent,
+	e := m.edit(actor)
+	if held != nil && shown(held, p.Group) == p.Target.Digest {
+		err = e.addReferrers(e.record(ref), p)
+	} else {
+		err = e.push(held, p)
 	}
-	if held != nil && !held.Deleted && held.Target.GetDigest() == p.Target.Digest {
-		// The digest says what the content is, so what is held of it stands: two sites that describe it differently must not take turns.
-		rec.Target, rec.PushedAt = held.Target, held.PushedAt
-		rec.Referrers = unite(held.Referrers, p.Referrers)
-		if len(rec.Referrers) == len(held.Referrers) {
-			return refuse(ErrUnchanged, "%s shows %s with these referrers already", ref, p.Target.Digest)
+	if err != nil {
+		return nil, err
+	}
+	rec := e.records[ref]
+	rec.Origin, rec.Traceparent = p.Origin, p.Traceparent
+	if err := tooManyReferrers(ref, rec); err != nil {
+		return nil, err
+	}
+	return e.commit(ref), nil
+}
+
+// addReferrers adds what refers to a target that is shown already. The digest says what the content is, so what is held of it stands: two sites that describe it
+// differently must not take turns. It moves no tag, and a rollout does not mind.
+func (e *edit) addReferrers(rec *catalogv1.Record, p *catalogv1.Publish) *Refusal {
+	added := false
+	add := func(target *catalogv1.Descriptor, held []*catalogv1.Descriptor) []*catalogv1.Descriptor {
+		if !sameTarget(target, p.Target) {
+			return held
 		}
+		all := unite(held, p.Referrers)
+		added = added || len(all) > len(held)
+		return all
 	}
-	if len(rec.Referrers) > maxReferrers {
-		return refuse(ErrInvalid, "%s: %d referrers, at most %d can be kept: delete some at headquarters and publish under a new tag", ref, len(rec.Referrers), maxReferrers)
+	if !rec.Deleted {
+		rec.Referrers = add(rec.Target, rec.Referrers)
 	}
-	m.commit(rec)
+	for _, rel := range rec.Releases {
+		rel.Referrers = add(rel.Target, rel.Referrers)
+	}
+	if !added {
+		return refuse(ErrUnchanged, "%s shows %s with these referrers already", RefOf(rec), p.Target.Digest)
+	}
 	return nil
 }
 
-func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) *Refusal {
+// push makes another target than before shown.
+func (e *edit) push(held *catalogv1.Record, p *catalogv1.Publish) *Refusal {
+	ref := Ref{p.Repository, p.Tag}
+	if r := e.m.active(held); r != nil {
+		return underRollout(ref, r)
+	}
+	staged := e.m.staged(ref.Repository)
+	if staged && p.Group == "" {
+		return refuse(ErrInvalid, "%s: delivery is staged, and the change does not say which group is headquarters: upgrade its agents", ref)
+	}
+	rec := e.record(ref)
+	if rec == nil {
+		rec = &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: proto.CloneOf(p.Target), Deleted: true}
+		e.records[ref] = rec
+	}
+	rec.PushedAt = proto.CloneOf(p.PushedAt)
+	if !staged {
+		e.settleAll(rec)
+		rec.Target, rec.Referrers = proto.CloneOf(p.Target), unite(nil, p.Referrers)
+		rec.Releases, rec.Deleted = nil, false
+		return nil
+	}
+	// It takes the place of an earlier push, and lies over what was promoted, which can still be rolled back.
+	rec.Releases = slices.DeleteFunc(rec.Releases, func(rel *catalogv1.Release) bool { return rel.Rollout == "" })
+	if shown(rec, p.Group) == p.Target.Digest && releaseOf(rec, p.Group) == nil {
+		rec.Referrers = unite(rec.Referrers, p.Referrers) // a push of the base
+		return nil
+	}
+	if len(rec.Releases) >= maxReleases {
+		return refuse(ErrInvalid, "%s shows %d different things at different groups, which is all that can be kept", ref, len(rec.Releases))
+	}
+	rec.Releases = append(rec.Releases, &catalogv1.Release{Target: proto.CloneOf(p.Target), Referrers: unite(nil, p.Referrers), Groups: []string{p.Group}})
+	return nil
+}
+
+// unpublish makes a record a tombstone for every group, whatever it shows.
+func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) ([]Ref, *Refusal) {
 	ref := Ref{u.GetRepository(), u.GetTag()}
 	if err := validateWords(actor, u.GetOrigin()); err != nil {
-		return err
+		return nil, err
 	}
 	held, err := m.atHeadquarters(ref, u.GetRevision(), u.GetExpect())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if held == nil || held.Deleted {
-		return refuse(ErrUnchanged, "%s is not published", ref)
+	if held == nil || Tombstone(held) {
+		return nil, refuse(ErrUnchanged, "%s is not published", ref)
+	}
+	if r := m.active(held); r != nil {
+		return nil, underRollout(ref, r)
 	}
 	if u.Observed {
 		if err := m.mayTravel(ref, u.Origin); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	rec := proto.CloneOf(held)
-	rec.Deleted = true
-	rec.Revision = u.Revision
-	rec.PublishedAt = m.now()
-	rec.PublishedBy = actor
-	rec.Origin = u.Origin
-	rec.Traceparent = ""
-	m.commit(rec)
-	return nil
+	e := m.edit(actor)
+	rec := e.record(ref)
+	e.settleAll(rec)
+	for _, rel := range rec.Releases {
+		if rec.Deleted && rel.Target != nil {
+			rec.Target, rec.Referrers = rel.Target, rel.Referrers // the last of them: undoing this brings something back that was shown
+		}
+	}
+	rec.Releases, rec.Deleted = nil, true
+	rec.Origin, rec.Traceparent = u.Origin, ""
+	return e.commit(ref), nil
 }
 
 // commit sums up rec, which has the next revision, and makes it the record of its ref.
@@ -134,14 +190,14 @@ func (m *Machine) commit(rec *catalogv1.Record) {
 	m.moveTo(&catalogv1.Position{Epoch: m.position.Epoch, Revision: rec.Revision, Sum: rec.Sum, Scope: m.position.Scope})
 }
 
-// nextHistory returns the history of a record that follows held and shows digest: newest first, each digest once, without the one shown.
-func nextHistory(held *catalogv1.Record, digest string) []string {
+// nextHistory returns the history of rec, which follows held: newest first, each digest once, without those that rec itself knows otherwise.
+func nextHistory(held, rec *catalogv1.Record) []string {
 	if held == nil {
 		return nil
 	}
 	var out []string
-	for _, d := range append([]string{held.Target.GetDigest()}, held.History...) {
-		if d != "" && d != digest && len(out) < maxHistory && !slices.Contains(out, d) {
+	for _, d := range known(held) {
+		if len(out) < maxHistory && d != rec.Target.GetDigest() && !slices.ContainsFunc(rec.Releases, func(r *catalogv1.Release) bool { return r.Target.GetDigest() == d }) {
 			out = append(out, d)
 		}
 	}

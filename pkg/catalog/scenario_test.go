@@ -54,11 +54,18 @@ func descriptor(word string) *catalogv1.Descriptor {
 //	NAME restart                                                      through a snapshot
 //	NAME show
 //	NAME relation PARENT [scope=PATTERN,…]
+//
+// and those of rollouts, see rollout_scenario_test.go.
 type stage struct {
 	machines map[string]*catalog.Machine
 	cursor   map[string]uint64 // of resyncs
 	words    map[string]string // digest to word
 	clock    int64
+	steps    map[string]int // of rollouts, shown already
+}
+
+func newStage() *stage {
+	return &stage{machines: map[string]*catalog.Machine{}, cursor: map[string]uint64{}, words: map[string]string{}, steps: map[string]int{}}
 }
 
 func (s *stage) machine(name string) *catalog.Machine {
@@ -138,7 +145,7 @@ func (s *stage) run(t *testing.T, line string) string {
 		ref := splitRef(o.bare[0])
 		held, _ := snap.Get(ref)
 		p := &catalogv1.Publish{
-			Repository: ref.Repository, Tag: ref.Tag, Target: s.descriptor(o.bare[1]), Origin: name + "-a",
+			Repository: ref.Repository, Tag: ref.Tag, Target: s.descriptor(o.bare[1]), Origin: name + "-a", Group: cmp.Or(o.keys["group"], "hq"),
 			Revision: o.number("rev", snap.Position().Revision+1), Expect: o.number("expect", held.GetRevision()),
 		}
 		if o.keys["signed"] != "" {
@@ -213,8 +220,7 @@ func (s *stage) run(t *testing.T, line string) string {
 	case "relation":
 		return s.machine(o.bare[0]).Snapshot().View(o.scope()).Relation(snap.Position()).String() + "\n"
 	}
-	t.Fatalf("unknown verb: %s", line)
-	return ""
+	return s.runRollout(t, line)
 }
 
 func deletionChange(verb string, snap *catalog.Snapshot, o options) *catalogv1.Change {
@@ -389,7 +395,23 @@ func (s *stage) show(snap *catalog.Snapshot) string {
 			}
 			out.WriteString(" " + s.word(d))
 		}
+		if rec.MaxFreeze != nil {
+			fmt.Fprintf(&out, " max_freeze %v", rec.MaxFreeze.AsDuration())
+		}
 		out.WriteByte('\n')
+		for _, r := range rec.Releases {
+			fmt.Fprintf(&out, "    %s for %s", s.word(r.GetTarget().GetDigest()), cmp.Or(strings.Join(r.Groups, " "), "none yet"))
+			if r.Rollout != "" {
+				fmt.Fprintf(&out, " by %s", r.Rollout)
+			}
+			for i, d := range r.Referrers {
+				if i == 0 {
+					out.WriteString(" signed")
+				}
+				out.WriteString(" " + s.word(d.Digest))
+			}
+			out.WriteByte('\n')
+		}
 	}
 	return out.String()
 }
@@ -406,7 +428,7 @@ func TestScenarios(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &stage{machines: map[string]*catalog.Machine{}, cursor: map[string]uint64{}, words: map[string]string{}}
+			s := newStage()
 			var got strings.Builder
 			for line := range strings.Lines(string(data)) {
 				line = strings.TrimRight(line, "\n")

@@ -322,6 +322,20 @@ func (m *Machine) restoreDelivery(h *catalogv1.SnapshotHeader) error {
 	return nil
 }
 
+// checkRollouts checks that each rollout that goes on has its releases.
+func (m *Machine) checkRollouts() (err error) {
+	m.rollouts.Scan(func(r *catalogv1.Rollout) bool {
+		for _, it := range r.Items {
+			rec, _ := m.get(itemRef(it))
+			if !Ended(r) && !slices.ContainsFunc(rec.GetReleases(), func(rel *catalogv1.Release) bool { return rel.Rollout == r.Id }) {
+				err = corrupt("rollout %s goes on, and %s has no release of it", r.Id, itemRef(it))
+			}
+		}
+		return err == nil
+	})
+	return err
+}
+
 // finish checks the whole against the trailer.
 func (m *Machine) finish(in *itemReader, t *catalogv1.SnapshotTrailer, sum []byte) error {
 	switch {
@@ -333,6 +347,9 @@ func (m *Machine) finish(in *itemReader, t *catalogv1.SnapshotTrailer, sum []byt
 		return corrupt("its bytes are not those that were written")
 	case m.resync == "" && m.resyncSeen.Len() > 0:
 		return corrupt("refs of a resync without its ID")
+	}
+	if err := m.checkRollouts(); err != nil {
+		return err
 	}
 	if _, err := in.r.ReadByte(); !errors.Is(err, io.EOF) {
 		if err != nil {

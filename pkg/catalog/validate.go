@@ -188,6 +188,11 @@ func validatePublish(p *catalogv1.Publish, actor string) *Refusal {
 	if err := validateTime(where, p.PushedAt); err != nil {
 		return err
 	}
+	if p.Group != "" {
+		if err := validateGroupPath(p.Group); err != nil {
+			return err
+		}
+	}
 	return validateWords(actor, p.Origin, p.Traceparent)
 }
 
