@@ -118,8 +118,7 @@ func TestNextSum_CoversAllFields(t *testing.T) {
 	if same := proto.CloneOf(rec); !bytes.Equal(sum, catalog.NextSum(nil, same)) {
 		t.Fatal("equal records, different sums")
 	}
-	var visit func(what string, msg func(*catalogv1.Record) protoreflect.Message)
-	visit = func(what string, msg func(*catalogv1.Record) protoreflect.Message) {
+	visit := func(what string, msg func(*catalogv1.Record) protoreflect.Message) {
 		fields := msg(rec).Descriptor().Fields()
 		for i := range fields.Len() {
 			f := fields.Get(i)

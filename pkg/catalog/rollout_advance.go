@@ -54,6 +54,7 @@ func (e *edit) advance(r *catalogv1.Rollout, o observed) {
 	case r.Phase == RolloutRolledBack:
 		e.remove(r)
 	case Ended(r):
+		r.Settled = r.Settled || len(groups) == 0 // nothing can be taken back
 		for _, it := range r.Items {
 			if rec := e.record(itemRef(it)); rec != nil {
 				e.tidy(rec)

@@ -191,7 +191,7 @@ func (a *walk) steerRollback(s *catalogv1.SteerRollout, actor string) *Refusal {
 	case r.Phase == RolloutRollingBack || r.Phase == RolloutRolledBack:
 		return refuse(ErrUnchanged, "rollout %s is %s", r.Id, r.Phase)
 	case r.Settled:
-		return refuse(ErrInvalid, "rollout %s: what it moved has changed since, or it ended more than %v ago: promote what was shown before instead", r.Id, SettleAfter)
+		return refuse(ErrInvalid, "rollout %s can't be rolled back: it released nothing, or what it moved has changed since, or it ended more than %v ago; promote what was shown before instead", r.Id, SettleAfter)
 	}
 	for _, it := range r.Items {
 		held, _ := a.m.get(itemRef(it))
