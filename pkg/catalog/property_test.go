@@ -263,7 +263,7 @@ func checkInvariants(t *rapid.T, s *catalog.Snapshot) {
 	}
 	live := 0
 	for _, rec := range byRef {
-		if !rec.Deleted {
+		if !catalog.Tombstone(rec) {
 			live++
 		}
 	}
@@ -271,7 +271,7 @@ func checkInvariants(t *rapid.T, s *catalog.Snapshot) {
 		t.Fatalf("%d live records, Live %d", live, s.Live())
 	}
 	for d := range s.AllDeletions() {
-		if rec, ok := s.Get(catalog.Ref{Repository: d.Repository, Tag: d.Tag}); !s.Founded() || !ok || rec.Deleted {
+		if rec, ok := s.Get(catalog.Ref{Repository: d.Repository, Tag: d.Tag}); !s.Founded() || !ok || catalog.Tombstone(rec) {
 			t.Fatalf("a deletion of %s:%s is listed, which is not published", d.Repository, d.Tag)
 		}
 	}

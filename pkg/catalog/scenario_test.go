@@ -112,6 +112,9 @@ func (o options) number(key string, otherwise uint64) uint64 {
 }
 
 func (o options) seconds() uint64 {
+	if d, err := time.ParseDuration(o.bare[0]); err == nil {
+		return uint64(d / time.Second)
+	}
 	n, err := strconv.ParseUint(o.bare[0], 10, 32)
 	if err != nil {
 		panic(err)
