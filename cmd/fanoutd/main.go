@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // windows are judged in the zones that a plan names, also where the machine has no database of them
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"

@@ -331,6 +331,15 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// TestTimeZones: a plan's time zone is known on every machine, one without a database of them too.
+func TestTimeZones(t *testing.T) {
+	for _, p := range load(t) {
+		if rel, ok := p.rel(); ok && slices.Contains([]string{"cmd/fanoutd", "cmd/fanoutctl"}, rel) && !slices.Contains(p.Deps, "time/tzdata") {
+			t.Errorf("%s does not link time/tzdata", rel)
+		}
+	}
+}
+
 // TestPackages: every package says what it is, and its name says what it provides.
 func TestPackages(t *testing.T) {
 	for _, p := range load(t) {
