@@ -253,10 +253,10 @@ func (v value) check() *catalogv1.Check {
 	}
 	interval, timeout := DefaultCheckInterval, DefaultCheckTimeout
 	if d, found := o.get("interval"); found {
-		interval = d.duration(time.Second, MaxTime)
+		interval = d.duration(time.Second, MaxInterval)
 	}
 	if d, found := o.get("timeout"); found {
-		timeout = d.duration(time.Second, MaxTime)
+		timeout = d.duration(time.Second, MaxTimeout)
 	}
 	if interval > timeout && timeout > 0 {
 		v.fail("interval %s is longer than timeout %s, so it would be asked once only; make it shorter", short(interval), short(timeout))

@@ -299,6 +299,33 @@ func TestParse_ManyProblems(t *testing.T) {
 	}
 }
 
+func TestParsePolicies_TooMany(t *testing.T) {
+	file := func(policies, patterns int) []byte {
+		var b strings.Builder
+		for i := range policies {
+			fmt.Fprintf(&b, "---\napiVersion: fanout/v1\nkind: Policy\nmetadata: {name: p%d}\nspec: {delivery: staged, repositories: [", i)
+			for j := range patterns {
+				fmt.Fprintf(&b, "p%d/%d, ", i, j)
+			}
+			b.WriteString("]}\n")
+		}
+		return []byte(b.String())
+	}
+	for _, tt := range []struct {
+		policies, patterns int
+		want               string
+	}{
+		{256, 16, ""},
+		{257, 1, "p:1282: has 257 policies; at most 256 are allowed"},
+		{256, 17, "p:1202: spec.repositories: with these the policies have 4097 patterns; at most 4096 are allowed, so write wider ones"},
+	} {
+		policies, _, err := plan.ParsePolicies("p", file(tt.policies, tt.patterns))
+		if tt.want == "" && (err != nil || len(policies) != tt.policies) || tt.want != "" && (err == nil || err.Error() != tt.want) {
+			t.Errorf("%d policies of %d patterns: %d and %v, want %s", tt.policies, tt.patterns, len(policies), err, tt.want)
+		}
+	}
+}
+
 // TestParse_Aliases: what aliases of aliases would stand for, were they written out, is not read.
 func TestParse_Aliases(t *testing.T) {
 	const head = "apiVersion: fanout/v1\nkind: Plan\nmetadata: {name: p}\nspec:\n"

@@ -20,17 +20,21 @@ const (
 // DefaultMaxConcurrent is how many groups of a wave are under way at once. By default no group may fail.
 var DefaultMaxConcurrent = Quantity{N: 25, Percent: true}
 
-// Bounds of a plan.
+// Bounds of files. The catalog has them too, so that what is accepted here is not refused there.
 const (
-	MaxWaves  = 64
-	MaxGates  = 16
-	MaxSpans  = 32
-	MaxSoak   = 30 * 24 * time.Hour
-	MaxTime   = 365 * 24 * time.Hour // of deadlines, checks and freezes
-	maxGroups = 100_000
-	// maxEntries bounds how many paths and patterns a wave, or patterns a policy, lists.
-	maxEntries = 1024
-	maxLabels  = 64
+	MaxWaves    = 64
+	MaxGates    = 16 // before a wave, and after it
+	MaxSpans    = 32 // of a window
+	MaxPolicies = 256
+	MaxSoak     = 30 * 24 * time.Hour
+	MaxTime     = 365 * 24 * time.Hour // of deadlines and freezes
+	MaxInterval = 24 * time.Hour       // of a check
+	MaxTimeout  = 30 * 24 * time.Hour  // of a check
+	maxGroups   = 1 << 16
+	// maxEntries bounds how many paths and patterns a wave, or patterns a policy, lists, and maxPatterns those of all policies.
+	maxEntries  = 1024
+	maxPatterns = 4096
+	maxLabels   = 64
 )
 
 // Quantity is a number of groups, or a percentage of a wave's groups.

@@ -9,9 +9,6 @@ import (
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
 
-// MaxPolicies in a file.
-const MaxPolicies = 256
-
 // ParsePolicies reads policies, several documents in a file; their order counts. Errors are as those of Parse.
 func ParsePolicies(name string, data []byte) ([]*catalogv1.Policy, []Warning, error) {
 	src := &source{name: name}
@@ -28,6 +25,7 @@ func ParsePolicies(name string, data []byte) ([]*catalogv1.Policy, []Warning, er
 	}
 	var policies []*catalogv1.Policy
 	var warnings []Warning
+	total := 0
 	names, patterns := map[string]int{}, map[string]string{}
 	for _, doc := range docs {
 		p := doc.policy()
@@ -38,6 +36,10 @@ func ParsePolicies(name string, data []byte) ([]*catalogv1.Policy, []Warning, er
 			src.fail(doc.line, "metadata.name", "%s is the name of the policy in line %d too; give each its own", quote(p.Name), first)
 		}
 		names[p.Name] = doc.line
+		if total += len(p.Repositories); total > maxPatterns {
+			src.fail(doc.line, "spec.repositories", "with these the policies have %d patterns; at most %d are allowed, so write wider ones", total, maxPatterns)
+			break
+		}
 		for _, pattern := range p.Repositories {
 			if first := cmp.Or(patterns[everything], patterns[pattern]); first != "" {
 				warnings = append(warnings, Warning{File: name, Line: doc.line, Key: "spec.repositories",
