@@ -4055,6 +4055,884 @@ func (x *Check) GetMend() string {
 	return ""
 }
 
+// StartRolloutRequest names what moves, and how.
+type StartRolloutRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refs as REPOSITORY:TAG, with @DIGEST where another digest than the one that headquarters shows is meant.
+	Refs []string `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	// as is the tag that moves in place of each ref's own; empty: that.
+	As string `protobuf:"bytes,2,opt,name=as,proto3" json:"as,omitempty"`
+	// to is the repository in which the tags move; empty: each ref's own. The content is mounted.
+	To string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// plan file, YAML; empty: one wave with every group.
+	Plan []byte `protobuf:"bytes,4,opt,name=plan,proto3" json:"plan,omitempty"`
+	// plan_name of the file, for messages.
+	PlanName string `protobuf:"bytes,5,opt,name=plan_name,json=planName,proto3" json:"plan_name,omitempty"`
+	// supersede ends other rollouts of the same refs.
+	Supersede bool `protobuf:"varint,6,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// dry_run starts nothing.
+	DryRun        bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartRolloutRequest) Reset() {
+	*x = StartRolloutRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartRolloutRequest) ProtoMessage() {}
+
+func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
+func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *StartRolloutRequest) GetRefs() []string {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+func (x *StartRolloutRequest) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
+func (x *StartRolloutRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *StartRolloutRequest) GetPlan() []byte {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *StartRolloutRequest) GetPlanName() string {
+	if x != nil {
+		return x.PlanName
+	}
+	return ""
+}
+
+func (x *StartRolloutRequest) GetSupersede() bool {
+	if x != nil {
+		return x.Supersede
+	}
+	return false
+}
+
+func (x *StartRolloutRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// StartRolloutResponse says what was started, or would be.
+type StartRolloutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rollout as it stands; of a dry run, as it would begin, without an ID.
+	Rollout *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// warnings about the plan.
+	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// preflight of each site that would get it; of a dry run.
+	Preflight     []*PreflightSite `protobuf:"bytes,3,rep,name=preflight,proto3" json:"preflight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartRolloutResponse) Reset() {
+	*x = StartRolloutResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartRolloutResponse) ProtoMessage() {}
+
+func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
+func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *StartRolloutResponse) GetRollout() *v1.Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+func (x *StartRolloutResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *StartRolloutResponse) GetPreflight() []*PreflightSite {
+	if x != nil {
+		return x.Preflight
+	}
+	return nil
+}
+
+// PreflightSite is what is known of a site before a rollout.
+type PreflightSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group it belongs to.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// wave by name.
+	Wave string `protobuf:"bytes,3,opt,name=wave,proto3" json:"wave,omitempty"`
+	// state of the site, as in TreeMember.
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// reason where it is not well.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// bytes_missing there.
+	BytesMissing int64 `protobuf:"varint,6,opt,name=bytes_missing,json=bytesMissing,proto3" json:"bytes_missing,omitempty"`
+	// seconds that these take at the rate seen last; negative: not known.
+	Seconds float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	// shows: the digests that each ref shows there now, in the order of the refs; empty: none.
+	Shows         []string `protobuf:"bytes,8,rep,name=shows,proto3" json:"shows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreflightSite) Reset() {
+	*x = PreflightSite{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreflightSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreflightSite) ProtoMessage() {}
+
+func (x *PreflightSite) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreflightSite.ProtoReflect.Descriptor instead.
+func (*PreflightSite) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *PreflightSite) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *PreflightSite) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PreflightSite) GetWave() string {
+	if x != nil {
+		return x.Wave
+	}
+	return ""
+}
+
+func (x *PreflightSite) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PreflightSite) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PreflightSite) GetBytesMissing() int64 {
+	if x != nil {
+		return x.BytesMissing
+	}
+	return 0
+}
+
+func (x *PreflightSite) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *PreflightSite) GetShows() []string {
+	if x != nil {
+		return x.Shows
+	}
+	return nil
+}
+
+// RolloutsRequest selects rollouts.
+type RolloutsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of one; empty: all that are kept.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// watch for changes.
+	Watch         bool `protobuf:"varint,2,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutsRequest) Reset() {
+	*x = RolloutsRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutsRequest) ProtoMessage() {}
+
+func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutsRequest.ProtoReflect.Descriptor instead.
+func (*RolloutsRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *RolloutsRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RolloutsRequest) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
+}
+
+// RolloutsResponse is a picture of the rollouts.
+type RolloutsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rollouts, newest first.
+	Rollouts []*v1.Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	// as_of is when the picture was drawn.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// sites of the groups of the one rollout that was asked for: the delivery receipt.
+	Sites         []*RolloutSite `protobuf:"bytes,3,rep,name=sites,proto3" json:"sites,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutsResponse) Reset() {
+	*x = RolloutsResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutsResponse) ProtoMessage() {}
+
+func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutsResponse.ProtoReflect.Descriptor instead.
+func (*RolloutsResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
+func (x *RolloutsResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *RolloutsResponse) GetSites() []*RolloutSite {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
+// RolloutSite is one site in a rollout.
+type RolloutSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group it belongs to.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// refs as the site shows them, in the order of the rollout's items.
+	Refs          []*SiteRef `protobuf:"bytes,3,rep,name=refs,proto3" json:"refs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutSite) Reset() {
+	*x = RolloutSite{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutSite) ProtoMessage() {}
+
+func (x *RolloutSite) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutSite.ProtoReflect.Descriptor instead.
+func (*RolloutSite) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *RolloutSite) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *RolloutSite) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RolloutSite) GetRefs() []*SiteRef {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+// SteerRolloutRequest is a person's word on a rollout.
+type SteerRolloutRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the rollout.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// verb: pause, resume, approve, reject, skip, retry, abort or rollback.
+	Verb string `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	// group, for skip and retry.
+	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	// reason in words.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SteerRolloutRequest) Reset() {
+	*x = SteerRolloutRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SteerRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SteerRolloutRequest) ProtoMessage() {}
+
+func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SteerRolloutRequest.ProtoReflect.Descriptor instead.
+func (*SteerRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *SteerRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SteerRolloutRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *SteerRolloutRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SteerRolloutRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SteerRolloutResponse says how the rollout stands after it.
+type SteerRolloutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rollout as it stands.
+	Rollout       *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SteerRolloutResponse) Reset() {
+	*x = SteerRolloutResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SteerRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SteerRolloutResponse) ProtoMessage() {}
+
+func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SteerRolloutResponse.ProtoReflect.Descriptor instead.
+func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// PoliciesRequest has nothing in it.
+type PoliciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoliciesRequest) Reset() {
+	*x = PoliciesRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoliciesRequest) ProtoMessage() {}
+
+func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
+func (*PoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+}
+
+// PoliciesResponse lists policies.
+type PoliciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// policies in their order.
+	Policies      []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoliciesResponse) Reset() {
+	*x = PoliciesResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoliciesResponse) ProtoMessage() {}
+
+func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
+func (*PoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+// SetPoliciesRequest changes policies.
+type SetPoliciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// policies in their order.
+	Policies []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	// upsert: those of the same name are replaced in their places, the others are added at the end; else these are all there are.
+	Upsert        bool `protobuf:"varint,2,opt,name=upsert,proto3" json:"upsert,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoliciesRequest) Reset() {
+	*x = SetPoliciesRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoliciesRequest) ProtoMessage() {}
+
+func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *SetPoliciesRequest) GetUpsert() bool {
+	if x != nil {
+		return x.Upsert
+	}
+	return false
+}
+
+// SetPoliciesResponse lists the policies after it.
+type SetPoliciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// policies in their order.
+	Policies      []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoliciesResponse) Reset() {
+	*x = SetPoliciesResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoliciesResponse) ProtoMessage() {}
+
+func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+// SetFreezeRequest freezes or thaws a group.
+type SetFreezeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group that is meant: the agent's own, or one below it.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// thaw ends the freeze; else the fields below are set.
+	Thaw bool `protobuf:"varint,2,opt,name=thaw,proto3" json:"thaw,omitempty"`
+	// reason in words.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// until when.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFreezeRequest) Reset() {
+	*x = SetFreezeRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFreezeRequest) ProtoMessage() {}
+
+func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFreezeRequest.ProtoReflect.Descriptor instead.
+func (*SetFreezeRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *SetFreezeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetFreezeRequest) GetThaw() bool {
+	if x != nil {
+		return x.Thaw
+	}
+	return false
+}
+
+func (x *SetFreezeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetFreezeRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+// SetFreezeResponse says what is in force.
+type SetFreezeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// freeze of the group; absent: none.
+	Freeze        *v1.Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFreezeResponse) Reset() {
+	*x = SetFreezeResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFreezeResponse) ProtoMessage() {}
+
+func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFreezeResponse.ProtoReflect.Descriptor instead.
+func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
 var File_fanout_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_fanout_admin_v1_admin_proto_rawDesc = "" +
@@ -4346,7 +5224,61 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04mend\x18\x04 \x01(\tR\x04mend2\x85\x0f\n" +
+	"\x04mend\x18\x04 \x01(\tR\x04mend\"\xb1\x01\n" +
+	"\x13StartRolloutRequest\x12\x12\n" +
+	"\x04refs\x18\x01 \x03(\tR\x04refs\x12\x0e\n" +
+	"\x02as\x18\x02 \x01(\tR\x02as\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x12\n" +
+	"\x04plan\x18\x04 \x01(\fR\x04plan\x12\x1b\n" +
+	"\tplan_name\x18\x05 \x01(\tR\bplanName\x12\x1c\n" +
+	"\tsupersede\x18\x06 \x01(\bR\tsupersede\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\"\xa6\x01\n" +
+	"\x14StartRolloutResponse\x124\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12<\n" +
+	"\tpreflight\x18\x03 \x03(\v2\x1e.fanout.admin.v1.PreflightSiteR\tpreflight\"\xd0\x01\n" +
+	"\rPreflightSite\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
+	"\x04wave\x18\x03 \x01(\tR\x04wave\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12#\n" +
+	"\rbytes_missing\x18\x06 \x01(\x03R\fbytesMissing\x12\x18\n" +
+	"\aseconds\x18\a \x01(\x01R\aseconds\x12\x14\n" +
+	"\x05shows\x18\b \x03(\tR\x05shows\"7\n" +
+	"\x0fRolloutsRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xaf\x01\n" +
+	"\x10RolloutsResponse\x126\n" +
+	"\brollouts\x18\x01 \x03(\v2\x1a.fanout.catalog.v1.RolloutR\brollouts\x12/\n" +
+	"\x05as_of\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
+	"\x05sites\x18\x03 \x03(\v2\x1c.fanout.admin.v1.RolloutSiteR\x05sites\"e\n" +
+	"\vRolloutSite\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12,\n" +
+	"\x04refs\x18\x03 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x04refs\"g\n" +
+	"\x13SteerRolloutRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x14\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"L\n" +
+	"\x14SteerRolloutResponse\x124\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\"\x11\n" +
+	"\x0fPoliciesRequest\"I\n" +
+	"\x10PoliciesResponse\x125\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"c\n" +
+	"\x12SetPoliciesRequest\x125\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\x12\x16\n" +
+	"\x06upsert\x18\x02 \x01(\bR\x06upsert\"L\n" +
+	"\x13SetPoliciesResponse\x125\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"\x86\x01\n" +
+	"\x10SetFreezeRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04thaw\x18\x02 \x01(\bR\x04thaw\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
+	"\x11SetFreezeResponse\x121\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\x91\x13\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -4367,7 +5299,13 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Lead\x12\x1c.fanout.admin.v1.LeadRequest\x1a\x1d.fanout.admin.v1.LeadResponse\x12Z\n" +
 	"\vSaveCatalog\x12#.fanout.admin.v1.SaveCatalogRequest\x1a$.fanout.admin.v1.SaveCatalogResponse0\x01\x12c\n" +
 	"\x0eRestoreCatalog\x12&.fanout.admin.v1.RestoreCatalogRequest\x1a'.fanout.admin.v1.RestoreCatalogResponse(\x01\x12X\n" +
-	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponse\x12C\n" +
+	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponse\x12[\n" +
+	"\fStartRollout\x12$.fanout.admin.v1.StartRolloutRequest\x1a%.fanout.admin.v1.StartRolloutResponse\x12Q\n" +
+	"\bRollouts\x12 .fanout.admin.v1.RolloutsRequest\x1a!.fanout.admin.v1.RolloutsResponse0\x01\x12[\n" +
+	"\fSteerRollout\x12$.fanout.admin.v1.SteerRolloutRequest\x1a%.fanout.admin.v1.SteerRolloutResponse\x12O\n" +
+	"\bPolicies\x12 .fanout.admin.v1.PoliciesRequest\x1a!.fanout.admin.v1.PoliciesResponse\x12X\n" +
+	"\vSetPolicies\x12#.fanout.admin.v1.SetPoliciesRequest\x1a$.fanout.admin.v1.SetPoliciesResponse\x12R\n" +
+	"\tSetFreeze\x12!.fanout.admin.v1.SetFreezeRequest\x1a\".fanout.admin.v1.SetFreezeResponse\x12C\n" +
 	"\x04View\x12\x1c.fanout.admin.v1.ViewRequest\x1a\x1d.fanout.admin.v1.ViewResponse\x12K\n" +
 	"\x06Verify\x12\x1e.fanout.admin.v1.VerifyRequest\x1a\x1f.fanout.admin.v1.VerifyResponse0\x01\x12K\n" +
 	"\x06Doctor\x12\x1e.fanout.admin.v1.DoctorRequest\x1a\x1f.fanout.admin.v1.DoctorResponse0\x01B;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
@@ -4384,7 +5322,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
@@ -4444,95 +5382,136 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*DoctorRequest)(nil),            // 55: fanout.admin.v1.DoctorRequest
 	(*DoctorResponse)(nil),           // 56: fanout.admin.v1.DoctorResponse
 	(*Check)(nil),                    // 57: fanout.admin.v1.Check
-	nil,                              // 58: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 59: google.protobuf.Timestamp
-	(*v1.Scope)(nil),                 // 60: fanout.catalog.v1.Scope
+	(*StartRolloutRequest)(nil),      // 58: fanout.admin.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 59: fanout.admin.v1.StartRolloutResponse
+	(*PreflightSite)(nil),            // 60: fanout.admin.v1.PreflightSite
+	(*RolloutsRequest)(nil),          // 61: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),         // 62: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),              // 63: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),      // 64: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),     // 65: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),          // 66: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),         // 67: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),       // 68: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),      // 69: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),         // 70: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),        // 71: fanout.admin.v1.SetFreezeResponse
+	nil,                              // 72: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 73: google.protobuf.Timestamp
+	(*v1.Scope)(nil),                 // 74: fanout.catalog.v1.Scope
+	(*v1.Rollout)(nil),               // 75: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 76: fanout.catalog.v1.Policy
+	(*v1.Freeze)(nil),                // 77: fanout.catalog.v1.Freeze
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	59, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	73, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	59, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	58, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	59, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	59, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	73, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	72, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	73, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	73, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 8: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	59, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	59, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	59, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	59, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	59, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	73, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	73, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	73, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	73, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	73, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	15, // 14: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	59, // 15: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	59, // 16: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	73, // 15: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	73, // 16: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
 	24, // 17: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
 	25, // 18: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	25, // 19: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	59, // 20: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	59, // 21: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	73, // 20: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	73, // 21: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
 	30, // 22: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	59, // 23: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	73, // 23: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
 	15, // 24: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	60, // 25: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	60, // 26: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	60, // 27: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	74, // 25: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	74, // 26: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	74, // 27: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
 	51, // 28: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
 	52, // 29: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
 	53, // 30: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
 	54, // 31: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
 	57, // 32: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	0,  // 33: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 34: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 35: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 36: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 37: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 38: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 39: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	18, // 40: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	20, // 41: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	22, // 42: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	26, // 43: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	28, // 44: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	31, // 45: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	33, // 46: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	35, // 47: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	37, // 48: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	39, // 49: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	41, // 50: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	43, // 51: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	45, // 52: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	47, // 53: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	49, // 54: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	55, // 55: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	1,  // 56: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 57: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 58: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 59: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 60: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 61: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 62: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	19, // 63: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	21, // 64: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	23, // 65: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	27, // 66: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	29, // 67: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	32, // 68: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	34, // 69: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	36, // 70: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	38, // 71: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	40, // 72: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	42, // 73: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	44, // 74: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	46, // 75: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	48, // 76: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	50, // 77: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	56, // 78: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	56, // [56:79] is the sub-list for method output_type
-	33, // [33:56] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	75, // 33: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	60, // 34: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	75, // 35: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	73, // 36: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	63, // 37: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,  // 38: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	75, // 39: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	76, // 40: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	76, // 41: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	76, // 42: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	73, // 43: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	77, // 44: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,  // 45: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 46: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 47: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 48: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	11, // 49: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	13, // 50: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	16, // 51: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	18, // 52: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	20, // 53: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	22, // 54: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	26, // 55: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	28, // 56: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	31, // 57: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	33, // 58: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	35, // 59: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	37, // 60: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	39, // 61: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	41, // 62: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	43, // 63: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	45, // 64: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	58, // 65: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	61, // 66: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	64, // 67: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	66, // 68: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	68, // 69: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	70, // 70: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	47, // 71: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	49, // 72: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	55, // 73: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	1,  // 74: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 75: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 76: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 77: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	12, // 78: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	14, // 79: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	17, // 80: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	19, // 81: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	21, // 82: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	23, // 83: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	27, // 84: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	29, // 85: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	32, // 86: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	34, // 87: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	36, // 88: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	38, // 89: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	40, // 90: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	42, // 91: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	44, // 92: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	46, // 93: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	59, // 94: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	62, // 95: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	65, // 96: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	67, // 97: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	69, // 98: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	71, // 99: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	48, // 100: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	50, // 101: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	56, // 102: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	74, // [74:103] is the sub-list for method output_type
+	45, // [45:74] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -4552,7 +5531,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,12 @@ const (
 	AdminService_SaveCatalog_FullMethodName      = "/fanout.admin.v1.AdminService/SaveCatalog"
 	AdminService_RestoreCatalog_FullMethodName   = "/fanout.admin.v1.AdminService/RestoreCatalog"
 	AdminService_AcceptEpoch_FullMethodName      = "/fanout.admin.v1.AdminService/AcceptEpoch"
+	AdminService_StartRollout_FullMethodName     = "/fanout.admin.v1.AdminService/StartRollout"
+	AdminService_Rollouts_FullMethodName         = "/fanout.admin.v1.AdminService/Rollouts"
+	AdminService_SteerRollout_FullMethodName     = "/fanout.admin.v1.AdminService/SteerRollout"
+	AdminService_Policies_FullMethodName         = "/fanout.admin.v1.AdminService/Policies"
+	AdminService_SetPolicies_FullMethodName      = "/fanout.admin.v1.AdminService/SetPolicies"
+	AdminService_SetFreeze_FullMethodName        = "/fanout.admin.v1.AdminService/SetFreeze"
 	AdminService_View_FullMethodName             = "/fanout.admin.v1.AdminService/View"
 	AdminService_Verify_FullMethodName           = "/fanout.admin.v1.AdminService/Verify"
 	AdminService_Doctor_FullMethodName           = "/fanout.admin.v1.AdminService/Doctor"
@@ -94,6 +100,19 @@ type AdminServiceClient interface {
 	RestoreCatalog(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreCatalogRequest, RestoreCatalogResponse], error)
 	// AcceptEpoch lets this group follow a catalog that does not continue the one it holds.
 	AcceptEpoch(ctx context.Context, in *AcceptEpochRequest, opts ...grpc.CallOption) (*AcceptEpochResponse, error)
+	// StartRollout promotes refs; with dry_run it answers what would be done. Headquarters only. INVALID_ARGUMENT: the plan is wrong; the message names every mistake. FAILED_PRECONDITION: a ref is
+	// under another rollout, or is not published.
+	StartRollout(ctx context.Context, in *StartRolloutRequest, opts ...grpc.CallOption) (*StartRolloutResponse, error)
+	// Rollouts streams the rollouts that are kept, or one of them; with watch, again whenever something changed. NOT_FOUND: no such rollout is kept.
+	Rollouts(ctx context.Context, in *RolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RolloutsResponse], error)
+	// SteerRollout is a person's word on one. FAILED_PRECONDITION: it is not for that now; the message says why.
+	SteerRollout(ctx context.Context, in *SteerRolloutRequest, opts ...grpc.CallOption) (*SteerRolloutResponse, error)
+	// Policies lists the policies of delivery.
+	Policies(ctx context.Context, in *PoliciesRequest, opts ...grpc.CallOption) (*PoliciesResponse, error)
+	// SetPolicies replaces them, or with upsert those of the same names. Headquarters only.
+	SetPolicies(ctx context.Context, in *SetPoliciesRequest, opts ...grpc.CallOption) (*SetPoliciesResponse, error)
+	// SetFreeze keeps the agent's group, and those below it, from changing tags, or ends that.
+	SetFreeze(ctx context.Context, in *SetFreezeRequest, opts ...grpc.CallOption) (*SetFreezeResponse, error)
 	// View gives the digest of what a site's catalog says, in one round trip: two sites whose views are equal want the same. NOT_FOUND: no such site is known here.
 	View(ctx context.Context, in *ViewRequest, opts ...grpc.CallOption) (*ViewResponse, error)
 	// Verify compares sites with the catalog: first the digests of their views, then what their registries really show. Messages of several sites may be mixed; the last one of a
@@ -368,6 +387,75 @@ func (c *adminServiceClient) AcceptEpoch(ctx context.Context, in *AcceptEpochReq
 	return out, nil
 }
 
+func (c *adminServiceClient) StartRollout(ctx context.Context, in *StartRolloutRequest, opts ...grpc.CallOption) (*StartRolloutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StartRolloutResponse)
+	err := c.cc.Invoke(ctx, AdminService_StartRollout_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Rollouts(ctx context.Context, in *RolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RolloutsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[7], AdminService_Rollouts_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RolloutsRequest, RolloutsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_RolloutsClient = grpc.ServerStreamingClient[RolloutsResponse]
+
+func (c *adminServiceClient) SteerRollout(ctx context.Context, in *SteerRolloutRequest, opts ...grpc.CallOption) (*SteerRolloutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SteerRolloutResponse)
+	err := c.cc.Invoke(ctx, AdminService_SteerRollout_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Policies(ctx context.Context, in *PoliciesRequest, opts ...grpc.CallOption) (*PoliciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PoliciesResponse)
+	err := c.cc.Invoke(ctx, AdminService_Policies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SetPolicies(ctx context.Context, in *SetPoliciesRequest, opts ...grpc.CallOption) (*SetPoliciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetPoliciesResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetPolicies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SetFreeze(ctx context.Context, in *SetFreezeRequest, opts ...grpc.CallOption) (*SetFreezeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetFreezeResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetFreeze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) View(ctx context.Context, in *ViewRequest, opts ...grpc.CallOption) (*ViewResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ViewResponse)
@@ -380,7 +468,7 @@ func (c *adminServiceClient) View(ctx context.Context, in *ViewRequest, opts ...
 
 func (c *adminServiceClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[7], AdminService_Verify_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[8], AdminService_Verify_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -399,7 +487,7 @@ type AdminService_VerifyClient = grpc.ServerStreamingClient[VerifyResponse]
 
 func (c *adminServiceClient) Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[8], AdminService_Doctor_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[9], AdminService_Doctor_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -464,6 +552,19 @@ type AdminServiceServer interface {
 	RestoreCatalog(grpc.ClientStreamingServer[RestoreCatalogRequest, RestoreCatalogResponse]) error
 	// AcceptEpoch lets this group follow a catalog that does not continue the one it holds.
 	AcceptEpoch(context.Context, *AcceptEpochRequest) (*AcceptEpochResponse, error)
+	// StartRollout promotes refs; with dry_run it answers what would be done. Headquarters only. INVALID_ARGUMENT: the plan is wrong; the message names every mistake. FAILED_PRECONDITION: a ref is
+	// under another rollout, or is not published.
+	StartRollout(context.Context, *StartRolloutRequest) (*StartRolloutResponse, error)
+	// Rollouts streams the rollouts that are kept, or one of them; with watch, again whenever something changed. NOT_FOUND: no such rollout is kept.
+	Rollouts(*RolloutsRequest, grpc.ServerStreamingServer[RolloutsResponse]) error
+	// SteerRollout is a person's word on one. FAILED_PRECONDITION: it is not for that now; the message says why.
+	SteerRollout(context.Context, *SteerRolloutRequest) (*SteerRolloutResponse, error)
+	// Policies lists the policies of delivery.
+	Policies(context.Context, *PoliciesRequest) (*PoliciesResponse, error)
+	// SetPolicies replaces them, or with upsert those of the same names. Headquarters only.
+	SetPolicies(context.Context, *SetPoliciesRequest) (*SetPoliciesResponse, error)
+	// SetFreeze keeps the agent's group, and those below it, from changing tags, or ends that.
+	SetFreeze(context.Context, *SetFreezeRequest) (*SetFreezeResponse, error)
 	// View gives the digest of what a site's catalog says, in one round trip: two sites whose views are equal want the same. NOT_FOUND: no such site is known here.
 	View(context.Context, *ViewRequest) (*ViewResponse, error)
 	// Verify compares sites with the catalog: first the digests of their views, then what their registries really show. Messages of several sites may be mixed; the last one of a
@@ -540,6 +641,24 @@ func (UnimplementedAdminServiceServer) RestoreCatalog(grpc.ClientStreamingServer
 }
 func (UnimplementedAdminServiceServer) AcceptEpoch(context.Context, *AcceptEpochRequest) (*AcceptEpochResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AcceptEpoch not implemented")
+}
+func (UnimplementedAdminServiceServer) StartRollout(context.Context, *StartRolloutRequest) (*StartRolloutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartRollout not implemented")
+}
+func (UnimplementedAdminServiceServer) Rollouts(*RolloutsRequest, grpc.ServerStreamingServer[RolloutsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Rollouts not implemented")
+}
+func (UnimplementedAdminServiceServer) SteerRollout(context.Context, *SteerRolloutRequest) (*SteerRolloutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SteerRollout not implemented")
+}
+func (UnimplementedAdminServiceServer) Policies(context.Context, *PoliciesRequest) (*PoliciesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Policies not implemented")
+}
+func (UnimplementedAdminServiceServer) SetPolicies(context.Context, *SetPoliciesRequest) (*SetPoliciesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPolicies not implemented")
+}
+func (UnimplementedAdminServiceServer) SetFreeze(context.Context, *SetFreezeRequest) (*SetFreezeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetFreeze not implemented")
 }
 func (UnimplementedAdminServiceServer) View(context.Context, *ViewRequest) (*ViewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method View not implemented")
@@ -878,6 +997,107 @@ func _AdminService_AcceptEpoch_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_StartRollout_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartRolloutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).StartRollout(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_StartRollout_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).StartRollout(ctx, req.(*StartRolloutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Rollouts_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RolloutsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Rollouts(m, &grpc.GenericServerStream[RolloutsRequest, RolloutsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_RolloutsServer = grpc.ServerStreamingServer[RolloutsResponse]
+
+func _AdminService_SteerRollout_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SteerRolloutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SteerRollout(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SteerRollout_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SteerRollout(ctx, req.(*SteerRolloutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Policies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PoliciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Policies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Policies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Policies(ctx, req.(*PoliciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SetPolicies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPoliciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetPolicies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetPolicies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetPolicies(ctx, req.(*SetPoliciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SetFreeze_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetFreezeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetFreeze(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetFreeze_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetFreeze(ctx, req.(*SetFreezeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_View_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ViewRequest)
 	if err := dec(in); err != nil {
@@ -978,6 +1198,26 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_AcceptEpoch_Handler,
 		},
 		{
+			MethodName: "StartRollout",
+			Handler:    _AdminService_StartRollout_Handler,
+		},
+		{
+			MethodName: "SteerRollout",
+			Handler:    _AdminService_SteerRollout_Handler,
+		},
+		{
+			MethodName: "Policies",
+			Handler:    _AdminService_Policies_Handler,
+		},
+		{
+			MethodName: "SetPolicies",
+			Handler:    _AdminService_SetPolicies_Handler,
+		},
+		{
+			MethodName: "SetFreeze",
+			Handler:    _AdminService_SetFreeze_Handler,
+		},
+		{
 			MethodName: "View",
 			Handler:    _AdminService_View_Handler,
 		},
@@ -1017,6 +1257,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "RestoreCatalog",
 			Handler:       _AdminService_RestoreCatalog_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Rollouts",
+			Handler:       _AdminService_Rollouts_Handler,
+			ServerStreams: true,
 		},
 		{
 			StreamName:    "Verify",

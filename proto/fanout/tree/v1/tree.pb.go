@@ -967,7 +967,9 @@ type Heartbeat struct {
 	// time at the parent.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// head is headquarters' newest revision known here.
-	Head          uint64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
+	Head uint64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
+	// freezes of the parent group and of those above it.
+	Freezes       []*v1.Freeze `protobuf:"bytes,4,rep,name=freezes,proto3" json:"freezes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1023,13 @@ func (x *Heartbeat) GetHead() uint64 {
 		return x.Head
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetFreezes() []*v1.Freeze {
+	if x != nil {
+		return x.Freezes
+	}
+	return nil
 }
 
 // HealthUpdate carries what changed in a subtree.
@@ -1142,7 +1151,9 @@ type GroupHealth struct {
 	// sites of the group, sorted: all its members, those that are down included.
 	Sites []*v1.GroupSite `protobuf:"bytes,12,rep,name=sites,proto3" json:"sites,omitempty"`
 	// keep is how many of the newest tags of each repository its own registries show; 0: all.
-	Keep          uint32 `protobuf:"varint,13,opt,name=keep,proto3" json:"keep,omitempty"`
+	Keep uint32 `protobuf:"varint,13,opt,name=keep,proto3" json:"keep,omitempty"`
+	// freeze of the group itself; absent: none.
+	Freeze        *v1.Freeze `protobuf:"bytes,14,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1266,6 +1277,13 @@ func (x *GroupHealth) GetKeep() uint32 {
 		return x.Keep
 	}
 	return 0
+}
+
+func (x *GroupHealth) GetFreeze() *v1.Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
 }
 
 // SiteHealth is what a site says of itself.
@@ -2602,18 +2620,19 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\bposition\x18\x03 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x12\x16\n" +
 	"\x06resync\x18\x04 \x01(\tR\x06resync\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\bR\x03end\x12\x16\n" +
-	"\x06pruned\x18\x06 \x01(\x04R\x06pruned\"\x88\x01\n" +
+	"\x06pruned\x18\x06 \x01(\x04R\x06pruned\"\xbd\x01\n" +
 	"\tHeartbeat\x127\n" +
 	"\bposition\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
-	"\x04head\x18\x03 \x01(\x04R\x04head\"\x9a\x02\n" +
+	"\x04head\x18\x03 \x01(\x04R\x04head\x123\n" +
+	"\afreezes\x18\x04 \x03(\v2\x19.fanout.catalog.v1.FreezeR\afreezes\"\x9a\x02\n" +
 	"\fHealthUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x123\n" +
 	"\x06groups\x18\x02 \x03(\v2\x1b.fanout.tree.v1.GroupHealthR\x06groups\x120\n" +
 	"\x05sites\x18\x03 \x03(\v2\x1a.fanout.tree.v1.SiteHealthR\x05sites\x124\n" +
 	"\apending\x18\x04 \x03(\v2\x1a.fanout.tree.v1.PendingRefR\apending\x124\n" +
 	"\asettled\x18\x05 \x03(\v2\x1a.fanout.tree.v1.SettledRefR\asettled\x12#\n" +
-	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\x99\x04\n" +
+	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\xcc\x04\n" +
 	"\vGroupHealth\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -2628,7 +2647,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	" \x01(\tR\acarrier\x120\n" +
 	"\x06demand\x18\v \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x122\n" +
 	"\x05sites\x18\f \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x12\x12\n" +
-	"\x04keep\x18\r \x01(\rR\x04keep\x1a9\n" +
+	"\x04keep\x18\r \x01(\rR\x04keep\x121\n" +
+	"\x06freeze\x18\x0e \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x03\n" +
@@ -2799,9 +2819,10 @@ var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*v1.Record)(nil),             // 37: fanout.catalog.v1.Record
 	(*v11.Manifest)(nil),          // 38: fanout.transfer.v1.Manifest
 	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*v1.GroupSite)(nil),          // 40: fanout.catalog.v1.GroupSite
-	(*v1.Member)(nil),             // 41: fanout.catalog.v1.Member
-	(*v1.Change)(nil),             // 42: fanout.catalog.v1.Change
+	(*v1.Freeze)(nil),             // 40: fanout.catalog.v1.Freeze
+	(*v1.GroupSite)(nil),          // 41: fanout.catalog.v1.GroupSite
+	(*v1.Member)(nil),             // 42: fanout.catalog.v1.Member
+	(*v1.Change)(nil),             // 43: fanout.catalog.v1.Change
 }
 var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
 	1,  // 0: fanout.tree.v1.TunnelRequest.hello:type_name -> fanout.tree.v1.TunnelHello
@@ -2826,48 +2847,50 @@ var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
 	34, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
 	34, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
 	39, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
-	14, // 22: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
-	15, // 23: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
-	16, // 24: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
-	17, // 25: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
-	34, // 26: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
-	32, // 27: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
-	39, // 28: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
-	35, // 29: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
-	40, // 30: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
-	39, // 31: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
-	39, // 32: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
-	39, // 33: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
-	41, // 34: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	13, // 35: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	20, // 36: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	10, // 37: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	10, // 38: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	42, // 39: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	23, // 40: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	37, // 41: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	33, // 42: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	27, // 43: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
-	24, // 44: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
-	28, // 45: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
-	41, // 46: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
-	25, // 47: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
-	29, // 48: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
-	3,  // 49: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	18, // 50: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	21, // 51: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	0,  // 52: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
-	24, // 53: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	6,  // 54: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	19, // 55: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	22, // 56: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	2,  // 57: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
-	25, // 58: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	54, // [54:59] is the sub-list for method output_type
-	49, // [49:54] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	40, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
+	14, // 23: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
+	15, // 24: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
+	16, // 25: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
+	17, // 26: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
+	34, // 27: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
+	32, // 28: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
+	39, // 29: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
+	35, // 30: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
+	41, // 31: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
+	40, // 32: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
+	39, // 33: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
+	39, // 34: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
+	39, // 35: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
+	42, // 36: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	13, // 37: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	20, // 38: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	10, // 39: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	10, // 40: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	43, // 41: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	23, // 42: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	37, // 43: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	33, // 44: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	27, // 45: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	24, // 46: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	28, // 47: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	42, // 48: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	25, // 49: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	29, // 50: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	3,  // 51: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	18, // 52: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	21, // 53: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	0,  // 54: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
+	24, // 55: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	6,  // 56: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	19, // 57: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	22, // 58: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	2,  // 59: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
+	25, // 60: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	56, // [56:61] is the sub-list for method output_type
+	51, // [51:56] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_fanout_tree_v1_tree_proto_init() }
