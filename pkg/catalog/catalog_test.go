@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
@@ -54,8 +55,40 @@ func populated(t testing.TB) *catalog.Machine {
 	return m
 }
 
+// promoting is populated, and has a rollout under way, one that has ended, policies and a freeze.
+func promoting(t testing.TB) *catalog.Machine {
+	m := populated(t)
+	plan := &catalogv1.Plan{Waves: []*catalogv1.Wave{
+		{Name: "one", Groups: []string{"hq/gd"}, MaxConcurrent: 1, OnFailure: "pause", OnOffline: "skip", Deadline: durationpb.New(time.Hour), Soak: durationpb.New(time.Hour)},
+		{Name: "two", Groups: []string{"hq/hn", "hq/sc"}, MaxConcurrent: 1, OnFailure: "rollback", OnOffline: "wait", Before: []*catalogv1.Gate{
+			{Kind: &catalogv1.Gate_Approval{Approval: &catalogv1.Approval{}}}}},
+	}}
+	start := func(id, tag string) *catalogv1.Change {
+		return &catalogv1.Change{Kind: &catalogv1.Change_StartRollout{StartRollout: &catalogv1.StartRollout{Rollout: &catalogv1.Rollout{
+			Id: id, Plan: plan, Items: []*catalogv1.RolloutItem{{Repository: "app", Tag: tag, Target: descriptor("N"), Referrers: []*catalogv1.Descriptor{descriptor("sig")}}},
+		}}}}
+	}
+	observe := func(seen uint64, state string) *catalogv1.Change {
+		return &catalogv1.Change{Kind: &catalogv1.Change_ObserveRollout{ObserveRollout: &catalogv1.ObserveRollout{
+			Id: "r1", Seen: seen, Groups: []*catalogv1.ObservedGroup{{Group: "hq/gd", State: state, Reason: "x"}}, Elapsed: durationpb.New(time.Minute)}}}
+	}
+	for i, r := range m.Apply(&catalogv1.Command{Actor: "ann", Time: timestamppb.New(time.Unix(200, 0)), Changes: []*catalogv1.Change{
+		{Kind: &catalogv1.Change_SetPolicies{SetPolicies: &catalogv1.SetPolicies{Policies: []*catalogv1.Policy{
+			{Name: "p", Repositories: []string{"rel/**"}, Delivery: "staged", MaxFreeze: durationpb.New(time.Hour)}}}}},
+		{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{Revision: 5, Repository: "rel/x", Tag: "v1", Target: descriptor("R"), Group: "hq"}}},
+		start("r1", "v2"), observe(1, "staged"), observe(2, "delivered"), observe(3, "pending"), start("r0", "v3"),
+		{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: "r0", Verb: "abort", Reason: "x"}}},
+		{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{Freeze: &catalogv1.Freeze{Group: "hq", Until: timestamppb.New(time.Unix(300, 0)), By: "ann"}}}},
+	}}) {
+		if r.Err != nil {
+			t.Fatalf("change %d: %v", i, r.Err)
+		}
+	}
+	return m
+}
+
 func TestSnapshot_RoundTrip(t *testing.T) {
-	want := populated(t).Snapshot()
+	want := promoting(t).Snapshot()
 	data := snapshotBytes(t, want)
 	m, err := catalog.Restore(bytes.NewReader(data))
 	if err != nil {
@@ -72,6 +105,9 @@ func TestSnapshot_RoundTrip(t *testing.T) {
 		"removed":  {want.Member("c"), got.Member("c")},
 		"groups":   {slices.Collect(want.Groups()), slices.Collect(got.Groups())},
 		"settings": {want.Settings(), got.Settings()},
+		"rollouts": {want.Rollouts(), got.Rollouts()},
+		"policies": {want.Policies(), got.Policies()},
+		"freeze":   {want.Freeze(), got.Freeze()},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1], protocmp.Transform()); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", what, diff)
@@ -87,13 +123,13 @@ func TestSnapshot_RoundTrip(t *testing.T) {
 	for rec := range got.Repository("app") {
 		tags = append(tags, rec.Tag)
 	}
-	if diff := cmp.Diff([]string{"v1", "v2"}, tags); diff != "" {
+	if diff := cmp.Diff([]string{"v1", "v2", "v3"}, tags); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestRestore_CutOrAltered(t *testing.T) {
-	data := snapshotBytes(t, populated(t).Snapshot())
+	data := snapshotBytes(t, promoting(t).Snapshot())
 	for n := range data {
 		if _, err := catalog.Restore(bytes.NewReader(data[:n])); !errors.Is(err, catalog.ErrCorrupt) || !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("cut at %d of %d: %v", n, len(data), err)
@@ -346,12 +382,23 @@ func FuzzDecodeCommand(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(im)
+	rollout, err := proto.Marshal(&catalogv1.Command{Changes: []*catalogv1.Change{
+		{Kind: &catalogv1.Change_StartRollout{StartRollout: &catalogv1.StartRollout{Supersede: true, Rollout: &catalogv1.Rollout{
+			Id: "r2", Plan: promoting(f).Snapshot().Rollout("r1").Plan, Items: promoting(f).Snapshot().Rollout("r1").Items}}}},
+		{Kind: &catalogv1.Change_ObserveRollout{ObserveRollout: &catalogv1.ObserveRollout{Id: "r1", Seen: 4, WindowOpen: true, Elapsed: durationpb.New(time.Hour)}}},
+		{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: "r1", Verb: "rollback"}}},
+		{Kind: &catalogv1.Change_SetPolicies{SetPolicies: &catalogv1.SetPolicies{Policies: promoting(f).Snapshot().Policies()}}},
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(rollout)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		cmd := &catalogv1.Command{}
 		if proto.Unmarshal(data, cmd) != nil {
 			return
 		}
-		for _, m := range []*catalog.Machine{catalog.New(), populated(t)} {
+		for _, m := range []*catalog.Machine{catalog.New(), populated(t), promoting(t)} {
 			m.Apply(cmd)
 			m.Apply(cmd)
 			again, err := catalog.Restore(bytes.NewReader(snapshotBytes(t, m.Snapshot())))
@@ -367,6 +414,7 @@ func FuzzDecodeCommand(f *testing.F) {
 
 func FuzzRestore(f *testing.F) {
 	f.Add(snapshotBytes(f, populated(f).Snapshot()))
+	f.Add(snapshotBytes(f, promoting(f).Snapshot()))
 	f.Add(snapshotBytes(f, catalog.New().Snapshot()))
 	var buf bytes.Buffer
 	if _, err := protodelim.MarshalTo(&buf, &catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Trailer{Trailer: &catalogv1.SnapshotTrailer{}}}); err != nil {

@@ -168,6 +168,9 @@ func drawCommand(t *rapid.T, snap *catalog.Snapshot) *catalogv1.Command {
 	next := snap.Position().Revision + 1
 	for range rapid.IntRange(1, 3).Draw(t, "changes") {
 		c := drawChange(t, snap, next)
+		if rapid.IntRange(0, 2).Draw(t, "delivery?") == 0 {
+			c = drawDelivery(t, snap)
+		}
 		if c.GetPublish() != nil || c.GetUnpublish() != nil {
 			next++
 		}
@@ -219,6 +222,20 @@ func TestReplicas_EqualWhateverRestarts(t *testing.T) {
 			for _, c := range cmd.Changes {
 				if p := c.GetPublish(); p != nil {
 					p.Target.Digest = "changed"
+				}
+				for _, it := range c.GetStartRollout().GetRollout().GetItems() {
+					it.Target.Digest = "changed"
+				}
+				for _, w := range c.GetStartRollout().GetRollout().GetPlan().GetWaves() {
+					w.Groups[0] = "changed"
+				}
+				for _, p := range c.GetSetPolicies().GetPolicies() {
+					p.Repositories[0] = "changed"
+				}
+				for _, f := range append(c.GetSetFreezesAbove().GetFreezes(), c.GetSetFreeze().GetFreeze()) {
+					if f != nil {
+						f.Group = "changed"
+					}
 				}
 				for _, rec := range append(c.GetImport().GetRecords(), c.GetRestoreCatalog().GetRecords()...) {
 					rec.Target.Digest = "changed"

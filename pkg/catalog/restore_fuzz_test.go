@@ -39,7 +39,7 @@ func trailed(t testing.TB, data []byte) *bytes.Buffer {
 
 // FuzzRestoreItems puts a right trailer after whatever items there are, so that their content is looked at, too, and not their sum alone.
 func FuzzRestoreItems(f *testing.F) {
-	for _, m := range []*catalog.Machine{populated(f), catalog.New()} {
+	for _, m := range []*catalog.Machine{populated(f), promoting(f), catalog.New()} {
 		data := snapshotBytes(f, m.Snapshot())
 		last := 0
 		for rest := data; ; { // all but the trailer
@@ -68,5 +68,16 @@ func FuzzRestoreItems(f *testing.F) {
 			t.Fatal("restored twice, it differs")
 		}
 		m.Apply(foundCommand())
+		for _, r := range m.Snapshot().Rollouts() { // whatever a snapshot holds, it can be gone on with
+			for _, c := range []*catalogv1.Change{
+				{Kind: &catalogv1.Change_ObserveRollout{ObserveRollout: observeWell(r)}},
+				{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: r.Id, Verb: "rollback"}}},
+			} {
+				m.Apply(&catalogv1.Command{Changes: []*catalogv1.Change{c}})
+			}
+		}
+		if _, err := catalog.Restore(bytes.NewReader(snapshotBytes(t, m.Snapshot()))); err != nil {
+			t.Fatalf("gone on with, it can't be written and read: %v", err)
+		}
 	})
 }

@@ -139,7 +139,8 @@ func shown(rec *catalogv1.Record, group string) string {
 	return rec.GetTarget().GetDigest()
 }
 
-// bounded refuses a record that a rollout, which may come to name all groups of its plan, would make too large. A place is left for a push.
+// bounded refuses a record that a rollout, which may come to name all groups of its plan, would make too large. A place is left for a push, and some for what goes to all groups,
+// for that makes room.
 func (e *edit) bounded(ref Ref, rec *catalogv1.Record, r *catalogv1.Rollout) *Refusal {
 	kept, paths := 0, 0
 	for _, rel := range rec.Releases {
@@ -153,8 +154,12 @@ func (e *edit) bounded(ref Ref, rec *catalogv1.Record, r *catalogv1.Rollout) *Re
 	for _, g := range r.Groups {
 		paths += len(g.Group)
 	}
-	if kept >= maxReleases || paths > maxReleasePaths-maxWord {
-		return refuse(ErrInvalid, "%s shows %d different things at different groups, which is all that can be kept: promote one of them to all groups first", ref, kept)
+	most := maxReleases - 4
+	if r.Plan.AllGroups {
+		most = maxReleases - 1
+	}
+	if kept > most || paths > maxReleasePaths-maxWord {
+		return refuse(ErrInvalid, "%s shows %d different things at different groups, which is all that can be kept: promote one of them to all groups first", ref, kept-1)
 	}
 	return tooManyReferrers(ref, rec)
 }
