@@ -270,8 +270,8 @@ func (m *Machine) restoreHeader(h *catalogv1.SnapshotHeader) error {
 	if err := validateAncestors(h.Ancestors); err != nil {
 		return corrupt("%v", err)
 	}
-	if h.Founded && h.Resync != "" {
-		return corrupt("headquarters in a resync")
+	if h.Resync != "" && (h.Founded || p.Epoch == "") {
+		return corrupt("headquarters, or a catalog without an epoch, in a resync")
 	}
 	if h.Replacing && (h.Accepted == "" || h.Resync == "") || h.Restoring != "" && (h.Founded || p.Epoch != "") || h.Founded && (h.Accepted != "" || h.Demand != nil) {
 		return corrupt("its header contradicts itself")
