@@ -48,7 +48,9 @@ var refusals = map[string]error{
 	"resync":           catalog.ErrResync,
 	"not-headquarters": catalog.ErrNotHeadquarters,
 	"held":             catalog.ErrHeld,
-	"invalid":          catalog.ErrInvalid,
+
+	"under-rollout": catalog.ErrUnderRollout,
+	"invalid":       catalog.ErrInvalid,
 }
 
 // toResult is how a result travels.

@@ -118,9 +118,7 @@ func (s *service) Propose(ctx context.Context, req *treev1.ProposeRequest) (*tre
 		return nil, toStatus(rubbish("%d changes in one call, at most %d", len(req.GetChanges()), maxForwarded))
 	}
 	for i, c := range req.GetChanges() {
-		// A fellow member publishes, unpublishes and tells of conflicts and deletions; what concerns the group itself is the root's own doing.
-		if c.GetPublish() == nil && c.GetUnpublish() == nil && c.GetForgetGroup() == nil && c.GetNoteConflict() == nil && c.GetSettleConflict() == nil &&
-			c.GetNoteDeletion() == nil && c.GetSettleDeletion() == nil {
+		if !forwarded(c) {
 			return nil, toStatus(rubbish("change %d: %T is not proposed by members", i+1, c.GetKind()))
 		}
 	}
@@ -137,6 +135,18 @@ func (s *service) Propose(ctx context.Context, req *treev1.ProposeRequest) (*tre
 		resp.Results = append(resp.Results, toResult(r))
 	}
 	return resp, nil
+}
+
+// forwarded says whether a fellow member may propose a change: it publishes, unpublishes, tells of conflicts and passes on what a person says there of promotions. What
+// concerns the group itself, and what is seen of a rollout, is the root's own doing.
+func forwarded(c *catalogv1.Change) bool {
+	switch c.GetKind().(type) {
+	case *catalogv1.Change_Publish, *catalogv1.Change_Unpublish, *catalogv1.Change_ForgetGroup, *catalogv1.Change_NoteConflict, *catalogv1.Change_SettleConflict,
+		*catalogv1.Change_NoteDeletion, *catalogv1.Change_SettleDeletion,
+		*catalogv1.Change_StartRollout, *catalogv1.Change_SteerRollout, *catalogv1.Change_SetPolicies, *catalogv1.Change_SetFreeze:
+		return true
+	}
+	return false
 }
 
 // proposal waits for its results. The proposer answers every one that it has taken.
@@ -201,7 +211,8 @@ func ownChange(c *catalogv1.Change) *catalogv1.Change {
 }
 
 // proposer turns proposals into entries of the log. It is the only one that does in a term of office, and has one entry under way at a time: so the
-// machine's last revision, which it counts on from, is exact, and gathering makes up for what that costs.
+// machine's last revision, which it counts on from, is exact, and gathering makes up for what that costs. Changes of rollouts, and a push that takes over what one
+// promoted, give out revisions that are not counted: what stands behind them in an entry is stale and goes into the next.
 func (o *office) proposer() {
 	for {
 		select {
@@ -341,16 +352,16 @@ func (o *office) assign(slots []*slot) {
 		switch {
 		case s.change.GetPublish() != nil:
 			p := s.change.GetPublish()
-			p.Revision = next
+			p.Revision, p.Group = next, o.n.cfg.Group
 			ref, expect = catalog.Ref{Repository: p.Repository, Tag: p.Tag}, p.Expect
 			held, _ := snap.Get(ref)
-			unchanged = ahead[ref] == 0 && shows(held, p)
+			unchanged = ahead[ref] == 0 && (shows(held, p) || moves(held, p) && snap.ActiveRollout(ref) != nil)
 		case s.change.GetUnpublish() != nil:
 			u := s.change.GetUnpublish()
 			u.Revision = next
 			ref, expect = catalog.Ref{Repository: u.Repository, Tag: u.Tag}, u.Expect
 			held, _ := snap.Get(ref)
-			unchanged = ahead[ref] == 0 && (held == nil || held.Deleted)
+			unchanged = ahead[ref] == 0 && (held == nil || catalog.Tombstone(held) || snap.ActiveRollout(ref) != nil)
 		default:
 			continue
 		}
@@ -366,11 +377,18 @@ func (o *office) assign(slots []*slot) {
 	}
 }
 
+// moves says whether a publish is of another target than the publisher's group is to show.
+func moves(rec *catalogv1.Record, p *catalogv1.Publish) bool {
+	rec = catalog.Project(rec, p.GetGroup())
+	return rec == nil || rec.Deleted || rec.GetTarget().GetDigest() != p.GetTarget().GetDigest()
+}
+
 // shows says whether a record is already what a publish would make it.
 func shows(rec *catalogv1.Record, p *catalogv1.Publish) bool {
-	if rec == nil || rec.Deleted || rec.GetTarget().GetDigest() != p.GetTarget().GetDigest() {
+	if moves(rec, p) {
 		return false
 	}
+	rec = catalog.Project(rec, p.GetGroup())
 	held := map[string]bool{}
 	for _, d := range rec.Referrers {
 		held[d.GetDigest()] = true

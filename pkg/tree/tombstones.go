@@ -34,7 +34,7 @@ func (o *office) prunable(snap *catalog.Snapshot, now time.Time) uint64 {
 	passed := o.passed(snap)
 	through, found := uint64(0), false
 	for rec := range snap.Since(snap.Pruned()) {
-		if rec.Deleted {
+		if catalog.Tombstone(rec) {
 			age := now.Sub(rec.GetPublishedAt().AsTime())
 			if age < o.n.cfg.Timeouts.Tombstone || rec.Revision > passed && age < tombstoneYear {
 				break
