@@ -550,8 +550,8 @@ func TestChild_Converges(t *testing.T) {
 			}
 			var tally catalog.Tally
 			for rec := range child.Snapshot().Records() {
-				if !rec.Deleted {
-					tally.Add(rec.Repository, rec.Tag, rec.Target.Digest, catalog.ReferrersOf(rec)...)
+				if !catalog.Tombstone(rec) {
+					tally.AddRecord(rec)
 				}
 			}
 			if tally.Digest() != want.Digest() {
