@@ -346,6 +346,9 @@ func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Wel
 		case *treev1.AttachResponse_Heartbeat:
 			a.seen(k.Heartbeat.GetHead())
 			a.compare(w, k.Heartbeat.GetPosition())
+			if err := a.noteFreezes(h.ctx, w.GetGroup(), k.Heartbeat.GetFreezes()); err != nil {
+				return err
+			}
 		case *treev1.AttachResponse_Parents:
 			if err := checkParents(k.Parents); err != nil {
 				return err
@@ -357,6 +360,39 @@ func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Wel
 			return rubbish("%T after the welcome", k)
 		}
 	}
+}
+
+// noteFreezes has the group note what is frozen above it, where that differs from what it knows. A parent knows of its own freeze and of those above it: what a group between said, as when
+// this one is attached to a fallback parent, stays.
+func (a *attachClient) noteFreezes(ctx context.Context, parent string, told []*catalogv1.Freeze) error {
+	n, now := a.o.n, time.Now()
+	known := slices.DeleteFunc(n.Catalog().Freezes(now), func(f *catalogv1.Freeze) bool { return f.GetGroup() == n.cfg.Group })
+	var above []*catalogv1.Freeze
+	for _, f := range told {
+		switch {
+		case !within(parent, f.GetGroup()):
+			return rubbish("group %.80q told of a freeze of %.80q, which is not above it", parent, f.GetGroup())
+		case f.GetUntil().AsTime().After(now):
+			above = append(above, f)
+		}
+	}
+	for _, f := range known {
+		if below(f.GetGroup(), parent) {
+			above = append(above, f)
+		}
+	}
+	slices.SortFunc(above, func(x, y *catalogv1.Freeze) int { return strings.Compare(x.GetGroup(), y.GetGroup()) })
+	if sameFreezes(above, known) {
+		return nil
+	}
+	results, err := a.o.propose(ctx, actor, []*catalogv1.Change{{Kind: &catalogv1.Change_SetFreezesAbove{SetFreezesAbove: &catalogv1.SetFreezesAbove{Freezes: above}}}})
+	if err != nil {
+		return fmt.Errorf("noting freezes: %w", err)
+	}
+	if err := results[0].Err; err != nil && !errors.Is(err, catalog.ErrUnchanged) {
+		return fmt.Errorf("%w: the freezes that the parent told of: %w", ErrRefused, err)
+	}
+	return nil
 }
 
 // compare says so when the parent is behind this group.

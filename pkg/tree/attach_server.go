@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -173,6 +174,7 @@ type feeder struct {
 	epoch    string
 	foreign  bool
 	parents  *treev1.Parents
+	freezes  []*catalogv1.Freeze // as told last
 	sent     map[string]bool
 }
 
@@ -202,6 +204,11 @@ func (f *feeder) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-changed:
+			if !sameFreezes(n.Catalog().Freezes(time.Now()), f.freezes) {
+				if err := f.heartbeat(); err != nil {
+					return err
+				}
+			}
 		case <-rosters:
 			if err := f.sendParents(); err != nil {
 				return err
@@ -313,7 +320,7 @@ func (f *feeder) manifests(records []*catalogv1.Record) []*transferv1.Manifest {
 	var out []*transferv1.Manifest
 	total := 0
 	for _, rec := range records {
-		if rec.GetDeleted() {
+		if catalog.Tombstone(rec) {
 			continue
 		}
 		if len(f.sent) > maxRemembered || f.sent == nil {
@@ -346,9 +353,15 @@ func (f *feeder) sendParents() error {
 }
 
 func (f *feeder) heartbeat() error {
+	snap := f.o.n.Catalog()
+	f.freezes = snap.Freezes(time.Now())
 	return f.stream.Send(&treev1.AttachResponse{Kind: &treev1.AttachResponse_Heartbeat{Heartbeat: &treev1.Heartbeat{
-		Position: f.o.n.Catalog().Position(), Time: timestamppb.Now(), Head: f.o.head(),
+		Position: snap.Position(), Time: timestamppb.Now(), Head: f.o.head(), Freezes: f.freezes,
 	}}})
+}
+
+func sameFreezes(a, b []*catalogv1.Freeze) bool {
+	return slices.EqualFunc(a, b, func(x, y *catalogv1.Freeze) bool { return proto.Equal(x, y) })
 }
 
 var errNotAttached = errors.New("not attached to a parent")

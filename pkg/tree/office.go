@@ -376,6 +376,9 @@ func (o *office) groupHealth(snap *catalog.Snapshot) *treev1.GroupHealth {
 		Group: n.cfg.Group, Parent: o.attach.parent(), Root: n.cfg.Site, Term: o.raft.CurrentTerm(), Position: snap.Position(),
 		Labels: snap.Settings().GetLabels(), State: "synced", Carrier: o.roster.Load().GetCarrier(), Demand: n.demand(), Sites: n.groupSites(snap), Keep: snap.Keep(),
 	}
+	if f := snap.Freeze(); f != nil && f.Until.AsTime().After(time.Now()) {
+		h.Freeze = f
+	}
 	for _, s := range h.Sites {
 		site, _ := o.table.site(s.Site)
 		state, reason := site.GetState(), site.GetReason()
