@@ -210,7 +210,8 @@ func (s *admin) Images(req *adminv1.ImagesRequest, stream grpc.ServerStreamingSe
 	if err := catalog.ValidatePattern(pattern); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	for rec := range s.a.node.Catalog().Records() {
+	for raw := range s.a.node.Catalog().Records() {
+		rec := s.a.shown(raw)
 		_, signature := registry.IsCosignTag(rec.GetTag())
 		if (!req.GetAll() && (signature || rec.GetDeleted())) || !catalog.MatchPatterns([]string{pattern}, nil, rec.GetRepository()) {
 			continue
@@ -299,10 +300,7 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 		if err != nil {
 			return nil, status.Error(codes.Unavailable, err.Error())
 		}
-		rec, known := s.a.node.Catalog().Get(ref)
-		if !known {
-			rec = nil
-		}
+		_, rec := s.a.record(ref)
 		if ours == "" {
 			return nil, registry.ErrNotFound
 		}
@@ -318,6 +316,9 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 			return nil, registry.ErrNotFound // what is here is older than the catalog; another site may have the news
 		}
 		got, err := s.a.publish(ctx, ref, ours, rec, actor, looked)
+		if errors.Is(err, catalog.ErrUnderRollout) {
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
 		if err == nil || !errors.Is(err, errChanged) {
 			return got, err
 		}
@@ -348,7 +349,7 @@ func (s *admin) publishElsewhere(req *adminv1.PublishRequest, ref catalog.Ref, s
 			return err
 		}
 	}
-	if rec, ok := s.a.node.Catalog().Get(ref); ok && !rec.GetDeleted() {
+	if _, rec := s.a.record(ref); rec != nil && !rec.GetDeleted() {
 		return s.followPublish(ctx, req, ref, rec, stream) // published already, and shown or on its way here
 	}
 	return notFound
@@ -423,7 +424,7 @@ func (a *Agent) publishProgress(rec *catalogv1.Record, w *adminv1.WhereResponse)
 		}
 		p.Sites++
 		p.BytesLeft += s.GetBytesLeft()
-		left := s.GetState() == "drifted" || s.GetState() == "accepted" // nothing more is going to happen there
+		left := s.GetState() == "drifted" || s.GetState() == "accepted" || s.GetState() == "held" // nothing more is going to happen there
 		if s.GetGroup() == a.cfg.Group && !left {
 			st := a.storage(s.GetSite())
 			held[st] = held[st] || s.GetState() == "delivered"
@@ -433,7 +434,7 @@ func (a *Agent) publishProgress(rec *catalogv1.Record, w *adminv1.WhereResponse)
 			p.Delivered++
 		case "failed":
 			p.Failed++
-		case "drifted", "accepted":
+		case "drifted", "accepted", "held":
 			p.Left++
 		}
 	}

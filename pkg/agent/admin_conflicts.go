@@ -97,9 +97,12 @@ func (s *admin) Unpublish(ctx context.Context, req *adminv1.UnpublishRequest) (*
 		if err != nil {
 			return nil, err
 		}
-		if !rec.GetDeleted() {
+		if !catalog.Tombstone(rec) {
 			if rec, err = s.a.unpublish(ctx, ref, rec, "", actor); errors.Is(err, errChanged) {
 				continue
+			}
+			if errors.Is(err, catalog.ErrUnderRollout) {
+				return nil, status.Error(codes.FailedPrecondition, err.Error())
 			}
 			if err != nil {
 				return nil, status.Error(codes.Unavailable, err.Error())
@@ -142,8 +145,8 @@ func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.Un
 		if err != nil {
 			return nil, err
 		}
-		if !rec.GetDeleted() {
-			return nil, status.Errorf(codes.FailedPrecondition, "%s is not deleted; it shows %s since revision %d", ref, rec.GetTarget().GetDigest(), rec.GetRevision())
+		if !catalog.Tombstone(rec) {
+			return nil, status.Errorf(codes.FailedPrecondition, "%s is not deleted; it shows %s since revision %d", ref, s.a.shown(rec).GetTarget().GetDigest(), rec.GetRevision())
 		}
 		if err := s.contentAt(ctx, ref, rec.GetTarget().GetDigest()); err != nil {
 			return nil, err
@@ -212,7 +215,7 @@ func (s *admin) Conflicts(ctx context.Context, req *adminv1.ConflictsRequest) (*
 			Loser:  &adminv1.ConflictSide{Digest: c.GetTarget().GetDigest(), Site: c.GetSite(), PushedAt: c.GetPushedAt()},
 			Winner: &adminv1.ConflictSide{Digest: c.GetWinner()},
 		}
-		if rec, ok := snap.Get(ref); ok && rec.GetTarget().GetDigest() == c.GetWinner() {
+		if _, rec := s.a.record(ref); rec != nil && rec.GetTarget().GetDigest() == c.GetWinner() {
 			info.Winner.Site, info.Winner.PushedAt, info.Winner.PublishedBy = rec.GetOrigin(), rec.GetPushedAt(), rec.GetPublishedBy()
 		}
 		resp.Conflicts = append(resp.Conflicts, info)
@@ -238,6 +241,7 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 	if err != nil {
 		return nil, err
 	}
+	rec = s.a.shown(rec)
 	losers := slices.Collect(s.a.node.Catalog().Conflicts(ref))
 	if len(losers) == 0 {
 		return nil, status.Errorf(codes.NotFound, "no conflict over %s is listed; 'fanoutctl conflicts' lists all", ref)

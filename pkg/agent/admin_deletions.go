@@ -35,7 +35,7 @@ func (s *admin) Deletions(ctx context.Context, req *adminv1.DeletionsRequest) (*
 	snap := s.a.node.Catalog()
 	for d := range snap.AllDeletions() {
 		ref := catalog.Ref{Repository: d.GetRepository(), Tag: d.GetTag()}
-		rec, _ := snap.Get(ref)
+		_, rec := s.a.record(ref)
 		info := &adminv1.DeletionInfo{Ref: ref.String(), Digest: rec.GetTarget().GetDigest(), Site: d.GetSite(), NotedAt: d.GetNotedAt(), State: "noted"}
 		switch {
 		case d.GetRestore():

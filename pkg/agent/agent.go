@@ -81,6 +81,11 @@ type Agent struct {
 	sweeper  *sweeper
 	keeping  keeping
 
+	ahead      ahead    // refs with releases of which all content is here
+	moves      moves    // refs that move together
+	frozenRefs freezes  // refs that a freeze keeps as they are
+	refusals   refusals // refs that were changed here under a rollout
+
 	pushes   pushes // when a ref was last said to be pushed
 	noted    noted  // referrers that were said to be pushed
 	entered  pushes // when referrers of a ref were last entered again
@@ -380,10 +385,14 @@ func (a *Agent) followCatalog(ctx context.Context) {
 	var seen uint64
 	var epoch, scope string
 	var keep uint32
-	deletions := deletionWatch{}
+	deletions, freezes := deletionWatch{}, freezeWatch{}
 	for {
 		snap := a.node.Catalog()
 		deletions.look(a, snap)
+		freezes.look(a, snap)
+		for _, ref := range a.refusals.over(snap) {
+			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+		}
 		pos := snap.Position()
 		another := pos.GetEpoch() != epoch || pos.GetScope() != scope
 		if another {
@@ -419,20 +428,21 @@ func (a *Agent) followCatalog(ctx context.Context) {
 	}
 }
 
-func (a *Agent) noteRecord(snap *catalog.Snapshot, rec *catalogv1.Record) {
+func (a *Agent) noteRecord(snap *catalog.Snapshot, raw *catalogv1.Record) {
 	if a.registry == nil {
 		return
 	}
+	rec := a.shown(raw)
 	ref := catalog.RefOf(rec)
 	st, ok, err := a.store.RefState(ref.String())
-	if !rec.GetDeleted() && !a.keeping.has(snap, ref) {
+	if !catalog.Tombstone(raw) && !a.keeping.has(snap, ref) {
 		if ok || err != nil {
 			a.queue.add(key{repository: ref.Repository, tag: ref.Tag}) // it was delivered here
 		}
 		a.progress.settle(ref, rec.GetRevision())
 		return
 	}
-	if err == nil && ok && counted(snap, st).BaseRevision == rec.GetRevision() && st.Intent == "" {
+	if err == nil && ok && a.ahead.has(raw) && counted(snap, st).BaseRevision == rec.GetRevision() && st.Intent == "" {
 		if a.cfg.Headquarters() && rec.GetOrigin() == a.cfg.Site {
 			// Referrers that came between the look that was published and this record were of no record yet: look once more.
 			a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
@@ -455,13 +465,18 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// maxAccepted bounds the accepted differences that are reported, so that they leave room for what is still to do: the others are shown as delivered.
+// maxAccepted bounds the accepted differences and the held refs that are reported, so that they leave room for what is still to do: the others are shown as delivered, or held by a release.
 const maxAccepted = 200
 
 func boundAccepted(pending map[string]*treev1.PendingRef) {
+	boundState(pending, "accepted")
+	boundState(pending, "held")
+}
+
+func boundState(pending map[string]*treev1.PendingRef, state string) {
 	var accepted []string
 	for id, p := range pending {
-		if p.GetState() == "accepted" {
+		if p.GetState() == state {
 			accepted = append(accepted, id)
 		}
 	}
@@ -553,7 +568,7 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 			failed.add(id)
 		case "drifted":
 			drifted.add(id)
-		case "accepted":
+		case "accepted", "held": // a word, a wave or a time is waited for
 		default:
 			todo++
 		}

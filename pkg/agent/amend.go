@@ -207,7 +207,7 @@ func (a *Agent) refsWith(ctx context.Context, digest string) []*catalogv1.Record
 	var out []*catalogv1.Record
 	snap := a.node.Catalog()
 	for rec := range snap.Records() {
-		if !rec.GetDeleted() && a.keeping.has(snap, catalog.RefOf(rec)) && a.under(ctx, rec, digest) {
+		if !catalog.Tombstone(rec) && a.keeping.has(snap, catalog.RefOf(rec)) && a.under(ctx, rec, digest) {
 			out = append(out, rec)
 		}
 	}

@@ -105,6 +105,7 @@ type found struct {
 	shown     string
 	referrers []string // those of the record that the registry lists
 	diffs     []defect
+	held      bool // it shows something else, as it is to now
 }
 
 // check looks at one live record: the tag, and unless tagsOnly is set all under it. An error means that ctx ended.
@@ -162,6 +163,28 @@ func (c *checker) check(ctx context.Context, rec *catalogv1.Record, tagsOnly boo
 		add(true, r.GetDigest(), why)
 	}
 	return f, nil
+}
+
+// ahead looks at all content of a record that its tag does not show here.
+func (c *checker) ahead(ctx context.Context, raw, rec *catalogv1.Record) (diffs []defect, err error) {
+	named := map[string]bool{}
+	add := func(manifest bool, digest string, t *trouble) {
+		if !named[t.kind+digest] {
+			named[t.kind+digest] = true
+			diffs = append(diffs, defect{ref: catalog.RefOf(raw), kind: t.kind, digest: digest, reason: t.reason + "; it is to be here ahead of a release", manifest: manifest})
+		}
+	}
+	for _, t := range catalog.Content(raw) {
+		if t.Descriptor.GetDigest() == showsDigest(rec) {
+			continue
+		}
+		for _, root := range append([]*catalogv1.Descriptor{t.Descriptor}, t.Referrers...) {
+			if err := c.closure(ctx, raw, root, add); err != nil {
+				return diffs, err
+			}
+		}
+	}
+	return diffs, nil
 }
 
 // lists says whether the registry lists a tag that it can't resolve. Where it can't tell, no.

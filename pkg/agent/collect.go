@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/registry"
 )
 
@@ -67,7 +68,7 @@ func (a *Agent) keepInRegistry(repo string) (map[string]bool, error) {
 		return registry.Manifest(m), err
 	}
 	for rec := range snap.Repository(repo) {
-		if rec.GetDeleted() {
+		if catalog.Tombstone(rec) {
 			continue
 		}
 		for _, root := range roots(rec) {

@@ -159,8 +159,15 @@ func (a *Agent) closureSize(rec *catalogv1.Record) int64 {
 	return size
 }
 
+// roots are all content of a record, whoever is to show it: of one as some group shows it, its target and referrers. What a tombstone showed is among them.
 func roots(rec *catalogv1.Record) []*catalogv1.Descriptor {
-	return append([]*catalogv1.Descriptor{rec.GetTarget()}, rec.GetReferrers()...)
+	out := append([]*catalogv1.Descriptor{rec.GetTarget()}, rec.GetReferrers()...)
+	for _, r := range rec.GetReleases() {
+		if r.GetTarget() != nil {
+			out = append(append(out, r.GetTarget()), r.GetReferrers()...)
+		}
+	}
+	return out
 }
 
 // catchUpTime is how long a question for content waits for the record that it names.

@@ -47,9 +47,9 @@ func (a *Agent) deletedHere(ctx context.Context, ref catalog.Ref, rec *catalogv1
 		if err != nil {
 			return err
 		}
-		return a.delivered(ref, got, looked)
+		return a.delivered(ref, a.shown(got), looked)
 	}
-	a.progress.settle(ref, rec.GetRevision())
+	a.settle(ref, rec.GetRevision())
 	return nil
 }
 

@@ -34,6 +34,7 @@ type delivery struct {
 	ref  catalog.Ref
 	rec  *catalogv1.Record
 	ours string // what the tag showed before
+	hold bool   // the target is put under a hold, and the tag left as it is
 
 	root      map[string]string // digest → root under which it was found
 	manifests map[string]registry.Manifest
@@ -61,26 +62,33 @@ func (a *Agent) deliver(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 
 func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
 	began := time.Now()
-	d := &delivery{
+	if err := newDelivery(a, ref, rec, ours).carryOut(ctx); err != nil {
+		return err
+	}
+	a.events.normal("Delivered", ref.String(), fmt.Sprintf("%s, revision %d", rec.GetTarget().GetDigest(), rec.GetRevision()))
+	return a.delivered(ref, rec, began)
+}
+
+func newDelivery(a *Agent, ref catalog.Ref, rec *catalogv1.Record, ours string) *delivery {
+	return &delivery{
 		a: a, ref: ref, rec: rec, ours: ours,
 		root: map[string]string{}, manifests: map[string]registry.Manifest{}, parsed: map[string]reconcile.Manifest{}, blobs: map[string]int64{},
 	}
+}
+
+// carryOut puts what the registry lacks, and the tag or the hold last.
+func (d *delivery) carryOut(ctx context.Context) (err error) {
 	if err := d.gather(ctx); err != nil {
 		return err
 	}
-	defer a.underway.add(d)()
-	var err error
+	defer d.a.underway.add(d)()
 	for range lookupsPerDelivery {
 		err = d.run(ctx)
 		if !d.forgetMissing(err) {
 			break
 		}
 	}
-	if err != nil {
-		return err
-	}
-	a.events.normal("Delivered", ref.String(), fmt.Sprintf("%s, revision %d", rec.GetTarget().GetDigest(), rec.GetRevision()))
-	return a.delivered(ref, rec, began)
+	return err
 }
 
 // gather brings all manifests under the record together, from the cache, the registry or other agents.
@@ -213,6 +221,9 @@ func (d *delivery) step(ctx context.Context, s reconcile.Step) error {
 		}
 		return d.a.store.AddBlobs(repo+"@referrers", s.Digest)
 	case reconcile.PutTag:
+		if d.hold {
+			return d.putHold(ctx)
+		}
 		return d.putTag(ctx)
 	}
 	return fmt.Errorf("plan has a step of kind %s, which is not known here", s.Kind)
@@ -231,9 +242,12 @@ func (d *delivery) putTag(ctx context.Context) error {
 	if now == digest {
 		return nil
 	}
-	st, _, err := d.a.store.RefState(d.ref.String())
+	st, known, err := d.a.store.RefState(d.ref.String())
 	if err != nil {
 		return err
+	}
+	if f, _ := d.a.frozen(d.rec); f != nil && !(known && st.Base == digest) {
+		return fmt.Errorf("%w: a freeze began", errChanged)
 	}
 	snap := d.a.node.Catalog()
 	st = counted(snap, st)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,10 @@ func (a *Agent) hold(ctx context.Context, repo, digest string) error {
 	if err != nil {
 		return fmt.Errorf("holding %s@%s: %w", repo, digest, err)
 	}
+	return a.putHold(ctx, repo, digest, m)
+}
+
+func (a *Agent) putHold(ctx context.Context, repo, digest string, m registry.Manifest) error {
 	if err := a.store.PutValue(holdKeys+repo+"@"+digest, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
 		return err
 	}
@@ -65,10 +70,17 @@ func (a *Agent) releaseHolds(ctx context.Context) error {
 	}
 	for k := range held {
 		repo, digest, ok := strings.Cut(k, "@")
-		if !ok || a.needed(snap, repo, digest) {
+		if !ok {
 			continue
 		}
-		err := a.registry.DeleteTag(ctx, repo, holdTag(digest))
+		needed, err := a.needed(snap, repo, digest)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if needed || err != nil {
+			continue
+		}
+		err = a.registry.DeleteTag(ctx, repo, holdTag(digest))
 		switch {
 		case err == nil, errors.Is(err, registry.ErrNotFound):
 			err = a.store.PutValue(holdKeys+k, nil)
@@ -82,19 +94,29 @@ func (a *Agent) releaseHolds(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// needed says whether content must be held here: it lost a conflict that nobody has settled, or its deletion can still be undone.
-func (a *Agent) needed(snap *catalog.Snapshot, repo, digest string) bool {
+// needed says whether content must be held here: it lost a conflict that nobody has settled, its deletion can still be undone, some group shows it or may come to, or it waits for the
+// end of a freeze.
+func (a *Agent) needed(snap *catalog.Snapshot, repo, digest string) (bool, error) {
 	for rec := range snap.Repository(repo) {
-		if rec.GetDeleted() && rec.GetTarget().GetDigest() == digest && time.Now().Before(undoUntil(rec)) {
-			return true
+		if rec.GetTarget().GetDigest() == digest && catalog.Tombstone(rec) && time.Now().Before(undoUntil(rec)) {
+			return true, nil
+		}
+		if slices.ContainsFunc(catalog.Content(rec), func(t catalog.Target) bool { return t.Descriptor.GetDigest() == digest }) && a.keeping.has(snap, catalog.RefOf(rec)) {
+			st, _, err := a.store.RefState(catalog.RefOf(rec).String())
+			if err != nil {
+				return false, err
+			}
+			if len(rec.GetReleases()) > 0 || st.Base != digest {
+				return true, nil
+			}
 		}
 		for c := range snap.Conflicts(catalog.RefOf(rec)) {
 			if c.GetTarget().GetDigest() == digest && c.GetSite() == a.cfg.Site {
-				return true
+				return true, nil
 			}
 		}
 	}
-	return false
+	return false, nil
 }
 
 func undoUntil(rec *catalogv1.Record) time.Time { return rec.GetPublishedAt().AsTime().Add(undoTime) }

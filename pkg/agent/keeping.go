@@ -68,7 +68,7 @@ func (a *Agent) noteKept(snap *catalog.Snapshot, repositories map[string]bool) {
 	}
 	for repo := range repositories {
 		for rec := range snap.Repository(repo) {
-			if rec.GetDeleted() {
+			if catalog.Tombstone(rec) {
 				continue
 			}
 			if ref := catalog.RefOf(rec); !a.keeping.has(snap, ref) {

@@ -151,6 +151,7 @@ func (a *Agent) compareMarker(ctx context.Context) (lost bool, err error) {
 	if err := a.store.ForgetBlobs(); err != nil {
 		return false, err
 	}
+	a.ahead.forgetAll()
 	a.events.warning("RegistryLost", "", what+"; what the catalog knows is delivered again")
 	a.logger.Warn("the registry is not the one that it was", "reason", what)
 	a.marker.moved.set()

@@ -107,24 +107,25 @@ func treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *
 // where says how one ref is at every site that this root knows.
 func (a *Agent) where(ref catalog.Ref, rec *catalogv1.Record) *adminv1.WhereResponse {
 	w := &adminv1.WhereResponse{Ref: ref.String(), Revision: rec.GetRevision(), AsOf: now()}
-	if !rec.GetDeleted() {
-		w.Digest = rec.GetTarget().GetDigest()
-	}
+	w.Digest = showsDigest(a.shown(rec))
 	view := a.node.Health(ref)
 	for _, h := range view.Sites {
 		if h.GetRegistryType() == "none" {
 			continue
 		}
-		w.Sites = append(w.Sites, a.siteRef(view, h, ref, rec, w.GetDigest()))
+		w.Sites = append(w.Sites, a.siteRef(view, h, ref, rec))
 	}
 	return w
 }
 
-func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.Ref, rec *catalogv1.Record, want string) *adminv1.SiteRef {
+// siteRef says how a ref is at a site, by the record as the site's group is to show it.
+func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.Ref, raw *catalogv1.Record) *adminv1.SiteRef {
+	rec := catalog.Project(raw, h.GetGroup())
+	want := showsDigest(rec)
 	s := &adminv1.SiteRef{Site: h.GetSite(), Group: h.GetGroup(), Want: want}
 	pending := view.Pending(h.GetSite(), ref)
 	switch {
-	case !a.inScope(h.GetGroup(), ref.Repository), !rec.GetDeleted() && !a.keptAt(h.GetGroup(), ref):
+	case !a.inScope(h.GetGroup(), ref.Repository), !catalog.Tombstone(raw) && !a.keptAt(h.GetGroup(), ref):
 		s.State, s.Want = "unsubscribed", ""
 	case pending != nil:
 		s.State, s.Digest, s.Reason, s.Since = pending.GetState(), pending.GetDigest(), pending.GetReason(), pending.GetSince()
@@ -134,6 +135,9 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 		}
 	case h.GetRevision() >= rec.GetRevision() && (h.GetPendingFrom() == 0 || rec.GetRevision() < h.GetPendingFrom()):
 		s.State, s.Digest = "delivered", want
+		if s.Reason = passedBy(raw, rec); s.Reason != "" {
+			s.State = "held"
+		}
 	case h.GetState() == "unreachable":
 		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", h.GetLastContact()
 	case h.GetState() == "" || h.GetState() == "unknown":

@@ -40,7 +40,7 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 		return nil, err
 	}
 	a.events.normal("Published", ref.String(), fmt.Sprintf("%s as revision %d", target.GetDigest(), got.GetRevision()))
-	if len(got.GetReferrers()) > len(referrers) {
+	if got = a.shown(got); len(got.GetReferrers()) > len(referrers) {
 		// Another member knows of referrers that this registry lacks: the delivery of the record brings them.
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 		return got, nil
@@ -364,7 +364,7 @@ func (n *noted) get(repo, subject string) []*catalogv1.Descriptor {
 // subjectChanged puts the refs whose records have a manifest under them into the queue.
 func (a *Agent) subjectChanged(ctx context.Context, repo, subject string) {
 	for rec := range a.node.Catalog().Repository(repo) {
-		if !rec.GetDeleted() && a.under(ctx, rec, subject) {
+		if !catalog.Tombstone(rec) && a.under(ctx, rec, subject) {
 			a.queue.add(key{repository: repo, tag: rec.GetTag()})
 		}
 	}

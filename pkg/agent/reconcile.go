@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,13 +206,24 @@ func (a *Agent) handle(ctx context.Context, k key) error {
 	return a.amendDone(ref, note)
 }
 
-// reconcileRef compares one ref in the catalog, in the registry and in this site's memory, and works off the difference. For a sweep it only looks whether there is one: work is not the
-// sweep's to do, whose share of the workers is small.
+// reconcileRef works off what is to be done about one ref: its tag, and the content that is to be here ahead of tags.
 func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) error {
-	rec, ok := a.node.Catalog().Get(ref)
-	if !ok {
-		rec = nil
+	err := a.reconcileTag(ctx, ref, why)
+	if err != nil && !errors.As(err, new(*registry.Error)) {
+		return err
 	}
+	raw, _ := a.record(ref)
+	if why != prompted && !a.ahead.has(raw) {
+		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+		return err
+	}
+	return cmp.Or(err, a.bringAhead(ctx, ref)) // what keeps the tag from being put must not keep content away
+}
+
+// reconcileTag compares one ref in the catalog, in the registry and in this site's memory, and works off the difference. For a sweep it only looks whether there is one: work is not the
+// sweep's to do, whose share of the workers is small.
+func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) error {
+	raw, rec := a.record(ref)
 	looked := time.Now()
 	st, known, err := a.store.RefState(ref.String())
 	if err != nil {
@@ -263,20 +275,31 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 			return nil
 		}
 	}
+	if changesTag(v, in) {
+		if f, until := a.frozen(raw); f != nil {
+			return a.keepFrozen(ctx, ref, raw, rec, ours, f, until)
+		}
+	}
 	if v, err = a.together(ctx, ref, rec, st, ours, v); err != nil {
 		return err
 	}
 	switch v.Action {
 	case reconcile.Publish:
-		_, err = a.publish(ctx, ref, ours, rec, a.publisher(ref), looked)
-		return err
+		if _, err = a.publish(ctx, ref, ours, rec, a.publisher(ref), looked); err != nil {
+			return a.refused(ref, rec, ours, err)
+		}
+		return nil
 	case reconcile.Deliver, reconcile.Conflict:
 		if v.Action == reconcile.Conflict {
 			if err := a.noteConflict(ctx, ref, rec, ours, v.Reason); err != nil {
 				return err
 			}
 		}
-		if err := a.deliver(ctx, ref, rec, ours); err != nil {
+		if with := a.movesWith(raw); len(with) > 0 && ours != showsDigest(rec) && changesTag(v, in) {
+			if err := a.moveTogether(ctx, ref, raw, ours, with); err != nil {
+				return err
+			}
+		} else if err := a.deliver(ctx, ref, rec, ours); err != nil {
 			return err
 		}
 		if a.cfg.Headquarters() {
@@ -318,7 +341,10 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 	case reconcile.Trim:
 		return a.trim(ctx, ref, rec)
 	case reconcile.Unpublish:
-		return a.deletedHere(ctx, ref, rec, looked)
+		if err := a.deletedHere(ctx, ref, rec, looked); err != nil {
+			return a.refused(ref, rec, ours, err)
+		}
+		return nil
 	case reconcile.Report:
 		if ours == "" && a.node.Catalog().Deletion(ref, a.cfg.Site) != nil {
 			return a.deletionKept(ctx, ref, rec)
@@ -354,7 +380,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 		}
 	}
 	if rec != nil {
-		a.progress.settle(ref, rec.GetRevision())
+		a.settle(ref, rec.GetRevision())
 	}
 	return nil
 }
@@ -424,7 +450,7 @@ func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record, looked time.Ti
 	}
 	a.marker.moved.set()
 	a.standby.forget(ref)
-	a.progress.settle(ref, rec.GetRevision())
+	a.settle(ref, rec.GetRevision())
 	return nil
 }
 

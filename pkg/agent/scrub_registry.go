@@ -59,7 +59,7 @@ func (a *Agent) scrubList(ctx context.Context, after, before string) []scrubItem
 	w := &window{after: after, before: before, items: map[string]*scrubItem{}}
 	snap := a.node.Catalog()
 	for rec := range snap.Records() {
-		if rec.GetDeleted() || !a.keeping.has(snap, catalog.RefOf(rec)) {
+		if catalog.Tombstone(rec) || !a.keeping.has(snap, catalog.RefOf(rec)) {
 			continue
 		}
 		repo := rec.GetRepository()
@@ -178,8 +178,11 @@ func (w *scrubbing) mend(ctx context.Context, item scrubItem, digest string, tro
 func (w *scrubbing) meant(ctx context.Context, rec *catalogv1.Record) (bool, error) {
 	ref := catalog.RefOf(rec)
 	pending, _ := w.a.progress.snapshot()
-	if p := pending[ref.String()]; p != nil && p.GetState() != "drifted" && p.GetState() != "accepted" {
+	if p := pending[ref.String()]; p != nil && p.GetState() != "drifted" && p.GetState() != "accepted" && p.GetState() != "held" {
 		return false, nil
+	}
+	if len(rec.GetReleases()) > 0 {
+		return w.a.ahead.has(rec), nil // all of it is held, whatever the tag shows
 	}
 	ours, err := w.a.observe(ctx, ref)
 	switch {

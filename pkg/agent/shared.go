@@ -206,7 +206,7 @@ func (s *standby) moved(ref catalog.Ref, progress string, now time.Time) bool {
 func (a *Agent) progressOf(ctx context.Context, ref catalog.Ref, site string) string {
 	roster := a.node.Roster()
 	if roster.IsRoot {
-		rec, _ := a.node.Catalog().Get(ref)
+		rec, _ := a.record(ref)
 		return progressIn(a.where(ref, rec), site)
 	}
 	conn, err := a.peers.conn(ctx, roster.RootAddr)

@@ -279,6 +279,11 @@ func (s *sweeper) unknown(ctx context.Context, ref catalog.Ref) error {
 func (s *sweeper) record(ctx context.Context, rec *catalogv1.Record, tags map[string]bool, indexes map[string]string) error {
 	ref := catalog.RefOf(rec)
 	k := key{repository: ref.Repository, tag: ref.Tag}
+	if lost, err := s.a.lostHold(rec, tags); err != nil || lost {
+		s.a.queue.add(k)
+		return err
+	}
+	rec = s.a.shown(rec)
 	if tags != nil && !tags[ref.Tag] {
 		if !rec.GetDeleted() && !s.a.keeping.has(s.a.node.Catalog(), ref) {
 			if _, known, err := s.a.store.RefState(ref.String()); err != nil || !known {

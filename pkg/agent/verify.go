@@ -34,7 +34,7 @@ func withinAll(scopes []*catalogv1.Scope, repo string) bool {
 	return true
 }
 
-// viewed yields the live records of a view that lie within the scopes, by ref.
+// viewed yields the records of a view of which some group shows something and that lie within the scopes, by ref.
 func viewed(snap *catalog.Snapshot, scope *catalogv1.Scope, within []*catalogv1.Scope) func(func(*catalogv1.Record) bool) {
 	return func(yield func(*catalogv1.Record) bool) {
 		view, repo, in := snap.View(scope), "", false
@@ -42,7 +42,7 @@ func viewed(snap *catalog.Snapshot, scope *catalogv1.Scope, within []*catalogv1.
 			if r := rec.GetRepository(); r != repo {
 				repo, in = r, withinAll(within, r)
 			}
-			if in && !rec.GetDeleted() && view.Match(rec) && !yield(rec) {
+			if in && !catalog.Tombstone(rec) && view.Match(rec) && !yield(rec) {
 				return
 			}
 		}
@@ -109,7 +109,7 @@ func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send fun
 	} else if err := v.look(ctx); err != nil {
 		return err
 	}
-	if req.GetRepair() && len(v.found) > 0 {
+	if req.GetRepair() && v.differs() {
 		if err := v.repair(ctx); err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send fun
 	return v.tell()
 }
 
-// shown yields the live records that this site's registry is to show.
+// shown yields the records that concern this site's registry, as they are in the catalog.
 func (v *verifying) shown() func(func(*catalogv1.Record) bool) {
 	return func(yield func(*catalogv1.Record) bool) {
 		kept := v.snap.Newest(v.snap.Keep())
@@ -129,11 +129,20 @@ func (v *verifying) shown() func(func(*catalogv1.Record) bool) {
 	}
 }
 
+func (v *verifying) differs() bool {
+	for _, f := range v.found {
+		if len(f.diffs) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // look checks every ref.
 func (v *verifying) look(ctx context.Context) error {
 	unreadable := 0
 	for rec := range v.shown() {
-		f, err := v.check.check(ctx, rec, v.req.GetTagsOnly())
+		f, err := v.lookAt(ctx, rec)
 		if err != nil {
 			return err
 		}
@@ -142,7 +151,7 @@ func (v *verifying) look(ctx context.Context) error {
 		} else {
 			unreadable = 0
 		}
-		if len(f.diffs) > 0 {
+		if len(f.diffs) > 0 || f.held {
 			v.found[catalog.RefOf(rec)] = f
 		}
 		if unreadable == maxUnreadable {
@@ -154,6 +163,31 @@ func (v *verifying) look(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lookAt checks one ref: the tag as this site's group is to show it, and what is to be here ahead. A tag that is held as it is, by a freeze for one, is no difference.
+func (v *verifying) lookAt(ctx context.Context, raw *catalogv1.Record) (found, error) {
+	rec, f := v.a.shown(raw), found{}
+	if rec.GetDeleted() {
+		v.check.enter(raw.GetRepository())
+		v.check.looked.refs.Add(1)
+	} else {
+		var err error
+		if f, err = v.check.check(ctx, rec, v.req.GetTagsOnly()); err != nil {
+			return f, err
+		}
+		pending, _ := v.a.progress.snapshot()
+		p := pending[catalog.RefOf(raw).String()]
+		if len(f.diffs) == 1 && p.GetState() == "held" && p.GetDigest() == f.shown && (f.diffs[0].kind == kindOtherDigest || f.diffs[0].kind == kindMissingTag) {
+			f.diffs, f.held = nil, true
+		}
+	}
+	if v.req.GetTagsOnly() || len(raw.GetReleases()) == 0 {
+		return f, nil
+	}
+	more, err := v.check.ahead(ctx, raw, rec)
+	f.diffs = append(f.diffs, more...)
+	return f, err
 }
 
 func (v *verifying) progress(repairing bool, n, total uint64) error {
@@ -211,12 +245,17 @@ func (v *verifying) lookAgain(ctx context.Context) error {
 		if _, wrong := before[ref]; !wrong {
 			continue
 		}
-		f, err := v.check.check(ctx, rec, v.req.GetTagsOnly())
+		f, err := v.lookAt(ctx, rec)
 		if err != nil {
 			return err
 		}
 		if len(f.diffs) == 0 {
-			v.repaired++
+			if len(before[ref].diffs) > 0 {
+				v.repaired++
+			}
+			if f.held {
+				v.found[ref] = f
+			}
 			continue
 		}
 		for i := range f.diffs {
@@ -242,17 +281,20 @@ func (v *verifying) tell() error {
 			return err
 		}
 	}
-	for rec := range v.shown() {
-		ref, want, referrers := catalog.RefOf(rec), rec.GetTarget().GetDigest(), catalog.ReferrersOf(rec)
-		view.Add(ref.Repository, ref.Tag, want, referrers...)
+	for raw := range v.shown() {
+		rec := v.a.shown(raw)
+		ref, want, referrers := catalog.RefOf(rec), showsDigest(rec), catalog.ReferrersOf(rec)
 		f, differs := v.found[ref]
-		if !differs {
+		if want != "" {
+			view.Add(ref.Repository, ref.Tag, want, referrers...)
+		}
+		if !differs && want != "" {
 			f = found{shown: want, referrers: referrers}
 		}
 		if f.shown != "" {
 			shown.Add(ref.Repository, ref.Tag, f.shown, f.referrers...)
 		}
-		if v.req.GetList() {
+		if v.req.GetList() && want != "" {
 			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Ref{Ref: &adminv1.VerifiedRef{
 				Ref: ref.String(), Want: want, Revision: rec.GetRevision(), Shown: f.shown, Referrers: uint32(len(f.referrers)),
 			}}}); err != nil {
