@@ -1,0 +1,529 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/registry"
+)
+
+// gate stands before a registry, counts what is written and refuses what it is told to.
+type gate struct {
+	url string
+
+	mu      sync.Mutex
+	refuse  func(*http.Request) bool
+	written []string // "METHOD path" of what was taken
+}
+
+func newGate(t *testing.T, direct string) *gate {
+	target, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		refused := g.refuse != nil && g.refuse(r)
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && !refused {
+			g.written = append(g.written, r.Method+" "+r.URL.Path)
+		}
+		g.mu.Unlock()
+		if refused {
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"quota"}]}`, http.StatusForbidden)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	g.url = s.URL
+	return g
+}
+
+func (g *gate) refuses(f func(*http.Request) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refuse = f
+}
+
+// wrote gives what was written since the last call, the marker left out.
+func (g *gate) wrote() (out []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, w := range g.written {
+		if !strings.Contains(w, markerRepository) {
+			out = append(out, w)
+		}
+	}
+	g.written = nil
+	return out
+}
+
+// live is an agent that runs.
+type live struct {
+	*Agent
+	t   *testing.T
+	reg string // its registry, HOST:PORT, past the gate
+}
+
+func freeAddr(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// runTree starts one site in each group, parents first, and gives them by group. A site whose group has a gate has a registry behind it; the others' are embedded.
+func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]*live {
+	out := map[string]*live{}
+	fabric := map[string]string{}
+	for i, group := range groups {
+		site, dir := fmt.Sprintf("s%d", i), t.TempDir()
+		fabric[group] = freeAddr(t)
+		raft, reg := freeAddr(t), freeAddr(t)
+		b := &strings.Builder{}
+		fmt.Fprintf(b, "site: %s\ngroup: %s\ndataDir: %s\nraft: {listen: %q, members: {%s: %q}}\n", site, group, filepath.Join(dir, "data"), raft, site, raft)
+		fmt.Fprintf(b, "fabric:\n  listen: %q\n  socket: %s\n", fabric[group], filepath.Join(dir, "s"))
+		if j := strings.LastIndexByte(group, '/'); j > 0 {
+			fmt.Fprintf(b, "  parents: [%q]\n", fabric[group[:j]])
+		}
+		fmt.Fprintf(b, "http: {listen: %q}\n", freeAddr(t))
+		if g := gates[group]; g != nil {
+			fmt.Fprintf(b, "registry: {type: oci, url: %q}\n", g.url)
+			reg = strings.TrimPrefix(g.url, "http://")
+		} else {
+			fmt.Fprintf(b, "registry: {type: embedded, listen: %q}\n", reg)
+		}
+		cfg, err := config.Parse("test.yaml", []byte(b.String()), func(string) (string, bool) { return "", false })
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := New(cfg, Options{Version: "test", Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("%s: %v", site, err)
+			}
+		})
+		out[group] = &live{Agent: a, t: t, reg: reg}
+	}
+	for _, group := range groups {
+		waitFor(t, group+" has a catalog", func() error {
+			if out[group].node.Catalog().Position().GetEpoch() == "" {
+				return fmt.Errorf("none")
+			}
+			return nil
+		})
+	}
+	return out
+}
+
+func waitFor(t *testing.T, what string, check func() error) {
+	t.Helper()
+	for end := time.Now().Add(90 * time.Second); ; {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// push puts a new image under a ref in this site's registry, and gives its digest.
+func (l *live) push(ref string) string {
+	l.t.Helper()
+	img, err := random.Image(4096, 3)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	r, err := name.ParseReference(l.reg+"/"+ref, name.Insecure)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := remote.Write(r, img); err != nil {
+		l.t.Fatal(err)
+	}
+	d, err := img.Digest()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if l.embedded == nil {
+		l.queue.add(key{repository: at(ref).Repository, tag: at(ref).Tag})
+	}
+	return d.String()
+}
+
+func at(ref string) catalog.Ref {
+	repo, tag, err := registry.ParseRef(ref)
+	if err != nil {
+		panic(err)
+	}
+	return catalog.Ref{Repository: repo, Tag: tag}
+}
+
+// look is what the registry shows; empty: nothing.
+func (l *live) look(ref string) string {
+	l.t.Helper()
+	d, err := l.observe(context.Background(), at(ref))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return d
+}
+
+func (l *live) shows(ref, digest string) {
+	l.t.Helper()
+	waitFor(l.t, l.cfg.Group+" shows "+ref, func() error {
+		if d := l.look(ref); d != digest {
+			p, _ := l.progress.snapshot()
+			return fmt.Errorf("it shows %q, want %q; pending: %v", d, digest, p[ref])
+		}
+		return nil
+	})
+}
+
+// state waits for what this site says of a ref; "" as the state: nothing is pending.
+func (l *live) state(ref, state string, words ...string) {
+	l.t.Helper()
+	waitFor(l.t, l.cfg.Group+" says of "+ref+": "+state, func() error {
+		all, _ := l.progress.snapshot()
+		p := all[ref]
+		if p.GetState() != state {
+			return fmt.Errorf("it says %v", p)
+		}
+		for _, w := range words {
+			if !strings.Contains(p.GetReason(), w) {
+				return fmt.Errorf("it says %q, without %q", p.GetReason(), w)
+			}
+		}
+		return nil
+	})
+}
+
+// whole says whether the registry has all under a digest, asking it alone.
+func (l *live) whole(repo, digest string) error {
+	ctx := context.Background()
+	m, err := l.registry.Manifest(ctx, repo, digest)
+	if err != nil {
+		return err
+	}
+	c, err := registry.Collect(ctx, func(ctx context.Context, d string) (registry.Manifest, error) {
+		return l.registry.Manifest(ctx, repo, d)
+	},
+		&catalogv1.Descriptor{MediaType: m.MediaType, Digest: digest, Size: int64(len(m.Content))})
+	if err != nil {
+		return err
+	}
+	for _, b := range c.Blobs {
+		if _, err := l.registry.StatBlob(ctx, repo, b.GetDigest()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *live) do(c *catalogv1.Change) error {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	results, err := l.node.Propose(ctx, "user/test", c)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return results[0].Err
+}
+
+func (l *live) must(c *catalogv1.Change) {
+	l.t.Helper()
+	if err := l.do(c); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *live) stage(patterns ...string) {
+	l.must(&catalogv1.Change{Kind: &catalogv1.Change_SetPolicies{SetPolicies: &catalogv1.SetPolicies{Policies: []*catalogv1.Policy{
+		{Name: "releases", Repositories: patterns, Delivery: catalog.DeliveryStaged},
+	}}}})
+}
+
+// promote starts a rollout of what headquarters shows, one wave for each group.
+func (l *live) promote(id string, refs []string, as func(string) string, groups ...string) {
+	l.t.Helper()
+	r := &catalogv1.Rollout{Id: id, Plan: &catalogv1.Plan{Name: "p", Timezone: "UTC"}}
+	for _, ref := range refs {
+		_, rec := l.record(at(ref))
+		to := at(as(ref))
+		r.Items = append(r.Items, &catalogv1.RolloutItem{
+			Repository: to.Repository, Tag: to.Tag, SourceRepository: rec.Repository, SourceTag: rec.Tag, Target: rec.Target, Referrers: rec.Referrers,
+		})
+	}
+	slices.SortFunc(r.Items, func(x, y *catalogv1.RolloutItem) int { return strings.Compare(x.Repository+x.Tag, y.Repository+y.Tag) })
+	for _, g := range groups {
+		r.Plan.Waves = append(r.Plan.Waves, &catalogv1.Wave{
+			Name: strings.ReplaceAll(g, "/", "-"), Groups: []string{g}, MaxConcurrent: 1, OnFailure: catalog.OnFailurePause, OnOffline: catalog.OnOfflineWait,
+		})
+	}
+	l.must(&catalogv1.Change{Kind: &catalogv1.Change_StartRollout{StartRollout: &catalogv1.StartRollout{Rollout: r}}})
+}
+
+func same(ref string) string { return ref }
+
+// saw is an observation of one group, as the controller makes them.
+func (l *live) saw(id, group, state string) {
+	l.t.Helper()
+	err := l.do(&catalogv1.Change{Kind: &catalogv1.Change_ObserveRollout{ObserveRollout: &catalogv1.ObserveRollout{
+		Id: id, Seen: l.node.Catalog().Rollout(id).GetVersion(), Groups: []*catalogv1.ObservedGroup{{Group: group, State: state}},
+	}}})
+	if err != nil {
+		l.t.Fatalf("%s: %s %s: %v; %v", id, group, state, err, l.node.Catalog().Rollout(id))
+	}
+}
+
+func (l *live) steer(id, verb string) {
+	l.must(&catalogv1.Change{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: id, Verb: verb}}})
+}
+
+func (l *live) holdsContent(ref, digest string) {
+	l.t.Helper()
+	repo := at(ref).Repository
+	waitFor(l.t, l.cfg.Group+" holds "+ref, func() error {
+		if held := l.look(repo + ":" + holdTag(digest)); held != digest {
+			return fmt.Errorf("the hold shows %q", held)
+		}
+		return l.whole(repo, digest)
+	})
+}
+
+// TestStaged_ContentAheadOfTags: what is pushed where delivery is staged is held everywhere, and shown at headquarters alone. Tags move group by group and back, and no blob with them.
+func TestStaged_ContentAheadOfTags(t *testing.T) {
+	sz := newGate(t, embeddedRegistry(t))
+	tree := runTree(t, map[string]*gate{"hq/gd/sz": sz}, "hq", "hq/gd", "hq/gd/sz")
+	hq, gd, city := tree["hq"], tree["hq/gd"], tree["hq/gd/sz"]
+	hq.stage("prod/**")
+	one := hq.push("prod/web:1")
+	for _, l := range []*live{gd, city} {
+		l.state("prod/web:1", "held", "waits for a promotion")
+		l.holdsContent("prod/web:1", one)
+		if d := l.look("prod/web:1"); d != "" {
+			t.Fatalf("%s shows %s", l.cfg.Group, d)
+		}
+	}
+	hq.shows("prod/web:1", one)
+	waitFor(t, "headquarters tells how it is", func() error {
+		raw, _ := hq.record(at("prod/web:1"))
+		sites := hq.where(at("prod/web:1"), raw).GetSites()
+		for _, s := range sites {
+			if want := map[bool]string{true: "delivered", false: "held"}[s.GetGroup() == "hq"]; s.GetState() != want {
+				return fmt.Errorf("%s is told as %s %s, want %s", s.GetSite(), s.GetState(), s.GetReason(), want)
+			}
+		}
+		if len(sites) != 3 {
+			return fmt.Errorf("of %d sites", len(sites))
+		}
+		return nil
+	})
+	sz.wrote()
+	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd", "hq/gd/sz")
+	hq.saw("r1", "hq/gd", catalog.ObservedStaged)
+	gd.shows("prod/web:1", one)
+	gd.state("prod/web:1", "")
+	city.state("prod/web:1", "held", "waits for a wave of rollout r1")
+	if d := city.look("prod/web:1"); d != "" {
+		t.Fatalf("the city shows %s before its wave", d)
+	}
+	hq.saw("r1", "hq/gd", catalog.ObservedDelivered)
+	hq.saw("r1", "hq/gd/sz", catalog.ObservedStaged)
+	city.shows("prod/web:1", one)
+	city.state("prod/web:1", "")
+	hq.saw("r1", "hq/gd/sz", catalog.ObservedDelivered)
+	if p := hq.node.Catalog().Rollout("r1").GetPhase(); p != catalog.RolloutSucceeded {
+		t.Fatalf("the rollout is %s", p)
+	}
+	// Back again: the tag was new, so it goes.
+	hq.steer("r1", "rollback")
+	city.shows("prod/web:1", "")
+	hq.saw("r1", "hq/gd/sz", catalog.ObservedDelivered)
+	gd.shows("prod/web:1", "")
+	city.holdsContent("prod/web:1", one)
+	for _, wrote := range sz.wrote() {
+		if strings.Contains(wrote, "/blobs/") {
+			t.Errorf("a promotion or its rollback wrote a blob: %s", wrote)
+		}
+	}
+	// A sweep finds the holds needed.
+	if err := city.releaseHolds(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	city.holdsContent("prod/web:1", one)
+}
+
+// TestStaged_TogetherOrNotAtAll: of two refs of one rollout none moves while the content of one can't come, and one that moved is put back when the other can't be put.
+func TestStaged_TogetherOrNotAtAll(t *testing.T) {
+	gdReg := newGate(t, embeddedRegistry(t))
+	tree := runTree(t, map[string]*gate{"hq/gd": gdReg}, "hq", "hq/gd")
+	hq, gd := tree["hq"], tree["hq/gd"]
+	hq.stage("prod/**")
+	refs := []string{"prod/api:1", "prod/web:1"}
+	old := map[string]string{}
+	for _, ref := range refs {
+		old[ref] = hq.push(ref)
+		gd.state(ref, "held", "waits for a promotion")
+	}
+	hq.promote("r1", refs, same, "hq/gd")
+	hq.saw("r1", "hq/gd", catalog.ObservedStaged)
+	for _, ref := range refs {
+		gd.shows(ref, old[ref])
+		gd.state(ref, "")
+	}
+	hq.saw("r1", "hq/gd", catalog.ObservedDelivered)
+
+	next := map[string]string{}
+	for _, ref := range refs {
+		next[ref] = hq.push(ref)
+		gd.state(ref, "held", "waits for a promotion")
+	}
+	tagPut := func(r *http.Request) bool {
+		return r.Method == http.MethodPut && r.URL.Path == "/v2/prod/web/manifests/1"
+	}
+	gdReg.wrote()
+	gdReg.refuses(tagPut)
+	hq.promote("r2", refs, same, "hq/gd")
+	hq.saw("r2", "hq/gd", catalog.ObservedStaged)
+	gd.state("prod/web:1", "failed", "quota")
+	waitFor(t, "api is put back", func() error {
+		moved, back := 0, gd.look("prod/api:1")
+		gdReg.mu.Lock()
+		for _, w := range gdReg.written {
+			if w == "PUT /v2/prod/api/manifests/1" {
+				moved++
+			}
+		}
+		gdReg.mu.Unlock()
+		if moved == 1 || back != old["prod/api:1"] {
+			return fmt.Errorf("put %d times, shows %s", moved, back)
+		}
+		return nil
+	})
+	gdReg.refuses(nil)
+	for _, ref := range refs {
+		gd.shows(ref, next[ref])
+		gd.state(ref, "")
+	}
+}
+
+// TestStaged_ToAnotherRepository: content that a site has in the repository that it is promoted from is mounted there.
+func TestStaged_ToAnotherRepository(t *testing.T) {
+	gdReg := newGate(t, embeddedRegistry(t))
+	tree := runTree(t, map[string]*gate{"hq/gd": gdReg}, "hq", "hq/gd")
+	hq, gd := tree["hq"], tree["hq/gd"]
+	digest := hq.push("test/web:1")
+	gd.shows("test/web:1", digest)
+	gd.state("test/web:1", "")
+	gdReg.wrote()
+	hq.promote("r1", []string{"test/web:1"}, func(string) string { return "prod/web:stable" }, "hq/gd")
+	gd.state("prod/web:stable", "held", "waits for a wave of rollout r1")
+	hq.saw("r1", "hq/gd", catalog.ObservedStaged)
+	gd.shows("prod/web:stable", digest)
+	for _, w := range gdReg.wrote() {
+		if strings.HasPrefix(w, "PATCH ") || strings.HasPrefix(w, "PUT ") && strings.Contains(w, "/blobs/") {
+			t.Errorf("bytes were put though they were there: %s", w)
+		}
+	}
+	if hq.look("prod/web:stable") != "" {
+		t.Error("headquarters shows what was released to a province")
+	}
+}
+
+// TestFreeze: a freeze keeps the tags of a group and of those below it, while content comes; when it ends they move.
+func TestFreeze(t *testing.T) {
+	tree := runTree(t, nil, "hq", "hq/gd", "hq/gd/sz")
+	hq, gd, city := tree["hq"], tree["hq/gd"], tree["hq/gd/sz"]
+	one := hq.push("app/web:1")
+	city.shows("app/web:1", one)
+	city.state("app/web:1", "")
+	until := time.Now().Add(time.Hour)
+	gd.must(&catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{Freeze: &catalogv1.Freeze{
+		Group: "hq/gd", Reason: "the fair", By: "user/li", Until: timestamppb.New(until),
+	}}}})
+	waitFor(t, "the city hears of it", func() error {
+		if f := city.node.Catalog().Freezes(time.Now()); len(f) != 1 || f[0].GetGroup() != "hq/gd" {
+			return fmt.Errorf("it knows of %v", f)
+		}
+		return nil
+	})
+	waitFor(t, "headquarters hears of it", func() error {
+		for _, g := range hq.node.Health().Groups {
+			if g.GetGroup() == "hq/gd" && g.GetFreeze().GetReason() == "the fair" {
+				return nil
+			}
+		}
+		return fmt.Errorf("not yet")
+	})
+	two := hq.push("app/web:1")
+	for _, l := range []*live{gd, city} {
+		l.state("app/web:1", "held", "frozen by hq/gd until ", "the fair")
+		l.holdsContent("app/web:1", two)
+		if d := l.look("app/web:1"); d != one {
+			t.Errorf("%s shows %s, want %s", l.cfg.Group, d, one)
+		}
+	}
+	gd.must(&catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{}}})
+	for _, l := range []*live{gd, city} {
+		l.shows("app/web:1", two)
+		l.state("app/web:1", "")
+	}
+}
+
+// TestPushUnderRollout: a push at headquarters of a ref that a rollout moves is neither lost nor turned back: it is published when the rollout has ended.
+func TestPushUnderRollout(t *testing.T) {
+	tree := runTree(t, nil, "hq", "hq/gd")
+	hq, gd := tree["hq"], tree["hq/gd"]
+	hq.stage("prod/**")
+	hq.push("prod/web:1")
+	gd.state("prod/web:1", "held")
+	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd")
+	two := hq.push("prod/web:1")
+	hq.state("prod/web:1", "held", "under rollout r1")
+	hq.steer("r1", "abort")
+	waitFor(t, "the push is published", func() error {
+		if _, rec := hq.record(at("prod/web:1")); rec.GetTarget().GetDigest() != two {
+			return fmt.Errorf("the record shows %s, want %s", rec.GetTarget().GetDigest(), two)
+		}
+		return nil
+	})
+	hq.shows("prod/web:1", two)
+	gd.holdsContent("prod/web:1", two)
+}
