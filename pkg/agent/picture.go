@@ -84,6 +84,9 @@ func treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *
 	if out.GetState() == "" {
 		out.State = "unknown"
 	}
+	if f := g.GetFreeze(); f.GetUntil().AsTime().After(time.Now()) {
+		out.Freeze = f
+	}
 	for _, h := range sites {
 		m := &adminv1.TreeMember{
 			Site: h.GetSite(), State: h.GetState(), Reason: h.GetReason(), Registry: h.GetRegistry(), RegistryType: h.GetRegistryType(),
@@ -100,6 +103,13 @@ func treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *
 		if severity[m.GetState()] > severity[out.GetState()] {
 			out.State, out.Reason = m.GetState(), m.GetReason()
 		}
+	}
+	if f := out.GetFreeze(); f != nil {
+		words := frozenWords(f, f.GetUntil().AsTime())
+		if out.GetReason() != "" {
+			words += "; " + out.GetReason()
+		}
+		out.Reason = words
 	}
 	return out
 }

@@ -492,6 +492,11 @@ func TestFreeze(t *testing.T) {
 		}
 		return fmt.Errorf("not yet")
 	})
+	for _, g := range hq.tree("hq/gd").GetGroups() {
+		if frozen := g.GetGroup() == "hq/gd"; (g.GetFreeze() != nil) != frozen || strings.Contains(g.GetReason(), "frozen by hq/gd until ") != frozen {
+			t.Errorf("the tree says of %s: %s, %v", g.GetGroup(), g.GetReason(), g.GetFreeze())
+		}
+	}
 	two := hq.push("app/web:1")
 	for _, l := range []*live{gd, city} {
 		l.state("app/web:1", "held", "frozen by hq/gd until ", "the fair")

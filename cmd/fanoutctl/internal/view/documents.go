@@ -41,6 +41,15 @@ type Group struct {
 	Labels      map[string]string `json:"labels"`
 	LastContact *time.Time        `json:"lastContact,omitempty"`
 	Members     []Member          `json:"members"`
+	Freeze      *GroupFreeze      `json:"freeze,omitempty"`
+}
+
+// GroupFreeze is the freeze of a Group that is in force.
+type GroupFreeze struct {
+	Reason string     `json:"reason"`
+	By     string     `json:"by"`
+	Since  *time.Time `json:"since,omitempty"`
+	Until  *time.Time `json:"until,omitempty"`
 }
 
 // Member is one site of a Group.
@@ -249,6 +258,9 @@ func TreeOf(r *adminv1.TreeResponse) Tree {
 		}
 		if doc.Labels == nil {
 			doc.Labels = map[string]string{}
+		}
+		if f := g.GetFreeze(); f != nil {
+			doc.Freeze = &GroupFreeze{Reason: f.GetReason(), By: f.GetBy(), Since: moment(f.GetSince()), Until: moment(f.GetUntil())}
 		}
 		for _, m := range g.GetMembers() {
 			doc.Members = append(doc.Members, Member{

@@ -374,7 +374,9 @@ type TreeGroup struct {
 	// carrier site.
 	Carrier string `protobuf:"bytes,13,opt,name=carrier,proto3" json:"carrier,omitempty"`
 	// labels of the group.
-	Labels        map[string]string `protobuf:"bytes,14,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,14,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// freeze of the group itself, while it is in force; absent: none.
+	Freeze        *v1.Freeze `protobuf:"bytes,15,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -503,6 +505,13 @@ func (x *TreeGroup) GetCarrier() string {
 func (x *TreeGroup) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *TreeGroup) GetFreeze() *v1.Freeze {
+	if x != nil {
+		return x.Freeze
 	}
 	return nil
 }
@@ -4962,7 +4971,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"s\n" +
 	"\fTreeResponse\x12/\n" +
 	"\x05as_of\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
-	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\"\xfd\x03\n" +
+	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\"\xb0\x04\n" +
 	"\tTreeGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -4979,7 +4988,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x12=\n" +
 	"\flast_contact\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12\x18\n" +
 	"\acarrier\x18\r \x01(\tR\acarrier\x12>\n" +
-	"\x06labels\x18\x0e \x03(\v2&.fanout.admin.v1.TreeGroup.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x0e \x03(\v2&.fanout.admin.v1.TreeGroup.LabelsEntryR\x06labels\x121\n" +
+	"\x06freeze\x18\x0f \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\x02\n" +
@@ -5398,10 +5408,10 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*SetFreezeResponse)(nil),        // 71: fanout.admin.v1.SetFreezeResponse
 	nil,                              // 72: fanout.admin.v1.TreeGroup.LabelsEntry
 	(*timestamppb.Timestamp)(nil),    // 73: google.protobuf.Timestamp
-	(*v1.Scope)(nil),                 // 74: fanout.catalog.v1.Scope
-	(*v1.Rollout)(nil),               // 75: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 76: fanout.catalog.v1.Policy
-	(*v1.Freeze)(nil),                // 77: fanout.catalog.v1.Freeze
+	(*v1.Freeze)(nil),                // 74: fanout.catalog.v1.Freeze
+	(*v1.Scope)(nil),                 // 75: fanout.catalog.v1.Scope
+	(*v1.Rollout)(nil),               // 76: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 77: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
@@ -5410,108 +5420,109 @@ var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
 	73, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
 	72, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	73, // 6: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	73, // 7: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
-	8,  // 8: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	73, // 9: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	73, // 10: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	73, // 11: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	73, // 12: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	73, // 13: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	15, // 14: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	73, // 15: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	73, // 16: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	24, // 17: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	25, // 18: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	25, // 19: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	73, // 20: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	73, // 21: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	30, // 22: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	73, // 23: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	15, // 24: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	74, // 25: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	74, // 26: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	74, // 27: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	51, // 28: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	52, // 29: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	53, // 30: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	54, // 31: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	57, // 32: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	75, // 33: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	60, // 34: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	75, // 35: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	73, // 36: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	63, // 37: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,  // 38: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	75, // 39: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	76, // 40: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	76, // 41: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	76, // 42: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	73, // 43: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	77, // 44: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,  // 45: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 46: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 47: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 48: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 49: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 50: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 51: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	18, // 52: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	20, // 53: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	22, // 54: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	26, // 55: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	28, // 56: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	31, // 57: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	33, // 58: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	35, // 59: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	37, // 60: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	39, // 61: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	41, // 62: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	43, // 63: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	45, // 64: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	58, // 65: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	61, // 66: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	64, // 67: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	66, // 68: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	68, // 69: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	70, // 70: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	47, // 71: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	49, // 72: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	55, // 73: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	1,  // 74: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 75: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 76: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 77: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 78: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 79: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 80: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	19, // 81: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	21, // 82: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	23, // 83: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	27, // 84: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	29, // 85: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	32, // 86: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	34, // 87: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	36, // 88: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	38, // 89: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	40, // 90: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	42, // 91: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	44, // 92: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	46, // 93: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	59, // 94: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	62, // 95: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	65, // 96: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	67, // 97: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	69, // 98: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	71, // 99: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	48, // 100: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	50, // 101: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	56, // 102: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	74, // [74:103] is the sub-list for method output_type
-	45, // [45:74] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	74, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	73, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	73, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	8,  // 9: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
+	73, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	73, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	73, // 12: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	73, // 13: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	73, // 14: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	15, // 15: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	73, // 16: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	73, // 17: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	24, // 18: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	25, // 19: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	25, // 20: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	73, // 21: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	73, // 22: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	30, // 23: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	73, // 24: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	15, // 25: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	75, // 26: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	75, // 27: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	75, // 28: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	51, // 29: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	52, // 30: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	53, // 31: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	54, // 32: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	57, // 33: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	76, // 34: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	60, // 35: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	76, // 36: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	73, // 37: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	63, // 38: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,  // 39: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	76, // 40: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	77, // 41: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	77, // 42: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	77, // 43: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	73, // 44: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	74, // 45: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,  // 46: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 47: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 48: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 49: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	11, // 50: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	13, // 51: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	16, // 52: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	18, // 53: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	20, // 54: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	22, // 55: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	26, // 56: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	28, // 57: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	31, // 58: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	33, // 59: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	35, // 60: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	37, // 61: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	39, // 62: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	41, // 63: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	43, // 64: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	45, // 65: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	58, // 66: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	61, // 67: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	64, // 68: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	66, // 69: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	68, // 70: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	70, // 71: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	47, // 72: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	49, // 73: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	55, // 74: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	1,  // 75: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 76: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 77: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 78: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	12, // 79: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	14, // 80: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	17, // 81: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	19, // 82: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	21, // 83: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	23, // 84: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	27, // 85: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	29, // 86: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	32, // 87: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	34, // 88: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	36, // 89: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	38, // 90: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	40, // 91: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	42, // 92: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	44, // 93: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	46, // 94: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	59, // 95: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	62, // 96: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	65, // 97: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	67, // 98: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	69, // 99: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	71, // 100: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	48, // 101: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	50, // 102: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	56, // 103: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	75, // [75:104] is the sub-list for method output_type
+	46, // [46:75] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
