@@ -72,6 +72,9 @@ func (c *Client) Explain(err error) error {
 		if strings.Contains(message, "'fanoutctl ") || strings.Contains(message, "push it first") {
 			return problem(message, "") // the agent has said what to do
 		}
+		if strings.HasPrefix(message, "no rollout ") {
+			return problem(message, "See what there is with: fanoutctl rollout list")
+		}
 		return problem(message, "See what there is with: fanoutctl images")
 	case codes.ResourceExhausted:
 		return problem("the agent at "+server+" refused for want of room: "+message, "")

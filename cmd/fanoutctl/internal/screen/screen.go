@@ -35,6 +35,12 @@ func Of(w io.Writer, env func(string) string) Caps {
 	}}
 }
 
+// Keyboard says whether somebody types what is read.
+func Keyboard(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // Fixed is a terminal of a fixed size, for tests.
 func Fixed(width, height int, color bool) Caps {
 	return Caps{Terminal: true, Color: color, size: func() (int, int) { return width, height }}

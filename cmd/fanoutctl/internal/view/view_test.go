@@ -3,6 +3,7 @@ package view_test
 import (
 	"bytes"
 	"flag"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -116,7 +117,7 @@ type document interface{ Text(view.Style) string }
 
 func documents() map[string]document {
 	sites := where.Sites
-	return map[string]document{
+	all := map[string]document{
 		"tree": tree, "where": where, "images": images, "event": event, "members": members,
 		"publish":      view.PublishOf(&adminv1.PublishResponse{Ref: "team/app:1.4", Digest: digestB, Revision: 42, Copies: 1, Message: "only 1 registry exists"}, nil),
 		"publish_wait": view.PublishOf(&adminv1.PublishResponse{Ref: "team/app:1.4", Digest: digestB, Revision: 42, Copies: 2}, &sites),
@@ -131,6 +132,8 @@ func documents() map[string]document {
 		"accepted": view.AcceptedOf(&adminv1.AcceptEpochResponse{Epoch: "e9", Held: "e1", HeldRevision: 42}),
 		"contexts": view.Contexts{SchemaVersion: 1, Contexts: []view.Context{{Name: "lab", Server: "127.0.0.1:7400"}, {Name: "prod", Current: true, Server: "hq.example.com:7400", Cert: "/c", Key: "/k", CA: "/ca", TrustDomain: "example.com"}}},
 	}
+	maps.Copy(all, rolloutDocuments())
+	return all
 }
 
 func TestGolden(t *testing.T) {
