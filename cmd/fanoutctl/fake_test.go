@@ -47,6 +47,55 @@ type fake struct {
 	view   func(*adminv1.ViewRequest) (*adminv1.ViewResponse, error)
 	verify func(*adminv1.VerifyRequest, grpc.ServerStreamingServer[adminv1.VerifyResponse]) error
 	doctor func(*adminv1.DoctorRequest, grpc.ServerStreamingServer[adminv1.DoctorResponse]) error
+
+	start       func(*adminv1.StartRolloutRequest) (*adminv1.StartRolloutResponse, error)
+	rollouts    func(*adminv1.RolloutsRequest, grpc.ServerStreamingServer[adminv1.RolloutsResponse]) error
+	steer       func(*adminv1.SteerRolloutRequest) (*adminv1.SteerRolloutResponse, error)
+	policies    func() (*adminv1.PoliciesResponse, error)
+	setPolicies func(*adminv1.SetPoliciesRequest) (*adminv1.SetPoliciesResponse, error)
+	freeze      func(*adminv1.SetFreezeRequest) (*adminv1.SetFreezeResponse, error)
+}
+
+func (f *fake) StartRollout(_ context.Context, r *adminv1.StartRolloutRequest) (*adminv1.StartRolloutResponse, error) {
+	if f.start == nil {
+		return nil, unimplemented()
+	}
+	return f.start(r)
+}
+
+func (f *fake) Rollouts(r *adminv1.RolloutsRequest, s grpc.ServerStreamingServer[adminv1.RolloutsResponse]) error {
+	if f.rollouts == nil {
+		return unimplemented()
+	}
+	return f.rollouts(r, s)
+}
+
+func (f *fake) SteerRollout(_ context.Context, r *adminv1.SteerRolloutRequest) (*adminv1.SteerRolloutResponse, error) {
+	if f.steer == nil {
+		return nil, unimplemented()
+	}
+	return f.steer(r)
+}
+
+func (f *fake) Policies(context.Context, *adminv1.PoliciesRequest) (*adminv1.PoliciesResponse, error) {
+	if f.policies == nil {
+		return nil, unimplemented()
+	}
+	return f.policies()
+}
+
+func (f *fake) SetPolicies(_ context.Context, r *adminv1.SetPoliciesRequest) (*adminv1.SetPoliciesResponse, error) {
+	if f.setPolicies == nil {
+		return nil, unimplemented()
+	}
+	return f.setPolicies(r)
+}
+
+func (f *fake) SetFreeze(_ context.Context, r *adminv1.SetFreezeRequest) (*adminv1.SetFreezeResponse, error) {
+	if f.freeze == nil {
+		return nil, unimplemented()
+	}
+	return f.freeze(r)
 }
 
 func (f *fake) Doctor(r *adminv1.DoctorRequest, s grpc.ServerStreamingServer[adminv1.DoctorResponse]) error {
@@ -286,6 +335,15 @@ func (l *locked) await(t *testing.T, text string) {
 type result struct {
 	code     int
 	out, err string
+}
+
+// runTyping runs where somebody sits at a terminal and types.
+func runTyping(t *testing.T, typed string, args ...string) result {
+	t.Helper()
+	out, errs := newLocked(), newLocked()
+	a := newApp(strings.NewReader(typed), out, errs, func(string) string { return "" })
+	a.asks = true
+	return result{a.run(t.Context(), args), out.String(), errs.String()}
 }
 
 func runWith(ctx context.Context, env map[string]string, args ...string) result {

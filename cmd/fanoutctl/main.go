@@ -37,7 +37,10 @@ func main() {
 
 // run is the whole program. The end of ctx is the user's interruption.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(string) string) int {
-	a := newApp(stdin, stdout, stderr, env)
+	return newApp(stdin, stdout, stderr, env).run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)

@@ -27,6 +27,7 @@ type app struct {
 	env    func(string) string
 	out    screen.Caps // of stdout
 	err    screen.Caps // of stderr
+	asks   bool        // somebody can be asked: stdin and stderr are terminals
 	flags  globalFlags
 
 	started bool           // the command line was understood
@@ -43,7 +44,7 @@ type globalFlags struct {
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer, env func(string) string) *app {
-	return &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env, out: screen.Of(stdout, env), err: screen.Of(stderr, env)}
+	return &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env, out: screen.Of(stdout, env), err: screen.Of(stderr, env), asks: screen.Keyboard(stdin) && screen.Of(stderr, env).Terminal}
 }
 
 // commands is the list of what fanoutctl can do, in the order of its help.
@@ -54,6 +55,11 @@ func (a *app) commands() []*cobra.Command {
 		a.whereCommand(),
 		a.imagesCommand(),
 		a.eventsCommand(),
+		a.promoteCommand(),
+		a.rolloutCommand(),
+		a.policyCommand(),
+		a.freezeCommand(),
+		a.thawCommand(),
 		a.conflictsCommand(),
 		a.deletionsCommand(),
 		a.verifyCommand(),
