@@ -29,7 +29,8 @@ func (a *app) publishCommand() *cobra.Command {
 		Short: "Publish what headquarters' registry has under a ref",
 		Long: `Publishes what headquarters' registry has under each REF (REPOSITORY:TAG, without a registry's host) and returns when
 it is safe: when enough registries of headquarters hold it (publish.copies). It then goes on to every site by
-itself; with --wait the command stays until every site shows it.
+itself; with --wait the command stays until every site shows it, and -o json has a delivery receipt: for each site the
+digest that it shows and its state, as of the time in asOf.
 
 Progress goes to stderr, results to stdout, in the order of the refs: with -o json a line for each.
 
@@ -71,6 +72,7 @@ func parseRef(s string) (string, error) {
 type published struct {
 	last  *adminv1.PublishResponse // nil: nothing was heard
 	sites *[]view.Site
+	asOf  time.Time // of the sites
 	err   error
 }
 
@@ -141,11 +143,11 @@ func (a *app) publishOne(ctx context.Context, c *client.Client, ref string, wait
 	}
 	if p.err == nil && len(p.last.GetWhere()) > 0 {
 		sites := view.SitesOf(p.last.GetWhere())
-		p.sites = &sites
+		p.sites, p.asOf = &sites, time.Now()
 		return p
 	}
 	if p.err == nil || errors.Is(p.err, errTimeout) {
-		p.sites = askWhere(whole, c, ref)
+		p.sites, p.asOf = askWhere(whole, c, ref), time.Now()
 	}
 	return p
 }
@@ -172,6 +174,10 @@ func (a *app) printPublished(ref string, p published) error {
 	}
 	doc := view.PublishOf(p.last, p.sites)
 	doc.Ref = ref
+	if p.sites != nil {
+		asOf := p.asOf.UTC().Truncate(time.Second)
+		doc.AsOf = &asOf
+	}
 	if err := a.printLine(doc); err != nil {
 		return err
 	}

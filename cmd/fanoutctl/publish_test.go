@@ -117,6 +117,9 @@ func TestPublish_ExitCodes(t *testing.T) {
 			if r.code != tc.code || strings.Count(r.out, "\n") != tc.lines || !strings.Contains(r.err, tc.text) {
 				t.Errorf("%+v; want %d, %d lines, %q", r, tc.code, tc.lines, tc.text)
 			}
+			if strings.Contains(r.out, `"asOf":"`) != strings.Contains(r.out, `"sites":`) {
+				t.Errorf("a receipt says when: %s", r.out)
+			}
 		})
 	}
 }

@@ -99,7 +99,9 @@ type Publish struct {
 	Revision      uint64  `json:"revision"`
 	Copies        uint32  `json:"copies"`
 	Message       string  `json:"message,omitempty"`
-	Sites         *[]Site `json:"sites,omitempty"` // with --wait
+	Sites         *[]Site `json:"sites,omitempty"` // with --wait: the delivery receipt
+	// AsOf is when the sites were asked about.
+	AsOf *time.Time `json:"asOf,omitempty"`
 }
 
 // Images is the document of `images`.
