@@ -116,6 +116,9 @@ func TestOf_NotATerminal(t *testing.T) {
 	if c := screen.Of(&bytes.Buffer{}, env); c.Terminal || c.Color {
 		t.Errorf("a buffer: %+v", c)
 	}
+	if screen.Keyboard(f) || screen.Keyboard(&bytes.Buffer{}) {
+		t.Error("nobody types in a file or a buffer")
+	}
 }
 
 func TestBoard(t *testing.T) {

@@ -105,7 +105,7 @@ func rolloutDocuments() map[string]document {
 		for _, g := range r.Groups[:19] {
 			g.Phase, g.Reason = "rolled-back", ""
 		}
-		r.Groups[0].Reason = "this registry can't remove a single tag; prod/web:2.0 stays there"
+		r.Groups[0].Phase, r.Groups[0].Reason = "failed", "sz: this registry can't remove a single tag; prod/web:2.0 stays there"
 	})
 	preflight := &adminv1.StartRolloutResponse{Rollout: rollout(), Warnings: []string{"prod.yaml:14: spec.waves[2].groups: group hq/yunnan is in no wave, and stays without the release"}}
 	preflight.Rollout.Id = ""
