@@ -42,6 +42,9 @@ func Project(rec *catalogv1.Record, group string) *catalogv1.Record {
 	return out
 }
 
+// ShownBy is the digest that a group is to show of a record, as Project has it; empty: nothing.
+func ShownBy(rec *catalogv1.Record, group string) string { return shown(rec, group) }
+
 // Content returns what some group may be to show of a record: the base and every release, each digest once. All of it is kept at every site whose scope includes the
 // ref, under holds where the site does not show it. What a tombstone showed is not in it.
 func Content(rec *catalogv1.Record) []Target {

@@ -67,6 +67,13 @@ func TestProject_LastReleaseThatNamesTheGroup(t *testing.T) {
 		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", tt.group, diff)
 		}
+		shows := ""
+		if tt.shows != "" {
+			shows = digest(tt.shows)
+		}
+		if by := catalog.ShownBy(rec, tt.group); by != shows {
+			t.Errorf("%s shows %q, want %q", tt.group, by, shows)
+		}
 	}
 	if !proto.Equal(rec, before) {
 		t.Error("Project changed the record")
