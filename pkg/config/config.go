@@ -42,6 +42,7 @@ type Config struct {
 	Limits    Limits            `yaml:"limits"`
 	TLS       TLS               `yaml:"tls"`
 	Webhook   Webhook           `yaml:"webhook"`
+	Notify    []Notify          `yaml:"notify"`
 }
 
 // Raft is the consensus within the group.
@@ -140,6 +141,12 @@ func (t TLS) Enabled() bool { return t != TLS{} }
 
 // Webhook names the file with the secret that the registry sends in the Authorization header.
 type Webhook struct {
+	SecretFile string `yaml:"secretFile"`
+}
+
+// Notify is an address that headquarters' root tells of the steps of rollouts, and the file with the secret that signs what it is told.
+type Notify struct {
+	URL        string `yaml:"url"`
 	SecretFile string `yaml:"secretFile"`
 }
 

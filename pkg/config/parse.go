@@ -19,6 +19,9 @@ import (
 // maxSocket is the length of a unix socket's path that every system allows, in bytes.
 const maxSocket = 103
 
+// maxNotify bounds the addresses that are told of rollouts.
+const maxNotify = 16
+
 // MaxBytes bounds the size of a configuration file.
 const MaxBytes = 1 << 20
 
@@ -40,7 +43,8 @@ func Check(name string, data []byte, lookup func(string) (string, bool), read fu
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range []struct{ key, file string }{
+	type named struct{ key, file string }
+	files := []named{
 		{"registry.passwordFile", c.Registry.PasswordFile},
 		{"registry.caFile", c.Registry.CAFile},
 		{"tls.cert", c.TLS.Cert},
@@ -49,7 +53,11 @@ func Check(name string, data []byte, lookup func(string) (string, bool), read fu
 		{"http.tls.cert", c.HTTP.TLS.Cert},
 		{"http.tls.key", c.HTTP.TLS.Key},
 		{"webhook.secretFile", c.Webhook.SecretFile},
-	} {
+	}
+	for _, n := range c.Notify {
+		files = append(files, named{"notify", n.SecretFile})
+	}
+	for _, f := range files {
 		if f.file == "" {
 			continue
 		}
@@ -222,6 +230,32 @@ func (c *Config) validate(v *validator) {
 	c.validateRegistry(v)
 	c.validatePolicy(v)
 	c.validateTLS(v)
+	c.validateNotify(v)
+}
+
+func (c *Config) validateNotify(v *validator) {
+	if len(c.Notify) > 0 && !c.Headquarters() {
+		v.fail("notify", "is for headquarters only, where rollouts are; remove it")
+	}
+	if len(c.Notify) > maxNotify {
+		v.fail("notify", "has %d addresses; write %d at most", len(c.Notify), maxNotify)
+	}
+	seen := map[string]bool{}
+	for _, n := range c.Notify {
+		u, err := url.Parse(n.URL)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+			v.fail("notify", "%q is no address; write https://HOST[:PORT]/PATH", n.URL)
+		case u.User != nil:
+			v.fail("notify", "the address at %s has a user in it; sign by secretFile instead", u.Host)
+		case seen[n.URL]:
+			v.fail("notify", "%q is named twice; remove one", n.URL)
+		}
+		seen[n.URL] = true
+		if n.SecretFile == "" {
+			v.fail("notify", "%q has no secretFile; name a file whose secret signs what is sent, so that the receiver can tell who sent it", n.URL)
+		}
+	}
 }
 
 func (c *Config) validateAddresses(v *validator) {
