@@ -99,6 +99,10 @@ type Agent struct {
 	doubt  nudge // whether the registry answers
 	stale  nudge // what is known of the registry's content
 
+	rolloutCount *prometheus.GaugeVec
+	notifiers    []*notifier
+	policies     sync.Mutex // held while policies are read and replaced
+
 	httpCert atomic.Pointer[tls.Certificate] // nil: http.listen has no TLS
 
 	mu         sync.Mutex
@@ -143,7 +147,7 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	if a.store, err = store.Open(store.Config{Dir: filepath.Join(cfg.DataDir, "store"), SpoolBytes: int64(cfg.Limits.Spool), Logger: a.logger}); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(a.loadMarker(), a.assemble(), a.loadAmends()); err != nil {
+	if err := errors.Join(a.loadMarker(), a.assemble(), a.loadAmends(), a.assembleRollouts()); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -351,6 +355,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.followCatalog(gctx); return nil })
 	g.Go(func() error { a.reportHealth(gctx); return nil })
 	g.Go(func() error { a.followRoster(gctx); return nil })
+	g.Go(func() error { a.attendRollouts(gctx); return nil })
 	if a.registry != nil {
 		g.Go(func() error { a.checkRegistry(gctx); return nil })
 		g.Go(func() error { a.sweepForever(gctx); return nil })

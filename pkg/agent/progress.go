@@ -33,9 +33,12 @@ func (p *progress) touch() {
 	}
 }
 
-// want notes that a ref has to reach a revision. What is known of an earlier failure stays until the next attempt.
+// want notes that a ref has to reach a revision. What is known of an earlier failure stays until the next attempt; what was held for an earlier record is not held for this one.
 func (p *progress) want(ref catalog.Ref, revision uint64) {
 	p.update(ref, func(r *treev1.PendingRef) {
+		if r.State == "held" && r.Revision < revision {
+			r.State, r.Reason = "waiting", "" // what the later record asks for may not be here
+		}
 		r.Revision = revision
 	}, true)
 }
