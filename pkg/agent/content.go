@@ -149,7 +149,10 @@ func (a *Agent) closureSize(rec *catalogv1.Record) int64 {
 	if err != nil {
 		return 0
 	}
-	var size int64
+	return closureBytes(c)
+}
+
+func closureBytes(c registry.Closure) (size int64) {
 	for _, m := range c.Manifests {
 		size += int64(len(m.Content))
 	}
