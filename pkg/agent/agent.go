@@ -89,6 +89,7 @@ type Agent struct {
 	pushes   pushes // when a ref was last said to be pushed
 	noted    noted  // referrers that were said to be pushed
 	entered  pushes // when referrers of a ref were last entered again
+	learned  learned
 	disputed pushes // what lost against the catalog, and when that was seen first
 
 	standby  standby  // refs for which others of the shared storage work
@@ -437,6 +438,7 @@ func (a *Agent) noteRecord(snap *catalog.Snapshot, raw *catalogv1.Record) {
 	if a.registry == nil {
 		return
 	}
+	a.learned.note(raw)
 	rec := a.shown(raw)
 	ref := catalog.RefOf(rec)
 	st, ok, err := a.store.RefState(ref.String())

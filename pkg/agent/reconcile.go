@@ -241,6 +241,9 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 			return err
 		}
 	}
+	if done, err := a.overwritten(ctx, ref, rec, st, ours); done || err != nil {
+		return err
+	}
 	in := a.mergeInput(ref, rec, st, ours)
 	in.Distrusted = a.distrusted(ref, st, known)
 	in.Unkept = rec != nil && !rec.GetDeleted() && !a.keeping.has(a.node.Catalog(), ref)
@@ -415,7 +418,7 @@ func (a *Agent) mergeInput(ref catalog.Ref, rec *catalogv1.Record, st store.RefS
 		Base: reconcile.Side{Known: st.Base != "" || st.BaseRevision > 0, Digest: st.Base}, BaseRevision: now.BaseRevision,
 		Intent: st.Intent, IntentRevision: now.IntentRevision, Theirs: rec,
 		Drift:    reconcile.Drift{Changed: set.GetDrift().GetChanged(), Deleted: set.GetDrift().GetDeleted()},
-		PushedAt: pushed, ClockBound: clockBound, Own: rec.GetOrigin() == a.cfg.Site || a.sharesWith(rec.GetOrigin()),
+		PushedAt: pushed, TheirsSeen: a.learned.at(ref, rec), ClockBound: clockBound, Own: rec.GetOrigin() == a.cfg.Site || a.sharesWith(rec.GetOrigin()),
 	}
 	if a.cfg.Headquarters() {
 		in.Place = reconcile.Headquarters

@@ -70,6 +70,8 @@ type Input struct {
 	Drift Drift
 	// PushedAt is when the registry was first seen to show Ours; zero: not known.
 	PushedAt time.Time
+	// TheirsSeen is when this site learned of Theirs, by the clock that PushedAt is of; zero: not known. What was pushed here after that came later, whatever the clocks elsewhere.
+	TheirsSeen time.Time
 	// ClockBound is by how much two sites' clocks may differ.
 	ClockBound time.Duration
 }
@@ -181,7 +183,7 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  below, else                                        foreign    it was never the catalog's
 //	  as a push: publishable, not existing, not distrusted: publish; else foreign
 //
-// "Surely" means by more than the clock bound, where both times are known.
+// "Surely" means by more than the clock bound, where both times are known; or after this site had learned of T.
 //
 // Merge compares what the tag shows. Referrers that were added in this registry since, under an unchanged target, are the publisher's to find: it
 // compares the closure with the record's.
@@ -371,8 +373,11 @@ func mergeAllDiffer(in Input) Verdict {
 	return say(Conflict, "pushed here and elsewhere at about the same time")
 }
 
-// surelyAfter says that ours was pushed later than at, whatever the clocks.
+// surelyAfter says that ours was pushed later than at, a time of theirs, whatever the clocks.
 func (in Input) surelyAfter(at time.Time) bool {
+	if known(in.PushedAt) && known(in.TheirsSeen) && in.PushedAt.After(in.TheirsSeen) {
+		return true
+	}
 	return known(in.PushedAt) && known(at) && in.PushedAt.Sub(at) > in.ClockBound
 }
 
