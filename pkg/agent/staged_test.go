@@ -2,13 +2,16 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -116,7 +119,7 @@ func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]
 			fmt.Fprintf(b, "registry: {type: oci, url: %q}\n", g.url)
 			reg = strings.TrimPrefix(g.url, "http://")
 		} else {
-			fmt.Fprintf(b, "registry: {type: embedded, listen: %q}\n", reg)
+			fmt.Fprintf(b, "registry: {type: embedded, listen: %q, gc: {interval: 100ms, grace: 200ms}}\n", reg)
 		}
 		cfg, err := config.Parse("test.yaml", []byte(b.String()), func(string) (string, bool) { return "", false })
 		if err != nil {
@@ -150,7 +153,7 @@ func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]
 
 func waitFor(t *testing.T, what string, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(90 * time.Second); ; {
+	for end := time.Now().Add(40 * time.Second); ; {
 		err := check()
 		if err == nil {
 			return
@@ -355,6 +358,25 @@ func TestStaged_ContentAheadOfTags(t *testing.T) {
 		}
 		return nil
 	})
+	// The registry's collector takes what nothing leads to, and none of this.
+	other := gd.push("else/where:1")
+	hex := strings.TrimPrefix(other, "sha256:")
+	blob := filepath.Join(gd.cfg.Registry.Data, "data/docker/registry/v2/blobs/sha256", hex[:2], hex, "data")
+	if _, err := os.Stat(blob); err != nil {
+		t.Fatal(err)
+	}
+	if err := gd.registry.DeleteTag(context.Background(), "else/where", "1"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a collection", func() error {
+		if _, err := os.Stat(blob); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is there: %v", other, err)
+		}
+		return nil
+	})
+	if err := gd.whole("prod/web", one); err != nil {
+		t.Fatal(err)
+	}
 	sz.wrote()
 	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd", "hq/gd/sz")
 	hq.saw("r1", "hq/gd", catalog.ObservedStaged)
@@ -464,6 +486,31 @@ func TestStaged_ToAnotherRepository(t *testing.T) {
 	}
 	if hq.look("prod/web:stable") != "" {
 		t.Error("headquarters shows what was released to a province")
+	}
+}
+
+// TestRollback_AtTheSiteThatPushed: a registry of headquarters shows again what was pushed there before, and does not take the promotion for a push.
+func TestRollback_AtTheSiteThatPushed(t *testing.T) {
+	hq := runTree(t, nil, "hq")["hq"]
+	one, two := hq.push("app/web:1"), hq.push("app/web:2")
+	waitFor(t, "both are published", func() error {
+		for _, ref := range []string{"app/web:1", "app/web:2"} {
+			if _, rec := hq.record(at(ref)); rec == nil {
+				return fmt.Errorf("%s is not", ref)
+			}
+		}
+		return nil
+	})
+	hq.promote("r1", []string{"app/web:2"}, func(string) string { return "app/web:1" }, "hq")
+	hq.saw("r1", "hq", catalog.ObservedStaged)
+	hq.shows("app/web:1", two)
+	hq.state("app/web:1", "")
+	hq.saw("r1", "hq", catalog.ObservedDelivered)
+	hq.steer("r1", "rollback")
+	hq.shows("app/web:1", one)
+	hq.saw("r1", "hq", catalog.ObservedDelivered)
+	if p := hq.node.Catalog().Rollout("r1").GetPhase(); p != catalog.RolloutRolledBack {
+		t.Errorf("the rollout is %s", p)
 	}
 }
 

@@ -81,7 +81,8 @@ func (e *edit) commit(first Ref) []Ref {
 			continue
 		}
 		if ref != first {
-			rec.Traceparent = ""
+			// A rollout's doing: no registry showed it of its own accord, and none may take it for its own push.
+			rec.Traceparent, rec.Origin = "", ""
 		}
 		rec.Revision = e.m.position.Revision + 1
 		rec.PublishedAt, rec.PublishedBy = e.m.now(), e.by
