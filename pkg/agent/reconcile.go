@@ -213,7 +213,7 @@ func (a *Agent) reconcileRef(ctx context.Context, ref catalog.Ref, why cause) er
 		return err
 	}
 	raw, _ := a.record(ref)
-	if why != prompted && !a.ahead.has(raw) {
+	if why != prompted && !a.ahead.has(raw) && a.keeping.has(a.node.Catalog(), ref) {
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
@@ -266,8 +267,8 @@ func (a *Agent) refused(ref catalog.Ref, rec *catalogv1.Record, ours string, err
 	a.differs(ref, rec, ours, "held", why)
 	a.events.warning("UnderRollout", ref.String(), why)
 	a.refusals.note(ref)
-	if a.node.Catalog().ActiveRollout(ref) == nil {
-		return errChanged // it ended meanwhile, or is not known here yet
+	if a.node.Catalog().ActiveRollout(ref) == nil { // it ended meanwhile, or is not known here yet
+		a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, time.Second)
 	}
 	return nil
 }
