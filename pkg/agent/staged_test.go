@@ -100,7 +100,8 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// runTree starts one site in each group, parents first, and gives them by group. A site whose group has a gate has a registry behind it; the others' are embedded.
+// runTree starts one site in each group, parents first, and gives them by group. A site whose group has a gate has a registry behind it; the others' are embedded; below
+// headquarters they collect garbage soon, but not so soon that a slow push suffers.
 func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]*live {
 	out := map[string]*live{}
 	fabric := map[string]string{}
@@ -119,7 +120,7 @@ func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]
 			fmt.Fprintf(b, "registry: {type: oci, url: %q}\n", g.url)
 			reg = strings.TrimPrefix(g.url, "http://")
 		} else {
-			fmt.Fprintf(b, "registry: {type: embedded, listen: %q, gc: {interval: 100ms, grace: 200ms}}\n", reg)
+			fmt.Fprintf(b, "registry: {type: embedded, listen: %q%s}\n", reg, map[bool]string{true: ", gc: {interval: 200ms, grace: 3s}"}[group != "hq"])
 		}
 		cfg, err := config.Parse("test.yaml", []byte(b.String()), func(string) (string, bool) { return "", false })
 		if err != nil {
