@@ -30,6 +30,10 @@ DURATION ?= 5m
 soak: ## a randomised fault run of SEED (default: any) and DURATION=5m, then the checker
 	$(GO) test -run '^TestSoak$$' -count 1 -timeout 120m -v -artifacts ./integration -soak.seed=$(SEED) -soak.duration=$(DURATION)
 
+.PHONY: mutants
+mutants: ## break each guarantee on purpose, and see that the test named for it fails
+	$(GO) run ./internal/mutants
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## run every fuzz target, one after another, each for FUZZTIME=20s
