@@ -125,7 +125,36 @@ func (a *Agent) where(ref catalog.Ref, rec *catalogv1.Record) *adminv1.WhereResp
 		}
 		w.Sites = append(w.Sites, a.siteRef(view, h, ref, rec))
 	}
+	if !catalog.Tombstone(rec) {
+		sayOnlyAt(w.Sites, view.Sites, rec.GetOrigin())
+	}
 	return w
+}
+
+// sayOnlyAt says so where nobody that answers has the content, and the site that it was pushed at does not answer.
+func sayOnlyAt(refs []*adminv1.SiteRef, sites []*treev1.SiteHealth, origin string) {
+	answers := map[string]bool{}
+	for _, h := range sites {
+		answers[h.GetSite()] = h.GetState() != "unreachable" && h.GetState() != "unknown" && h.GetState() != ""
+	}
+	known := false
+	for _, s := range refs {
+		has := s.GetState() == "delivered" || s.GetState() == "held"
+		if known = known || s.GetSite() == origin; has && answers[s.GetSite()] || s.GetSite() == origin && answers[origin] {
+			return
+		}
+	}
+	if !known {
+		return // a person's word, or a site that was removed
+	}
+	for _, s := range refs {
+		switch {
+		case s.GetSite() == origin:
+			s.Reason = strings.TrimSuffix("only this site is known to have the content, and it does not answer; "+s.GetReason(), "; ")
+		case s.GetState() != "delivered" && s.GetState() != "unsubscribed":
+			s.Reason = strings.TrimSuffix("only at "+origin+", which does not answer; "+s.GetReason(), "; ")
+		}
+	}
 }
 
 // siteRef says how a ref is at a site, by the record as the site's group is to show it.
