@@ -24,7 +24,7 @@ func UnpublishOf(r *adminv1.UnpublishResponse) Unpublish {
 
 // Text says what was deleted, and until when that can be undone.
 func (u Unpublish) Text(s Style) string {
-	text := fmt.Sprintf("%s deleted everywhere, as revision %s; it showed %s", s.paint(bold, screen.Clean(u.Ref)), count(u.Revision), screen.Clean(u.Digest))
+	text := fmt.Sprintf("%s is deleted as revision %s, and the deletion travels to every site; it showed %s", s.paint(bold, screen.Clean(u.Ref)), count(u.Revision), screen.Clean(u.Digest))
 	if u.UndoUntil != nil {
 		text += "\nUntil " + stamp(u.UndoUntil) + " it comes back with: fanoutctl undo " + screen.Clean(u.Ref)
 	}
