@@ -35,8 +35,11 @@ func (a *Agent) frozen(rec *catalogv1.Record) (*catalogv1.Freeze, time.Time) {
 	return frozenBy(a.node.Catalog().Freezes(now), rec, now)
 }
 
-func frozenWords(f *catalogv1.Freeze, until time.Time) string {
-	words := fmt.Sprintf("frozen by %s until %s", f.GetGroup(), until.UTC().Format(time.RFC3339))
+func frozenWords(f *catalogv1.Freeze, until time.Time) string { return "frozen " + freezeWords(f, until) }
+
+// freezeWords says by whom, until when and why.
+func freezeWords(f *catalogv1.Freeze, until time.Time) string {
+	words := fmt.Sprintf("by %s until %s", f.GetGroup(), until.UTC().Format(time.RFC3339))
 	if f.GetReason() != "" {
 		words += ": " + f.GetReason()
 	}

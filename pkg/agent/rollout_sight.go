@@ -118,8 +118,8 @@ func (s *sight) group(r *catalogv1.Rollout, g *catalogv1.RolloutGroup) *catalogv
 	if out.GetState() == catalog.ObservedDelivered && !ahead {
 		return out
 	}
-	if f := s.frozen(r, g.GetGroup()); f != nil {
-		out.State, out.Reason = catalog.ObservedFrozen, freezeWords(f)
+	if why := s.frozen(r, g.GetGroup()); why != "" {
+		out.State, out.Reason = catalog.ObservedFrozen, why
 	} else if ahead && away != "" && out.GetState() != catalog.ObservedFailed {
 		out.State, out.Reason = catalog.ObservedOffline, away
 	}
@@ -153,7 +153,7 @@ func (s *sight) site(r *catalogv1.Rollout, g *catalogv1.RolloutGroup, group *tre
 	switch {
 	case p == nil && h.GetPendingFrom() != 0 && rec.GetRevision() >= h.GetPendingFrom():
 		return catalog.ObservedPending, "more is to be done there than the site lists"
-	case p == nil && h.GetPendingTotal() >= maxAccepted && s.frozen(r, g.GetGroup()) != nil:
+	case p == nil && h.GetPendingTotal() >= maxAccepted && s.frozen(r, g.GetGroup()) != "":
 		return catalog.ObservedPending, "more is held there than the site lists"
 	case p == nil, p.GetState() == "accepted":
 		return catalog.ObservedDelivered, ""
@@ -189,34 +189,25 @@ func (s *sight) wanted(group *treev1.GroupHealth, ref catalog.Ref) bool {
 	return s.kept[keep].Has(ref)
 }
 
-// frozen returns a freeze that keeps a group from showing the rollout; nil: there is none. Policies bound how long a freeze counts for a ref.
-func (s *sight) frozen(r *catalogv1.Rollout, group string) *catalogv1.Freeze {
+// frozen says in words what keeps a group from showing the rollout, of the freezes of the group and of those above it; empty: nothing does.
+func (s *sight) frozen(r *catalogv1.Rollout, group string) string {
+	var freezes []*catalogv1.Freeze
 	for path := group; path != ""; path = parentPath(path) {
 		f := s.groups[path].GetFreeze()
 		if path == s.own {
 			f = s.snap.Freeze()
 		}
-		for _, it := range r.GetItems() {
-			rec, _ := s.snap.Get(catalog.Ref{Repository: it.GetRepository(), Tag: it.GetTag()})
-			if keepsTag(f, rec, s.now) {
-				return f
-			}
+		if f != nil {
+			freezes = append(freezes, f)
 		}
 	}
-	return nil
-}
-
-// keepsTag says whether a freeze keeps a record's tag at a time.
-func keepsTag(f *catalogv1.Freeze, rec *catalogv1.Record, now time.Time) bool {
-	if f == nil || !f.GetUntil().AsTime().After(now) {
-		return false
+	for _, it := range r.GetItems() {
+		rec, _ := s.snap.Get(catalog.Ref{Repository: it.GetRepository(), Tag: it.GetTag()})
+		if f, until := frozenBy(freezes, rec, s.now); f != nil {
+			return freezeWords(f, until)
+		}
 	}
-	most := rec.GetMaxFreeze().AsDuration()
-	return most <= 0 || f.GetSince().AsTime().Add(most).After(now)
-}
-
-func freezeWords(f *catalogv1.Freeze) string {
-	return strings.TrimSuffix(fmt.Sprintf("by %s until %s: %s", f.GetGroup(), f.GetUntil().AsTime().UTC().Format(time.RFC3339), f.GetReason()), ": ")
+	return ""
 }
 
 // parentPath is the path of the group above; empty at the top.
