@@ -184,12 +184,9 @@ func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.S
 		origin = rec.GetOrigin()
 	}
 	var fellows, upstream []transfer.Source
-	for _, m := range roster.Members {
-		if m.Site == a.cfg.Site {
-			continue
-		}
-		s := transfer.Source{Site: m.Site, Addr: m.Addr, ReadThrough: m.Site == roster.Carrier && !a.cfg.Headquarters()}
-		if m.Site == origin || s.ReadThrough {
+	for _, s := range a.fellows() {
+		s.ReadThrough = s.Site == roster.Carrier && !a.cfg.Headquarters()
+		if s.Site == origin || s.ReadThrough {
 			fellows = append([]transfer.Source{s}, fellows...)
 		} else {
 			fellows = append(fellows, s)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -21,6 +22,7 @@ import (
 type one struct {
 	conns chan net.Conn
 	addr  net.Addr
+	once  sync.Once
 }
 
 func (l *one) Accept() (net.Conn, error) {
@@ -32,8 +34,7 @@ func (l *one) Accept() (net.Conn, error) {
 }
 
 func (l *one) Close() error {
-	defer func() { _ = recover() }() // closed twice
-	close(l.conns)
+	l.once.Do(func() { close(l.conns) })
 	return nil
 }
 

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+)
+
+// maxAccepted bounds the accepted differences and the held refs that are reported, so that they leave room for what is still to do: the others are shown as delivered, or held by a release.
+const maxAccepted = 200
+
+func boundAccepted(pending map[string]*treev1.PendingRef) {
+	boundState(pending, "accepted")
+	boundState(pending, "held")
+}
+
+func boundState(pending map[string]*treev1.PendingRef, state string) {
+	var accepted []string
+	for id, p := range pending {
+		if p.GetState() == state {
+			accepted = append(accepted, id)
+		}
+	}
+	if len(accepted) <= maxAccepted {
+		return
+	}
+	slices.Sort(accepted)
+	for _, id := range accepted[maxAccepted:] {
+		delete(pending, id)
+	}
+}
+
+// reportHealth tells the tree how this site is, whenever that changed.
+func (a *Agent) reportHealth(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		pending, revision := a.progress.snapshot()
+		boundAccepted(pending)
+		a.node.Report(a.health(pending, revision), pending)
+		if !sleep(ctx, reportEvery) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.progress.dirty:
+		case <-tick.C:
+		}
+	}
+}
+
+// failure says why a ref fails, when it is tried again, and how many others fail.
+func failure(id string, p *treev1.PendingRef, failures int) string {
+	s := id + ": " + p.GetReason()
+	if p.GetNextAttempt() != nil {
+		s += "; next attempt at " + p.GetNextAttempt().AsTime().Format(time.TimeOnly) + " UTC"
+	}
+	if failures > 1 {
+		s += fmt.Sprintf("; %d more fail", failures-1)
+	}
+	return s
+}
+
+// conflictsHere counts the conflicts that this site's pushes lost and nobody has settled.
+func (a *Agent) conflictsHere() (n int) {
+	for c := range a.node.Catalog().AllConflicts() {
+		if c.GetSite() == a.cfg.Site {
+			n++
+		}
+	}
+	return n
+}
+
+// first counts, and keeps the first of what it counts in the order of their names.
+type first struct {
+	id string
+	n  int
+}
+
+func (f *first) add(id string) {
+	if f.n++; f.n == 1 || id < f.id {
+		f.id = id
+	}
+}
+
+func difference(id string, p *treev1.PendingRef, n int) string {
+	if n == 1 {
+		return id + " differs: " + p.GetReason()
+	}
+	return fmt.Sprintf("%d refs differ, as %s: %s", n, id, p.GetReason())
+}
+
+func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
+	a.mu.Lock()
+	regErr, sweepErr, nextSweep := a.regErr, a.sweepError, a.nextSweep
+	a.mu.Unlock()
+	h := &treev1.SiteHealth{
+		Site: a.cfg.Site, Group: a.cfg.Group, Registry: a.registryAddress(), RegistryType: a.cfg.Registry.Type,
+		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
+		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
+	}
+	var failed, drifted first
+	todo := 0
+	for id, p := range pending {
+		h.BytesLeft += p.GetBytesLeft()
+		switch p.GetState() {
+		case "failed":
+			failed.add(id)
+		case "drifted":
+			drifted.add(id)
+		case "accepted", "held": // a word, a wave or a time is waited for
+		default:
+			todo++
+		}
+	}
+	roster, diskErr := a.node.Roster(), a.node.DiskTrouble()
+	switch {
+	case a.node.Removed():
+		h.State, h.Reason = "degraded", a.removedReason()
+	case a.node.Estranged() != "":
+		h.State, h.Reason = "degraded", a.node.Estranged()
+	case a.registry == nil && diskErr == nil:
+		h.State = "witness"
+	case regErr != nil:
+		h.State, h.Reason = "degraded", "registry: "+regErr.Error()+"; asked again every second"
+	case diskErr != nil:
+		h.State, h.Reason = "degraded", "raft log: "+diskErr.Error()+"; written again every second"
+	case a.otherSettings() != "":
+		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
+	case failed.n > 0:
+		h.State, h.Reason = "degraded", failure(failed.id, pending[failed.id], failed.n)
+	case sweepErr != nil:
+		h.State, h.Reason = "degraded", "sweep: "+sweepErr.Error()+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
+	case a.deletionsHere() > 0:
+		h.State, h.Reason = "degraded", fmt.Sprintf("deletions here that wait for a word: %d; see 'fanoutctl deletions list'", a.deletionsHere())
+	case a.conflictsHere() > 0:
+		h.State, h.Reason = "conflict", fmt.Sprintf("%d pushes here lost against another of their tag and wait for a word: see 'fanoutctl conflicts'", a.conflictsHere())
+	case todo > 0:
+		h.State, h.Reason = "syncing", fmt.Sprintf("refs to deliver: %d", todo)
+	case drifted.n > 0:
+		h.State, h.Reason = "degraded", difference(drifted.id, pending[drifted.id], drifted.n)
+	case revision < roster.Head:
+		h.State, h.Reason = "behind", fmt.Sprintf("%d revisions behind", roster.Head-revision)
+	default:
+		h.State = "synced"
+	}
+	return h
+}
