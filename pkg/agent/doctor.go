@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+
+	"github.com/fanout-io/fanout/pkg/registry"
 )
 
 // States of a check.
@@ -49,7 +51,14 @@ func fail(name, detail, mend string) check { return check{name, checkFail, detai
 func (c check) message() *adminv1.Check {
 	return &adminv1.Check{Name: c.name, State: c.state, Detail: c.detail, Mend: c.mend}
 }
-func failed(name string, err error, mend string) check { return fail(name, err.Error(), mend) }
+func failed(name string, err error, mend string) check {
+	var re *registry.Error
+	if errors.As(err, &re) && (re.Status >= 500 || re.Status == 0) {
+		// No right that is given mends that.
+		mend = "the registry has trouble of its own, or something before it: look at its log, its storage and its disk"
+	}
+	return fail(name, err.Error(), mend)
+}
 
 // doctor looks at this site. The order of the checks is fixed.
 func (a *Agent) doctor(ctx context.Context) []check {

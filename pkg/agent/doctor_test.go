@@ -1,10 +1,15 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/fanout-io/fanout/pkg/registry"
 )
 
 func TestJudgeClock(t *testing.T) {
@@ -54,5 +59,22 @@ func TestJudgeCertificate(t *testing.T) {
 	}
 	if got := certificate("c", file, now); got.state != checkFail {
 		t.Errorf("rubbish: %+v", got)
+	}
+}
+
+// What a registry can't do is not mended by rights.
+func TestDoctorsMend(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&registry.Error{Op: "push blob", Status: 403, Code: "DENIED"}, "give rights"},
+		{&registry.Error{Op: "push blob", Status: 503}, "the registry has trouble of its own"},
+		{fmt.Errorf("pushing: %w", &registry.Error{Op: "push blob"}), "the registry has trouble of its own"},
+		{errors.New("other"), "give rights"},
+	} {
+		if got := failed("x", c.err, "give rights"); !strings.HasPrefix(got.mend, c.want) {
+			t.Errorf("%v: %q, want %q", c.err, got.mend, c.want)
+		}
 	}
 }
