@@ -35,7 +35,9 @@ func (a *Agent) frozen(rec *catalogv1.Record) (*catalogv1.Freeze, time.Time) {
 	return frozenBy(a.node.Catalog().Freezes(now), rec, now)
 }
 
-func frozenWords(f *catalogv1.Freeze, until time.Time) string { return "frozen " + freezeWords(f, until) }
+func frozenWords(f *catalogv1.Freeze, until time.Time) string {
+	return "frozen " + freezeWords(f, until)
+}
 
 // freezeWords says by whom, until when and why.
 func freezeWords(f *catalogv1.Freeze, until time.Time) string {
