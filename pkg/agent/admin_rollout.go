@@ -398,7 +398,7 @@ func (s *admin) SetFreeze(ctx context.Context, req *adminv1.SetFreezeRequest) (*
 		s.a.logger.Info("the group was thawed", "actor", actor)
 		return &adminv1.SetFreezeResponse{}, nil
 	}
-	s.a.logger.Info("the group was frozen", "actor", actor, "until", req.GetUntil().AsTime(), "why", req.GetReason())
+	s.a.logger.Info("the group was frozen", "actor", actor, "until", req.GetUntil().AsTime(), "reason", req.GetReason())
 	if f := s.a.node.Catalog().Freeze(); f.GetUntil().AsTime().Equal(set.Freeze.GetUntil().AsTime()) {
 		set.Freeze = f // as the machine keeps it; at a member that is not the root it may come later
 	}

@@ -7,10 +7,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -55,6 +57,7 @@ type notice struct {
 // notifier sends events to one address, in their order: the next waits until one was taken, or was tried for noticeAge. Safe for concurrent use.
 type notifier struct {
 	url    string
+	host   string // of url, for the log
 	secret func() (string, error)
 	client *http.Client
 	logger *slog.Logger
@@ -75,7 +78,7 @@ func newNotifiers(list []config.Notify, logger *slog.Logger, r prometheus.Regist
 	var out []*notifier
 	for _, n := range list {
 		out = append(out, &notifier{
-			url: n.URL, client: newCheckClient(), logger: logger, count: count, wake: make(chan struct{}, 1),
+			url: n.URL, host: hostOf(n.URL), client: newCheckClient(), logger: logger, count: count, wake: make(chan struct{}, 1),
 			secret: func() (string, error) {
 				b, err := os.ReadFile(n.SecretFile)
 				return strings.TrimSpace(string(b)), err
@@ -147,11 +150,11 @@ func (n *notifier) run(ctx context.Context) {
 			return
 		case time.Since(next.since) > noticeAge:
 			n.count.WithLabelValues("dropped").Inc()
-			n.logger.Warn("a notification was given up", "url", n.url, "id", next.event.ID, "error", err)
+			n.logger.Warn("a notification was given up", "address", n.host, "id", next.event.ID, "error", err)
 			n.done(next.event.ID)
 		default:
 			n.count.WithLabelValues("again").Inc()
-			n.logger.Info("a notification is tried again", "url", n.url, "id", next.event.ID, "error", err, "in", wait)
+			n.logger.Info("a notification is tried again", "address", n.host, "id", next.event.ID, "error", err, "retry_in", wait)
 		}
 		if !sleep(ctx, wait) {
 			return
@@ -183,7 +186,7 @@ func (n *notifier) send(ctx context.Context, e cloudEvent) error {
 	req.Header.Set(signatureHeader, signature(secret, body))
 	resp, err := n.client.Do(req)
 	if err != nil {
-		return err
+		return withoutURL(err)
 	}
 	defer resp.Body.Close()
 	_, _ = io.CopyN(io.Discard, resp.Body, maxCheckBody)
@@ -191,6 +194,22 @@ func (n *notifier) send(ctx context.Context, e cloudEvent) error {
 		return fmt.Errorf("status %d", resp.StatusCode)
 	}
 	return nil
+}
+
+// withoutURL is an HTTP client's error without the address, whose query or password may be a secret.
+func withoutURL(err error) error {
+	if e := new(url.Error); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// hostOf an address: what may be logged of it.
+func hostOf(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		return u.Host
+	}
+	return ""
 }
 
 // signature of a body, as the header has it.

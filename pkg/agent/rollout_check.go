@@ -94,7 +94,7 @@ func ask(ctx context.Context, client *http.Client, url string) (passed bool, det
 		if errors.Is(err, context.DeadlineExceeded) {
 			return false, fmt.Sprintf("no answer within %s", checkAttempt)
 		}
-		return false, words(err.Error())
+		return false, words(withoutURL(err).Error())
 	}
 	defer resp.Body.Close()
 	// The status counts, also where the rest does not come.

@@ -169,7 +169,7 @@ func (w *scrubbing) mend(ctx context.Context, item scrubItem, digest string, tro
 		text += fmt.Sprintf(" and %d more", n)
 	}
 	w.a.events.warning("Scrubbed", diffs[0].ref.String(), text)
-	w.a.logger.Warn("the registry lost or damaged content", "digest", digest, "kind", diffs[0].kind, "reason", diffs[0].reason, "refs", len(diffs))
+	w.a.logger.Warn("the registry lost or damaged content", "digest", digest, "reason", diffs[0].kind+": "+diffs[0].reason, "count", len(diffs))
 	return nil
 }
 

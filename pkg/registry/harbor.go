@@ -97,7 +97,7 @@ func (c *Client) makeProject(ctx context.Context, repo, project string) error {
 		return err
 	}
 	closeBody(resp)
-	c.log.Info("project made", "project", project)
+	c.log.Info("project made", "repository", project)
 	return nil
 }
 

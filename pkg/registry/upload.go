@@ -187,7 +187,7 @@ func (u *upload) mount(ctx context.Context, from []string) (mounted bool, err er
 			}
 		case errors.As(err, &e) && e.Status/100 == 4 && !errors.Is(err, ErrQuota) && !errors.Is(err, ErrTooMany) && !errors.Is(err, errNoProject):
 			// Perhaps the source may not be read with these credentials; the upload will tell whether it is more than that.
-			u.c.log.Debug("mount refused", "digest", u.digest, "from", source, "error", err)
+			u.c.log.Debug("mount refused", "digest", u.digest, "repository", source, "error", err)
 		default:
 			return false, err
 		}

@@ -118,7 +118,7 @@ func (sp *Spool) loadBlobs(dir string, unproved bool) ([]found, error) {
 			return nil, err
 		}
 		if !fi.Mode().IsRegular() || fi.Size() != size || sp.entries[k] != nil {
-			sp.log.Warn("committed blob has not the size it was committed with, or is there twice; removed", "digest", k.String(), "size", size, "found", fi.Size())
+			sp.log.Warn("committed blob has not the size it was committed with, or is there twice; removed", "digest", k.String(), "size", fi.Size(), "want", size)
 			if err := sp.disk.remove("blob.remove", filepath.Join(dir, de.Name())); err != nil {
 				return nil, err
 			}

@@ -26,7 +26,7 @@ func (sp *Spool) unprove() error {
 		n++
 	}
 	if n > 0 {
-		sp.log.Info("the machine was started anew; each blob is proved when it is next opened", "blobs", n)
+		sp.log.Info("the machine was started anew; each blob is proved when it is next opened", "count", n)
 	}
 	return nil
 }

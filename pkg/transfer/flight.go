@@ -502,7 +502,7 @@ func (fl *flight) ask(src Source, req Request) error {
 	}
 	if err != nil {
 		fl.f.metrics.errors.WithLabelValues(errorKind(err)).Inc()
-		fl.f.log.Debug("source failed", "digest", fl.digest, "site", src.Site, "error", err)
+		fl.f.log.Debug("source failed", "digest", fl.digest, "source", src.Site, "error", err)
 		if errors.Is(err, errDataLoss) {
 			if derr := fl.sourceIsBad(src, err); derr != nil {
 				return derr
@@ -547,7 +547,7 @@ func (fl *flight) commit() (again bool, err error) {
 	fl.mu.Unlock()
 	slices.Sort(names)
 	fl.f.metrics.resent.WithLabelValues(resentMismatch).Add(float64(bytes))
-	fl.f.log.Warn("content does not match its digest; dropped", "digest", fl.digest, "sites", names)
+	fl.f.log.Warn("content does not match its digest; dropped", "digest", fl.digest, "sources", names)
 	if rerr := fl.reopen(); rerr != nil {
 		return false, rerr
 	}

@@ -113,7 +113,7 @@ func (s *Server) Fetch(req *transferv1.FetchRequest, stream grpc.ServerStreaming
 	err := toStatus(s.fetch(req, stream))
 	if err != nil {
 		s.metrics.refused.WithLabelValues(status.Code(err).String()).Inc()
-		s.log.Debug("fetch refused or cut", "site", req.GetCaller().GetSite(), "digest", req.GetDigest(), "error", err)
+		s.log.Debug("fetch refused or cut", "peer", req.GetCaller().GetSite(), "digest", req.GetDigest(), "error", err)
 	}
 	return err
 }

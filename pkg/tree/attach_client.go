@@ -292,7 +292,7 @@ func checkParents(p *treev1.Parents) error {
 }
 
 func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
-	a.o.n.log.Info("attached to a parent", "parent", w.GetGroup(), "parent_site", w.GetSite(), "address", addr, "fallback", fallback)
+	a.o.n.log.Info("attached to a parent", "parent", w.GetGroup(), "peer", w.GetSite(), "address", addr, "fallback", fallback)
 	a.head.Store(w.GetPosition().GetRevision()) // and no more of what an earlier parent said
 	a.set(func() {
 		a.group, a.members, a.state, a.reason, a.offered = w.GetGroup(), w.GetParents().GetMembers(), "", "", ""

@@ -66,7 +66,7 @@ func (o *office) serveChild(h *held, stream attachServerStream) error {
 	}
 	c := o.addChild(hello.GetGroup(), h)
 	defer o.lostChild(c)
-	o.n.log.Info("a group attached", "child", c.group, "child_site", hello.GetSite(), "revision", hello.GetPosition().GetRevision())
+	o.n.log.Info("a group attached", "child", c.group, "peer", hello.GetSite(), "revision", hello.GetPosition().GetRevision())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer h.cancel(nil)
@@ -86,7 +86,7 @@ func (o *office) serveChild(h *held, stream attachServerStream) error {
 				return err
 			}
 			if ignored > 0 {
-				o.n.log.Debug("health that a group may not report, or that is known better", "child", c.group, "entries", ignored)
+				o.n.log.Debug("health that a group may not report, or that is known better", "child", c.group, "count", ignored)
 			}
 		default:
 			return rubbish("%T after the hello", k)

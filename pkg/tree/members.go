@@ -302,7 +302,7 @@ func (o *office) leadBy(ctx context.Context, s raft.Server) (string, error) {
 	changed, stop := o.n.rosterChanged.watch()
 	defer stop()
 	site, _ := splitID(s.ID)
-	o.n.log.Info("handing leadership on", "to", site)
+	o.n.log.Info("handing leadership on", "member", site)
 	if err := o.raft.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
 		return "", fmt.Errorf("handing leadership to %s: %w", site, o.lost(err))
 	}

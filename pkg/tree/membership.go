@@ -383,9 +383,9 @@ func (o *office) handOver() bool {
 		if site == o.n.cfg.Site || s.Suffrage != raft.Voter || !live || h.GetRegistryType() == witness || !h.GetRegistryOk() {
 			continue
 		}
-		o.n.log.Info("a witness hands leadership on", "to", site)
+		o.n.log.Info("a witness hands leadership on", "member", site)
 		if err := o.raft.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
-			o.n.log.Warn("handing leadership on", "to", site, "error", err)
+			o.n.log.Warn("handing leadership on", "member", site, "error", err)
 			continue
 		}
 		return true
