@@ -78,9 +78,10 @@ type site struct {
 	// registryDir is the folder of the registry, where it is not the embedded one's.
 	registryDir string
 
-	mu  sync.Mutex
-	cmd *exec.Cmd
-	log *bytes.Buffer
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	log    *bytes.Buffer
+	killed bool // some line of the log may be cut
 }
 
 // lastPort was handed out last. Ports lie below those that the kernel gives to whoever asks for any, and none is handed out twice before all were: so one that was let go of for a process
@@ -257,6 +258,7 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 
 // kill ends the process at once, as a power cut would.
 func (s *site) kill() {
+	s.killed = true
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
 }
@@ -276,10 +278,13 @@ func (s *site) stop() {
 			s.kill()
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := s.log.Bytes()
+	if !s.killed {
+		checkLog(s.t, s.name, log)
+	}
 	if s.t.Failed() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		log := s.log.Bytes()
 		s.t.Logf("log of %s:\n%s", s.name, log[max(0, len(log)-8000):])
 	}
 }

@@ -15,7 +15,10 @@ type raftLogger struct {
 	args []any
 }
 
-func newRaftLogger(l *slog.Logger) hclog.Logger { return &raftLogger{log: l.With("part", "raft")} }
+// Its keys, of which one is "time", stand in a group of their own.
+func newRaftLogger(l *slog.Logger) hclog.Logger {
+	return &raftLogger{log: l.With("part", "raft").WithGroup("raft")}
+}
 
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
