@@ -59,6 +59,7 @@ type Agent struct {
 	opts    Options
 	logger  *slog.Logger
 	metrics *prometheus.Registry
+	counts  *measures
 
 	store    *store.Store
 	registry *registry.Client   // nil at a witness
@@ -115,7 +116,7 @@ type Agent struct {
 // New opens the data directory and joins the parts; it starts nothing. Run, or Close where Run is not called, must follow.
 func New(cfg *config.Config, opts Options) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, opts: opts, logger: opts.Logger, metrics: prometheus.NewRegistry(),
+		cfg: cfg, opts: opts, logger: opts.Logger, metrics: prometheus.NewRegistry(), counts: newMeasures(),
 		queue: newQueue(), progress: newProgress(cfg.Site), events: newEvents(cfg.Site), closures: newClosures(),
 		swept: make(chan struct{}), doubt: newNudge(), stale: newNudge(),
 	}
@@ -146,7 +147,7 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 	if a.store, err = store.Open(store.Config{Dir: filepath.Join(cfg.DataDir, "store"), SpoolBytes: int64(cfg.Limits.Spool), Logger: a.logger}); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(a.loadMarker(), a.assemble(), a.loadAmends(), a.assembleRollouts()); err != nil {
+	if err := errors.Join(a.loadMarker(), a.assemble(), a.loadAmends(), a.assembleRollouts(), a.registerMeasures()); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -206,6 +207,7 @@ func (a *Agent) assemble() error {
 		return err
 	}
 	a.peers = newPeers(a.identity, a.cfg.Group)
+	a.peers.counted = a.countedTo
 	a.download, a.upload = rate.NewLimiter(rate.Inf, 0), rate.NewLimiter(rate.Inf, 0)
 	a.setLimits(a.cfg.Limits)
 	var err error
@@ -244,7 +246,7 @@ func (a *Agent) treeConfig() tree.Config {
 		FabricAdvertise: c.Fabric.Advertise, Parents: c.Fabric.Parents, FallbackParents: c.Fabric.FallbackParents,
 		RegistryType: c.Registry.Type, Shared: c.Registry.Shared, Settings: settings(c),
 		Dial: a.peers.conn, AuthorizePeer: a.authorizePeer, Manifests: manifests{a},
-		ServeTunnel: a.serveTunnel, TunnelOptions: tunnelOptions(),
+		ServeTunnel: a.serveTunnel, TunnelOptions: a.tunnelOptions(),
 		Timeouts: a.opts.Timeouts, Logger: a.logger, Registerer: a.metrics,
 	}
 	if a.identity != nil {

@@ -38,14 +38,14 @@ const (
 )
 
 // tunnelOptions are what connections through tunnels are made with. They need no keepalive: the connection that carries the tunnel has one.
-func tunnelOptions() []grpc.DialOption {
-	return append(transfer.DialOptions(),
+func (a *Agent) tunnelOptions() []grpc.DialOption {
+	return append(transfer.DialOptions(), grpc.WithStatsHandler(a.counts.links.through(a.cfg.Group, func() string { return linkChild })),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: math.MaxInt64}), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(tree.MaxMessage)))
 }
 
 // serveTunnel answers the group above.
 func (a *Agent) serveTunnel(ctx context.Context, conn *tree.TunnelConn) {
-	server := grpc.NewServer(append(transfer.ServerOptions(),
+	server := grpc.NewServer(append(transfer.ServerOptions(), grpc.StatsHandler(a.counts.links.through(a.cfg.Group, func() string { return linkParent })),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}), grpc.MaxRecvMsgSize(tree.MaxMessage), grpc.Creds(tree.TunnelCredentials()))...)
 	transferv1.RegisterTransferServiceServer(server, a.transfer)
 	adminv1.RegisterAdminServiceServer(server, aboveAdmin{s: &admin{a: a, tunnel: true}})

@@ -41,6 +41,7 @@ type delivery struct {
 	parsed    map[string]reconcile.Manifest
 	blobs     map[string]int64
 	left      atomic.Int64
+	present   int64 // bytes of blobs that the repository had when the first plan was made; -1: none was made yet
 }
 
 // deliver makes the registry show a record: all under it first, the tag last. It may be repeated after a break at any point.
@@ -65,6 +66,7 @@ func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.
 	if err := newDelivery(a, ref, rec, ours).carryOut(ctx); err != nil {
 		return err
 	}
+	a.counts.delivered(began)
 	a.events.normal("Delivered", ref.String(), fmt.Sprintf("%s, revision %d", rec.GetTarget().GetDigest(), rec.GetRevision()))
 	return a.delivered(ref, rec, began)
 }
@@ -72,7 +74,7 @@ func (a *Agent) deliverAll(ctx context.Context, ref catalog.Ref, rec *catalogv1.
 func newDelivery(a *Agent, ref catalog.Ref, rec *catalogv1.Record, ours string) *delivery {
 	return &delivery{
 		a: a, ref: ref, rec: rec, ours: ours,
-		root: map[string]string{}, manifests: map[string]registry.Manifest{}, parsed: map[string]reconcile.Manifest{}, blobs: map[string]int64{},
+		root: map[string]string{}, manifests: map[string]registry.Manifest{}, parsed: map[string]reconcile.Manifest{}, blobs: map[string]int64{}, present: -1,
 	}
 }
 
@@ -87,6 +89,9 @@ func (d *delivery) carryOut(ctx context.Context) (err error) {
 		if !d.forgetMissing(err) {
 			break
 		}
+	}
+	if err == nil && d.a.queue.failures(key{repository: d.ref.Repository, tag: d.ref.Tag}) == 0 { // else an earlier attempt may have brought it
+		d.a.counts.saved.WithLabelValues(savedPresent).Add(float64(d.present))
 	}
 	return err
 }
@@ -188,6 +193,9 @@ func (d *delivery) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.present < 0 {
+		d.present = d.presentIn(plan)
+	}
 	d.setLeft(plan.BytesToFetch)
 	for _, stage := range plan.Stages {
 		g, gctx := errgroup.WithContext(ctx)
@@ -200,6 +208,21 @@ func (d *delivery) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// presentIn is how many bytes of blobs a plan leaves as they are.
+func (d *delivery) presentIn(plan reconcile.Plan) (n int64) {
+	for _, size := range d.blobs {
+		n += size
+	}
+	for _, stage := range plan.Stages {
+		for _, s := range stage {
+			if s.Kind == reconcile.MountBlob || s.Kind == reconcile.FetchBlob {
+				n -= d.blobs[s.Digest]
+			}
+		}
+	}
+	return n
 }
 
 func (d *delivery) setLeft(n int64) {
@@ -284,6 +307,7 @@ func (d *delivery) pushBlob(ctx context.Context, s reconcile.Step) error {
 		return err
 	}
 	if mounted {
+		d.a.counts.saved.WithLabelValues(savedMounted).Add(float64(d.blobs[s.Digest]))
 		d.a.logger.Debug("blob was mounted", "ref", d.ref.String(), "digest", s.Digest)
 	}
 	if err := d.a.store.AddBlobs(d.ref.Repository, s.Digest); err != nil {

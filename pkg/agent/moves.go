@@ -103,6 +103,7 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 	}
 	delete(a.moves.failed, rollout)
 	for _, m := range set {
+		a.counts.delivered(m.looked)
 		a.events.normal("Delivered", m.ref.String(), fmt.Sprintf("%s, revision %d, by rollout %s", m.rec.GetTarget().GetDigest(), m.rec.GetRevision(), rollout))
 		if err := a.delivered(m.ref, m.rec, m.looked); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
 
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
 
@@ -26,6 +27,8 @@ const maxPeers = 256
 type peers struct {
 	identity *identity.Source
 	group    string
+	// counted gives what counts the messages with an address; nil: nothing does.
+	counted func(addr string) stats.Handler
 
 	mu     sync.Mutex
 	conns  map[string]*peer
@@ -64,6 +67,9 @@ func (p *peers) conn(_ context.Context, addr string) (grpc.ClientConnInterface, 
 		creds = insecure.NewCredentials()
 	}
 	opts := append(transfer.DialOptions(), grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(tree.MaxMessage)))
+	if p.counted != nil {
+		opts = append(opts, grpc.WithStatsHandler(p.counted(addr)))
+	}
 	c, err := grpc.NewClient("passthrough:///"+addr, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", addr, err)

@@ -165,6 +165,7 @@ func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) 
 	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
 	err = a.withRoom(err)
 	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "attempts", failures, "retry_in", wait)
+	a.counts.failed(failureReason(err))
 	a.events.warning("Failed", ref.String(), err.Error())
 	if errors.Is(err, registry.ErrUnavailable) {
 		a.doubt.set()

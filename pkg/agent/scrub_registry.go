@@ -33,7 +33,7 @@ func (a *Agent) scrubForever(ctx context.Context) {
 		return
 	case <-a.swept: // before that much may not have been delivered yet
 	}
-	w := &scrubbing{a: a, pace: rate.NewLimiter(scrubRate, minBurst), metrics: newScrubMetrics(a.metrics)}
+	w := &scrubbing{a: a, pace: rate.NewLimiter(scrubRate, minBurst), metrics: a.counts.scrub}
 	s := &scrubber{
 		interval: a.cfg.Scrub.Interval, list: a.scrubList, look: w.look, log: a.logger,
 		load: func() (st scrubState, err error) { return st, a.readValue(scrubKey, &st) },
@@ -44,14 +44,12 @@ func (a *Agent) scrubForever(ctx context.Context) {
 
 type scrubMetrics struct{ looked, bytes, damaged prometheus.Counter }
 
-func newScrubMetrics(r prometheus.Registerer) scrubMetrics {
-	m := scrubMetrics{
-		looked:  prometheus.NewCounter(prometheus.CounterOpts{Name: "fanout_agent_scrubbed_total", Help: "Manifests and blobs that the scrub has looked at."}),
-		bytes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "fanout_agent_scrubbed_bytes_total", Help: "Bytes that the scrub has read and hashed."}),
-		damaged: prometheus.NewCounter(prometheus.CounterOpts{Name: "fanout_agent_scrub_damaged_total", Help: "Manifests and blobs that the scrub found lost or damaged."}),
+func newScrubMetrics() scrubMetrics {
+	return scrubMetrics{
+		looked:  prometheus.NewCounter(prometheus.CounterOpts{Name: "fanout_scrub_looked_total", Help: "Manifests and blobs that the scrub has looked at."}),
+		bytes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "fanout_scrub_read_bytes_total", Help: "Bytes that the scrub has read and hashed."}),
+		damaged: prometheus.NewCounter(prometheus.CounterOpts{Name: "fanout_scrub_damaged_total", Help: "Manifests and blobs that the scrub found lost or damaged."}),
 	}
-	r.MustRegister(m.looked, m.bytes, m.damaged)
-	return m
 }
 
 // scrubList lists the digests that lie under the live records, between two.

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -81,7 +80,6 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, l listeners) {
 	a.serveGRPC(ctx, g, l.fabric, fabric, true)
 	a.serveGRPC(ctx, g, l.socket, transfer.ServerOptions(), false)
 
-	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.buildInfo())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", a.ready)
@@ -121,6 +119,9 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, l listeners) {
 
 // serveGRPC serves the fabric's services, or on the socket the admin service alone.
 func (a *Agent) serveGRPC(ctx context.Context, g *errgroup.Group, l net.Listener, opts []grpc.ServerOption, fabric bool) {
+	if fabric {
+		opts = append(opts, grpc.StatsHandler(a.counts.links.through(a.cfg.Group, nil)))
+	}
 	server := grpc.NewServer(opts...)
 	adminv1.RegisterAdminServiceServer(server, &admin{a: a, local: !fabric})
 	healthv1.RegisterHealthServer(server, health.NewServer())

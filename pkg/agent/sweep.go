@@ -35,6 +35,8 @@ func (a *Agent) sweepForever(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		a.counts.sweep.Observe(time.Since(began).Seconds())
+		a.counts.questions.Add(float64(a.sweeper.questions))
 		wait := a.cfg.Sweep.Interval
 		wait = wait - wait/10 + rand.N(wait/5+1)
 		wait = max(wait-time.Since(began), wait/2) // a sweep takes a part of the interval

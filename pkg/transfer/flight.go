@@ -244,6 +244,7 @@ func (fl *flight) run() {
 	switch {
 	case err == nil:
 		fl.have.Store(fl.size)
+		fl.f.metrics.duration.Observe(time.Since(fl.since).Seconds())
 		fl.f.remember(fl.digest)
 	case errors.Is(err, ErrReleased), errors.Is(err, ErrClosed):
 		result = "cancelled"

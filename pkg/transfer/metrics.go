@@ -18,6 +18,7 @@ type fetchMetrics struct {
 	flights  *prometheus.CounterVec
 	errors   *prometheus.CounterVec
 	active   prometheus.Gauge
+	duration prometheus.Histogram
 }
 
 type serveMetrics struct {
@@ -43,8 +44,12 @@ func newFetchMetrics(r prometheus.Registerer) (*fetchMetrics, error) {
 		active: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "fanout_transfer_active_flights", Help: "Flights under way or waiting for their turn.",
 		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "fanout_transfer_duration_seconds", Help: "Time that a blob took to arrive, from when it was wanted, its turn included.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 4, 11), // 10 ms to 2.9 h
+		}),
 	}
-	return m, register(r, m.received, m.resent, m.flights, m.errors, m.active)
+	return m, register(r, m.received, m.resent, m.flights, m.errors, m.active, m.duration)
 }
 
 func newServeMetrics(r prometheus.Registerer) (*serveMetrics, error) {

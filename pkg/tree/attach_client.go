@@ -292,6 +292,7 @@ func checkParents(p *treev1.Parents) error {
 }
 
 func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
+	a.o.n.metrics.attachments.Inc()
 	a.o.n.log.Info("attached to a parent", "parent", w.GetGroup(), "peer", w.GetSite(), "address", addr, "fallback", fallback)
 	a.head.Store(w.GetPosition().GetRevision()) // and no more of what an earlier parent said
 	a.set(func() {

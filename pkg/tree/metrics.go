@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	root, revision, head, attached, children, members prometheus.Gauge
 	proposed                                          *prometheus.CounterVec
-	received, sent, resyncs                           prometheus.Counter
+	received, sent, resyncs, attachments              prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -17,15 +17,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "fanout", Subsystem: "tree", Name: name, Help: help})
 	}
 	m := &metrics{
-		root:     gauge("root", "1 while this member is its group's root."),
-		revision: gauge("revision", "Revision of headquarters' catalog that this member has committed."),
-		head:     gauge("head_revision", "Newest revision of headquarters' catalog known to this member."),
-		attached: gauge("attached", "1 while this member holds the group's stream to its parent."),
-		children: gauge("children", "Child groups attached to this member."),
-		members:  gauge("members_connected", "Members connected to this root, itself included."),
-		received: counter("records_received_total", "Records received from the parent."),
-		sent:     counter("records_sent_total", "Records sent to children."),
-		resyncs:  counter("resyncs_sent_total", "Resyncs of children begun."),
+		root:        gauge("root", "1 while this member is its group's root."),
+		revision:    gauge("revision", "Revision of headquarters' catalog that this member has committed."),
+		head:        gauge("head_revision", "Newest revision of headquarters' catalog known to this member."),
+		attached:    gauge("attached", "1 while this member holds the group's stream to its parent."),
+		children:    gauge("children", "Child groups attached to this member."),
+		members:     gauge("members_connected", "Members connected to this root, itself included."),
+		received:    counter("records_received_total", "Records received from the parent."),
+		sent:        counter("records_sent_total", "Records sent to children."),
+		attachments: counter("attachments_total", "Times that this member, as the root, attached its group to a parent."),
+		resyncs:     counter("resyncs_sent_total", "Resyncs of children begun."),
 		proposed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "fanout", Subsystem: "tree", Name: "proposals_total", Help: "Proposals by outcome: committed, failed, again.",
 		}, []string{"outcome"}),
@@ -33,7 +34,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.root, m.revision, m.head, m.attached, m.children, m.members, m.received, m.sent, m.resyncs, m.proposed} {
+	for _, c := range []prometheus.Collector{m.root, m.revision, m.head, m.attached, m.children, m.members, m.received, m.sent, m.resyncs, m.attachments, m.proposed} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
