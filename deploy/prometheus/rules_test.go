@@ -1,0 +1,238 @@
+// Package prometheus_test evaluates the alerts as Prometheus does. It is a module of its own, so that nothing else of this repository is built with Prometheus' server.
+package prometheus_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/template"
+	"github.com/prometheus/prometheus/util/annotations"
+)
+
+// cases: for each alert, series in Prometheus' test notation, one value a minute, and when it has to fire and when not, in minutes.
+var cases = map[string]struct {
+	series      string
+	fires, ends time.Duration // ends: 0 where it is not shown
+	labels      string        // of the alert, without its name and severity
+}{
+	"FanoutAgentDown":            {`up{job="fanout",instance="a"} 1 1 0x8 1x20`, 8, 12, `{instance="a", job="fanout"}`},
+	"FanoutNoRoot":               {`fanout_raft_has_root{instance="a"} 1 0x5 1x20`, 4, 8, `{instance="a"}`},
+	"FanoutGroupNotAttached":     {"fanout_tree_root{instance=\"a\"} 1x60\n  fanout_tree_root{instance=\"hq\"} 1x60\n  fanout_tree_attached{instance=\"a\"} 0x20 1x40\n  fanout_tree_attached{instance=\"hq\"} 0x60\n  fanout_conflicts{instance=\"hq\"} 0x60", 17, 23, `{instance="a"}`},
+	"FanoutSiteUnreachable":      {`fanout_site_state{group="hq/gd",site="gd-a",state="unreachable",instance="a"} 1x20 _x40`, 17, 40, `{group="hq/gd", site="gd-a"}`},
+	"FanoutSiteBehind":           {`fanout_site_lag_seconds{group="hq/gd",site="gd-a",instance="a"} 0+60x60 0x30`, 50, 62, `{group="hq/gd", site="gd-a"}`},
+	"FanoutSiteDegraded":         {`fanout_site_state{group="hq",site="a",state="degraded",instance="a"} 1x20 _x40`, 17, 40, `{group="hq", site="a", state="degraded"}`},
+	"FanoutDeliveriesFail":       {`fanout_pending_refs{state="failed",instance="a"} 2x40 0x20`, 33, 44, `{instance="a"}`},
+	"FanoutRegistryDown":         {`fanout_registry_up{instance="a"} 0x8 1x20`, 7, 12, `{instance="a"}`},
+	"FanoutCertificateExpires":   {`fanout_certificate_expiry_timestamp_seconds{certificate="fabric",instance="a"} 86400x90 8640000x30`, 70, 100, `{certificate="fabric", instance="a"}`},
+	"FanoutDiskAlmostFull":       {`fanout_disk_free_bytes{disk="data",instance="a"} 1000000x20 9000000000x20`, 17, 24, `{disk="data", instance="a"}`},
+	"FanoutConflicts":            {`fanout_conflicts{instance="a"} 1x20 0x20`, 17, 24, `{}`},
+	"FanoutDeletionsHeld":        {`fanout_deletions_held{instance="a"} 120x20 0x20`, 17, 24, `{}`},
+	"FanoutDrift":                {`fanout_pending_refs{state="drifted",instance="a"} 1x80 0x20`, 65, 85, `{instance="a"}`},
+	"FanoutContentDamaged":       {`fanout_scrub_damaged_total{instance="a"} 0x5 2x100`, 8, 90, `{instance="a"}`},
+	"FanoutRolloutWaits":         {`fanout_rollouts{phase="paused",instance="a"} 1x80 0x20`, 65, 85, `{phase="paused"}`},
+	"FanoutReattaches":           {`fanout_tree_attachments_total{instance="a"} 0+1x40 40x200`, 30, 150, `{instance="a"}`},
+	"FanoutNotificationsDropped": {`fanout_notifications_total{outcome="dropped",instance="a"} 0x5 3x100`, 8, 90, `{instance="a", outcome="dropped"}`},
+}
+
+func load(t *testing.T) []rulefmt.Rule {
+	t.Helper()
+	groups, errs := rulefmt.ParseFile("fanout.rules.yml", false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+	for _, err := range errs {
+		t.Fatal(err)
+	}
+	return groups.Groups[0].Rules
+}
+
+func TestAlerts(t *testing.T) {
+	list := load(t)
+	for _, r := range list {
+		t.Run(r.Alert, func(t *testing.T) {
+			c, ok := cases[r.Alert]
+			if !ok {
+				t.Fatal("no case shows that it can fire")
+			}
+			at := evaluate(t, r, c.series, max(c.fires, c.ends)+5)
+			if at[0] != "" {
+				t.Errorf("it fires at once: %s", at[0])
+			}
+			if got := at[c.fires]; got != c.labels {
+				t.Errorf("after %d minutes: %q, want %q", c.fires, got, c.labels)
+			}
+			if c.ends > 0 && at[c.ends] != "" {
+				t.Errorf("after %d minutes it fires still: %s", c.ends, at[c.ends])
+			}
+		})
+	}
+	if len(list) != len(cases) {
+		t.Errorf("%d alerts and %d cases", len(list), len(cases))
+	}
+}
+
+// evaluate gives, for each minute, the labels of the alert that fires; empty: none does. An alert fires when its expression has had an element with the same labels for as long as it says.
+func evaluate(t *testing.T, r rulefmt.Rule, series string, minutes time.Duration) []string {
+	t.Helper()
+	data := load1m(t, series)
+	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute, LookbackDelta: 5 * time.Minute})
+	defer engine.Close()
+	var out []string
+	since := map[string]time.Time{}
+	for m := range minutes + 1 {
+		at := time.Unix(0, 0).Add(m * time.Minute)
+		q, err := engine.NewInstantQuery(t.Context(), data, nil, r.Expr, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vector, err := q.Exec(t.Context()).Vector()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := map[string]time.Time{}
+		var firing []string
+		for _, s := range vector {
+			l := labels.NewBuilder(s.Metric).Del(labels.MetricName).Labels()
+			began, ok := since[l.String()]
+			if !ok {
+				began = at
+			}
+			now[l.String()] = began
+			if at.Sub(began) >= time.Duration(r.For) {
+				firing = append(firing, l.String())
+				says(t, r, l, s.F)
+			}
+		}
+		q.Close()
+		since = now
+		out = append(out, strings.Join(firing, " "))
+	}
+	return out
+}
+
+// says expands the alert's words.
+func says(t *testing.T, r rulefmt.Rule, l labels.Labels, value float64) {
+	t.Helper()
+	for _, text := range []string{r.Annotations["summary"], r.Annotations["description"]} {
+		data := template.AlertTemplateData(l.Map(), nil, "", promql.Sample{F: value})
+		got, err := template.NewTemplateExpander(t.Context(), "{{$labels := .Labels}}{{$value := .Value}}"+text, r.Alert, data, 0, nil, &url.URL{}, nil).Expand()
+		if err != nil || got == "" || strings.Contains(got, "no value") || strings.Contains(got, "  ") {
+			t.Errorf("it says %q, %v", got, err)
+		}
+	}
+}
+
+// load1m makes storage of series with a value each minute.
+func load1m(t *testing.T, text string) storage.Queryable {
+	t.Helper()
+	var all []promql.Series
+	for line := range strings.Lines(text) {
+		metric, values, err := parser.NewParser(parser.Options{}).ParseSeriesDesc(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := promql.Series{Metric: metric}
+		for i, v := range values {
+			if !v.Omitted {
+				s.Floats = append(s.Floats, promql.FPoint{T: int64(i) * time.Minute.Milliseconds(), F: v.Value})
+			}
+		}
+		all = append(all, s)
+	}
+	return &storage.MockQueryable{MockQuerier: &storage.MockQuerier{
+		SelectMockFunction: func(_ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+			set := &set{}
+			for _, s := range all {
+				if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(s.Metric.Get(m.Name)) }) {
+					set.series = append(set.series, s)
+				}
+			}
+			return set
+		},
+	}}
+}
+
+type set struct {
+	series []promql.Series
+	next   int
+}
+
+func (s *set) Next() bool                        { s.next++; return s.next <= len(s.series) }
+func (s *set) At() storage.Series                { return promql.NewStorageSeries(s.series[s.next-1]) }
+func (s *set) Err() error                        { return nil }
+func (s *set) Warnings() annotations.Annotations { return nil }
+
+var heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+
+// TestRunbooks: each alert leads to a page and a heading that exist.
+func TestRunbooks(t *testing.T) {
+	for _, r := range load(t) {
+		page, anchor, _ := strings.Cut(r.Annotations["runbook"], "#")
+		text, err := os.ReadFile(filepath.Join("..", "..", page))
+		if err != nil {
+			t.Errorf("%s: %v", r.Alert, err)
+			continue
+		}
+		found := anchor == ""
+		for _, h := range heading.FindAllStringSubmatch(string(text), -1) {
+			found = found || slug(h[1]) == anchor
+		}
+		if !found {
+			t.Errorf("%s: %s has no heading for #%s", r.Alert, page, anchor)
+		}
+	}
+}
+
+// slug is how a heading is named in a link.
+func slug(heading string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r == '-' || r == '_' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9':
+			return r
+		}
+		return -1
+	}, strings.ToLower(heading))
+}
+
+// TestDashboard: what the dashboard asks for are expressions, once Grafana has put its variables in.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "grafana", "fanout.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	variables := strings.NewReplacer("$__rate_interval", "5m", "$__range", "6h", "$group", ".*")
+	asked := 0
+	for _, p := range board.Panels {
+		for _, target := range p.Targets {
+			asked++
+			if _, err := parser.NewParser(parser.Options{}).ParseExpr(variables.Replace(target.Expr)); err != nil {
+				t.Errorf("%s: %v", p.Title, err)
+			}
+		}
+	}
+	if asked < 20 {
+		t.Errorf("it asks for %d things only", asked)
+	}
+}
