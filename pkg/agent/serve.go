@@ -124,7 +124,9 @@ func (a *Agent) serveGRPC(ctx context.Context, g *errgroup.Group, l net.Listener
 	}
 	server := grpc.NewServer(opts...)
 	adminv1.RegisterAdminServiceServer(server, &admin{a: a, local: !fabric})
-	healthv1.RegisterHealthServer(server, health.NewServer())
+	status := health.NewServer()
+	healthv1.RegisterHealthServer(server, status)
+	g.Go(func() error { a.keepStatus(ctx, status); return nil })
 	if fabric {
 		transferv1.RegisterTransferServiceServer(server, a.transfer)
 		a.node.Register(server)
@@ -154,8 +156,37 @@ func (a *Agent) buildInfo() prometheus.Collector {
 	return info
 }
 
-// ready answers whether the agent can do its work; with ?verbose each check by name.
-func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
+// keepStatus tells gRPC's health service what /readyz would say, and under the name "live" that the agent runs.
+func (a *Agent) keepStatus(ctx context.Context, status *health.Server) {
+	status.SetServingStatus("live", healthv1.HealthCheckResponse_SERVING)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		said := healthv1.HealthCheckResponse_SERVING
+		if !isReady(a.checks()) {
+			said = healthv1.HealthCheckResponse_NOT_SERVING
+		}
+		status.SetServingStatus("", said)
+		select {
+		case <-ctx.Done():
+			status.Shutdown()
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func isReady(checks map[string]string) bool {
+	for _, why := range checks {
+		if why != "ok" {
+			return false
+		}
+	}
+	return true
+}
+
+// checks says of each thing that the agent needs for its work "ok", or why it has it not.
+func (a *Agent) checks() map[string]string {
 	a.mu.Lock()
 	regErr, swept, sweepErr := a.regErr, a.sweptOnce, a.sweepError
 	a.mu.Unlock()
@@ -187,11 +218,15 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 		}
 		check("sweep", swept, why)
 	}
+	return checks
+}
+
+// ready answers whether the agent can do its work; with ?verbose each check by name.
+func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
+	checks := a.checks()
 	status := http.StatusOK
-	for _, why := range checks {
-		if why != "ok" {
-			status = http.StatusServiceUnavailable
-		}
+	if !isReady(checks) {
+		status = http.StatusServiceUnavailable
 	}
 	if _, verbose := r.URL.Query()["verbose"]; verbose {
 		w.Header().Set("Content-Type", "application/json")
