@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
 	"github.com/fanout-io/fanout/pkg/identity"
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 func (a *app) caCommand() *cobra.Command {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/userconf"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 func (a *app) configCommand() *cobra.Command {

@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 

@@ -14,10 +14,10 @@ import (
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
 	"github.com/fanout-io/fanout/docs/schemas"
 	"github.com/fanout-io/fanout/pkg/plan"
 	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )

@@ -11,8 +11,8 @@ import (
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
 	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )

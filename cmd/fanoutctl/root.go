@@ -13,7 +13,7 @@ import (
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/userconf"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 // silence is how long a connected agent may say nothing where an answer is due at once.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 

@@ -23,8 +23,10 @@ const module = "github.com/fanout-io/fanout"
 var rank = map[string]int{
 	"pkg/catalog": 1, "pkg/store": 1, "pkg/identity": 1, "pkg/config": 1,
 	"pkg/tree": 2, "pkg/transfer": 2, "pkg/registry": 2, "pkg/reconcile": 2, "pkg/plan": 2,
-	"pkg/agent": 3,
-	"cmd":       4,
+	"pkg/view":  3,
+	"pkg/web":   4,
+	"pkg/agent": 5,
+	"cmd":       6,
 }
 
 // onlyIn says which packages alone may import what. Tests may import anything.
@@ -138,7 +140,7 @@ func brokenImport(from, to string) string {
 	case ra == rb:
 		return "packages of one rank do not import each other"
 	case ra < rb:
-		return "imports run one way: cmd, agent, {tree, transfer, registry, reconcile, plan}, {catalog, store, identity, config}, proto"
+		return "imports run one way: cmd, agent, web, view, {tree, transfer, registry, reconcile, plan}, {catalog, store, identity, config}, proto"
 	}
 	return ""
 }
@@ -178,6 +180,7 @@ func TestImports_RulesBite(t *testing.T) {
 	}{
 		{"cmd/fanoutd", "pkg/agent", true}, {"pkg/agent", "pkg/tree", true}, {"pkg/tree", "pkg/catalog", true}, {"pkg/transfer", "pkg/store", true},
 		{"pkg/store/storetest", "pkg/store", true}, {"pkg/catalog", "proto/fanout/catalog/v1", true}, {"integration", "pkg/agent", true},
+		{"pkg/agent", "pkg/web", true}, {"pkg/web", "pkg/view", true}, {"pkg/view", "pkg/plan", true}, {"pkg/web", "pkg/agent", false}, {"pkg/view", "pkg/web", false},
 		{"pkg/catalog", "pkg/tree", false}, {"pkg/tree", "pkg/registry", false}, {"pkg/store", "pkg/catalog", false}, {"pkg/agent", "cmd/fanoutd", false},
 		{"proto/fanout/tree/v1", "pkg/catalog", false}, {"pkg/store/storetest", "pkg/transfer", false}, {"pkg/agent", "integration", false},
 	} {

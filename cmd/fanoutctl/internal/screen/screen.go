@@ -11,6 +11,8 @@ import (
 
 	"github.com/cheggaaa/pb/v3"
 	"golang.org/x/term"
+
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 // Caps says what can be done on an output.
@@ -108,16 +110,5 @@ func Clip(line string, width int) string {
 	return cut
 }
 
-// Clean makes text that came from elsewhere safe to show: no control characters, so no escape sequences, and one line.
-func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case r < 0x20 || r >= 0x7f && r < 0xa0, // C0, DEL, C1
-			r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069: // text that turns the direction round
-			return '\uFFFD'
-		}
-		return r
-	}, s)
-}
+// Clean makes text that came from elsewhere safe to show on a terminal.
+func Clean(s string) string { return view.Clean(s) }

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
 
@@ -72,7 +71,7 @@ func FreezeOf(group string, f *catalogv1.Freeze) Freeze {
 
 // Text says what is in force.
 func (f Freeze) Text(s Style) string {
-	group := s.paint(bold, screen.Clean(f.Group))
+	group := s.paint(bold, Clean(f.Group))
 	if !f.Frozen {
 		return group + " is not frozen: its tags move again\n"
 	}
@@ -82,5 +81,5 @@ func (f Freeze) Text(s Style) string {
 	}
 	text += "\n" + wrap(f.Reason, 2, textWidth)
 	return text + "Its tags and those of the groups below stay as they are; content still comes.\n" +
-		"Before that time they move again with: fanoutctl thaw " + screen.Clean(f.Group) + "\n"
+		"Before that time they move again with: fanoutctl thaw " + Clean(f.Group) + "\n"
 }

@@ -4,8 +4,6 @@ import (
 	"strings"
 
 	"github.com/cheggaaa/pb/v3"
-
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 )
 
 // Style of a text for people.
@@ -61,7 +59,7 @@ func table(s Style, head []string, rows [][]cell) string {
 	}
 	for _, row := range rows {
 		for i := range row {
-			row[i].text = screen.Clean(row[i].text)
+			row[i].text = Clean(row[i].text)
 			widths[i] = max(widths[i], pb.CellCount(row[i].text))
 			right[i] = right[i] || row[i].right
 		}

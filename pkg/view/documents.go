@@ -1,4 +1,5 @@
-// Package view turns the agent's answers into what fanoutctl shows: documents with fixed keys for -o json and yaml, tables for people.
+// Package view turns the agent's answers into what people and scripts see: documents with fixed keys, the same for fanoutctl's -o json and yaml and for the JSON under /api/v1, and
+// tables for terminals.
 //
 // All of it is pure: answers in, text out; no clock (ages are counted from the moment at which a picture was taken), no terminal.
 // The keys of the documents are relied upon by scripts: add to them, never rename.

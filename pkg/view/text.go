@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 )
 
 // Text of a tree: groups under the group that they are attached to, their sites under them.
@@ -64,7 +62,7 @@ func (t Tree) Summary() string {
 	}
 	parts := make([]string, 0, len(order))
 	for _, st := range order {
-		parts = append(parts, fmt.Sprintf("%d %s", counts[st], screen.Clean(st)))
+		parts = append(parts, fmt.Sprintf("%d %s", counts[st], Clean(st)))
 	}
 	text := plural(len(t.Groups), "group") + ", " + plural(sites, "site")
 	if len(parts) > 0 {
@@ -127,7 +125,7 @@ func (w Where) Text(s Style) string {
 	if target == "" {
 		target = "deleted"
 	}
-	head := fmt.Sprintf("%s  %s  revision %s\n\n", s.paint(bold, screen.Clean(w.Ref)), screen.Clean(target), count(w.Revision))
+	head := fmt.Sprintf("%s  %s  revision %s\n\n", s.paint(bold, Clean(w.Ref)), Clean(target), count(w.Revision))
 	return head + SitesText(s, w.Sites, w.AsOf) + "\n" + SitesSummary(w.Sites) + asOf(w.AsOf) + "\n"
 }
 
@@ -210,10 +208,10 @@ func (e Event) Text(s Style) string {
 	}
 	line := fmt.Sprintf("%-20s  %s  %s  %s", stamp(e.Time), s.paint(color, pad(e.Type, 7)), pad(e.Reason, 18), pad(e.Site, 10))
 	if e.Ref != "" {
-		line += "  " + screen.Clean(e.Ref)
+		line += "  " + Clean(e.Ref)
 	}
 	if e.Message != "" {
-		line += "  " + screen.Clean(e.Message)
+		line += "  " + Clean(e.Message)
 	}
 	if e.Count > 1 {
 		line += fmt.Sprintf("  (%s since %s)", times(e.Count), fallback(stamp(e.First), "an unknown time"))
@@ -234,23 +232,23 @@ func (d Members) Text(s Style) string {
 			plain(m.FabricAddress), plain(m.ID),
 		})
 	}
-	return fmt.Sprintf("group %s\n\n", s.paint(bold, screen.Clean(d.Group))) +
+	return fmt.Sprintf("group %s\n\n", s.paint(bold, Clean(d.Group))) +
 		table(s, []string{"SITE", "ROLE", "VOTE", "STATE", "REGISTRY", "RAFT", "FABRIC", "ID"}, rows)
 }
 
 // Text of a catalog that was saved.
 func (c SavedCatalog) Text(Style) string {
-	return fmt.Sprintf("saved %s of epoch %s, up to revision %s, to %s\n", records(c.Records), screen.Clean(c.Epoch), count(c.Revision), screen.Clean(c.File))
+	return fmt.Sprintf("saved %s of epoch %s, up to revision %s, to %s\n", records(c.Records), Clean(c.Epoch), count(c.Revision), Clean(c.File))
 }
 
 // Text of a catalog that was restored.
 func (c RestoredCatalog) Text(Style) string {
-	return fmt.Sprintf("restored %s of epoch %s; the catalog goes on from revision %s in epoch %s\n", records(c.Records), screen.Clean(c.From), count(c.Revision), screen.Clean(c.Epoch))
+	return fmt.Sprintf("restored %s of epoch %s; the catalog goes on from revision %s in epoch %s\n", records(c.Records), Clean(c.From), count(c.Revision), Clean(c.Epoch))
 }
 
 // Text of an epoch that was accepted.
 func (e AcceptedEpoch) Text(Style) string {
-	return fmt.Sprintf("accepted epoch %s; it replaces epoch %s, which was held up to revision %s\n", screen.Clean(e.Epoch), screen.Clean(fallback(e.Held, "(none)")), count(e.HeldRevision))
+	return fmt.Sprintf("accepted epoch %s; it replaces epoch %s, which was held up to revision %s\n", Clean(e.Epoch), Clean(fallback(e.Held, "(none)")), count(e.HeldRevision))
 }
 
 func records(n uint64) string {
@@ -262,7 +260,7 @@ func records(n uint64) string {
 
 // Text says what is to be done next.
 func (d MemberAdded) Text(Style) string {
-	site, addr := screen.Clean(d.Member.Site), screen.Clean(d.Member.RaftAddress)
+	site, addr := Clean(d.Member.Site), Clean(d.Member.RaftAddress)
 	if d.Member.ID != "" {
 		return fmt.Sprintf("%s at %s is a member already\n", site, addr)
 	}
@@ -271,19 +269,19 @@ func (d MemberAdded) Text(Style) string {
 
 // Text of a removal.
 func (d MemberRemoved) Text(Style) string {
-	return fmt.Sprintf("%s was removed; its agent is not let in again until it is added\n", screen.Clean(d.Site))
+	return fmt.Sprintf("%s was removed; its agent is not let in again until it is added\n", Clean(d.Site))
 }
 
 // Text names the root.
-func (d Lead) Text(Style) string { return screen.Clean(d.Site) + " is the root\n" }
+func (d Lead) Text(Style) string { return Clean(d.Site) + " is the root\n" }
 
 // Text of the versions.
 func (v Version) Text(Style) string {
 	text := fmt.Sprintf("fanoutctl %s (%s, %s)\n", v.Client.Version, v.Client.Go, v.Client.Platform)
 	if v.Server != nil {
-		return text + fmt.Sprintf("fanoutd   %s (site %s of %s)\n", screen.Clean(v.Server.Version), screen.Clean(v.Server.Site), screen.Clean(v.Server.Group))
+		return text + fmt.Sprintf("fanoutd   %s (site %s of %s)\n", Clean(v.Server.Version), Clean(v.Server.Site), Clean(v.Server.Group))
 	}
-	return text + "fanoutd   not reached: " + screen.Clean(v.ServerError) + "\n"
+	return text + "fanoutd   not reached: " + Clean(v.ServerError) + "\n"
 }
 
 // Text of what was issued.
@@ -306,13 +304,13 @@ func (d Contexts) Text(s Style) string {
 
 // Text of a publish that is done.
 func (p Publish) Text(s Style) string {
-	line := fmt.Sprintf("%s  %s  revision %s  %s", s.paint(bold, screen.Clean(p.Ref)), screen.Clean(fallback(p.Digest, "unknown digest")),
+	line := fmt.Sprintf("%s  %s  revision %s  %s", s.paint(bold, Clean(p.Ref)), Clean(fallback(p.Digest, "unknown digest")),
 		count(p.Revision), pluralOf(int(p.Copies), "copy", "copies"))
 	if p.Sites != nil {
 		line += "  " + SitesSummary(*p.Sites)
 	}
 	if p.Message != "" {
-		line += "  (" + screen.Clean(p.Message) + ")"
+		line += "  (" + Clean(p.Message) + ")"
 	}
 	return line + "\n"
 }
@@ -411,7 +409,7 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-func pad(s string, width int) string { return fmt.Sprintf("%-*s", width, screen.Clean(s)) }
+func pad(s string, width int) string { return fmt.Sprintf("%-*s", width, Clean(s)) }
 
 func fallback(s, otherwise string) string {
 	if s == "" {

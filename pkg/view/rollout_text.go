@@ -9,7 +9,6 @@ import (
 
 	"github.com/cheggaaa/pb/v3"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/plan"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -82,19 +81,19 @@ func (r Rollout) Text(s Style) string {
 
 func (r Rollout) head(s Style) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "rollout %s  %s", s.paint(bold, screen.Clean(r.ID)), s.paint(phaseColor(r.Phase), screen.Clean(r.Phase)))
+	fmt.Fprintf(&b, "rollout %s  %s", s.paint(bold, Clean(r.ID)), s.paint(phaseColor(r.Phase), Clean(r.Phase)))
 	if place := r.place(); place != "" && !r.Over() {
-		b.WriteString(", wave " + screen.Clean(place))
+		b.WriteString(", wave " + Clean(place))
 	}
 	if r.Plan != "" {
-		b.WriteString(", plan " + screen.Clean(r.Plan))
+		b.WriteString(", plan " + Clean(r.Plan))
 	}
 	b.WriteString("\n")
 	b.WriteString(wrap(r.Reason, 2, textWidth))
 	b.WriteString(refsText(s, r.Refs))
 	line := "  started " + fallback(stamp(r.Started), "at an unknown time")
 	if r.Actor != "" {
-		line += " by " + screen.Clean(r.Actor)
+		line += " by " + Clean(r.Actor)
 	}
 	if r.Ended != nil {
 		line += ", ended " + stamp(r.Ended)
@@ -106,9 +105,9 @@ func (r Rollout) head(s Style) string {
 func refsText(s Style, refs []RolloutRef) string {
 	var b strings.Builder
 	for _, x := range refs {
-		fmt.Fprintf(&b, "  %s  %s", s.paint(bold, screen.Clean(x.Ref)), screen.Clean(shortDigest(x.Digest)))
+		fmt.Fprintf(&b, "  %s  %s", s.paint(bold, Clean(x.Ref)), Clean(shortDigest(x.Digest)))
 		if x.Source != "" && x.Source != ":" && x.Source != x.Ref {
-			b.WriteString("  from " + screen.Clean(x.Source))
+			b.WriteString("  from " + Clean(x.Source))
 		}
 		b.WriteString("\n")
 	}
@@ -117,7 +116,7 @@ func refsText(s Style, refs []RolloutRef) string {
 
 // hint is the command that somebody may be waited for to give.
 func (r Rollout) hint() string {
-	id := screen.Clean(r.ID)
+	id := Clean(r.ID)
 	switch r.Phase {
 	case catalog.RolloutAwaitingApproval:
 		return fmt.Sprintf("It waits for: fanoutctl rollout approve %s  (or reject)", id)
@@ -359,7 +358,7 @@ func wrap(text string, indent, width int) string {
 			b.WriteString(strings.Repeat(" ", indent) + line + "\n")
 		}
 	}
-	for word := range strings.FieldsSeq(screen.Clean(text)) {
+	for word := range strings.FieldsSeq(Clean(text)) {
 		if line != "" && indent+pb.CellCount(line)+1+pb.CellCount(word) > width {
 			flush()
 			line = ""
@@ -384,7 +383,7 @@ func (r Rollout) Changes(old *Rollout) (lines []string) {
 		if r.AsOf != nil {
 			at = stamp(r.AsOf) + "  "
 		}
-		lines = append(lines, at+screen.Clean(fmt.Sprintf(format, args...)))
+		lines = append(lines, at+Clean(fmt.Sprintf(format, args...)))
 	}
 	why := func(reason string) string {
 		if reason == "" {

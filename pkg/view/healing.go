@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
@@ -24,9 +23,9 @@ func UnpublishOf(r *adminv1.UnpublishResponse) Unpublish {
 
 // Text says what was deleted, and until when that can be undone.
 func (u Unpublish) Text(s Style) string {
-	text := fmt.Sprintf("%s is deleted as revision %s, and the deletion travels to every site; it showed %s", s.paint(bold, screen.Clean(u.Ref)), count(u.Revision), screen.Clean(u.Digest))
+	text := fmt.Sprintf("%s is deleted as revision %s, and the deletion travels to every site; it showed %s", s.paint(bold, Clean(u.Ref)), count(u.Revision), Clean(u.Digest))
 	if u.UndoUntil != nil {
-		text += "\nUntil " + stamp(u.UndoUntil) + " it comes back with: fanoutctl undo " + screen.Clean(u.Ref)
+		text += "\nUntil " + stamp(u.UndoUntil) + " it comes back with: fanoutctl undo " + Clean(u.Ref)
 	}
 	return text + "\n"
 }
@@ -42,7 +41,7 @@ type Changed struct {
 
 // Text says it in a line.
 func (c Changed) Text(s Style) string {
-	text := fmt.Sprintf("%s shows %s, as revision %s", s.paint(bold, screen.Clean(c.Ref)), screen.Clean(c.Digest), count(c.Revision))
+	text := fmt.Sprintf("%s shows %s, as revision %s", s.paint(bold, Clean(c.Ref)), Clean(c.Digest), count(c.Revision))
 	if c.Settled > 0 {
 		text += "; " + plural(int(c.Settled), "conflict") + " settled"
 	}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
@@ -192,7 +191,7 @@ func DiffOf(a, b VerifiedSite) Diff {
 
 // Text is a line if they are equal, else two lines for each ref that differs.
 func (d Diff) Text(s Style) string {
-	what := func(x DiffSide) string { return fmt.Sprintf("%s (revision %d)", screen.Clean(x.Site), x.Revision) }
+	what := func(x DiffSide) string { return fmt.Sprintf("%s (revision %d)", Clean(x.Site), x.Revision) }
 	if d.Equal {
 		return fmt.Sprintf("%s and %s are equal: their catalogs say the same, and their registries show the same\n", what(d.A), what(d.B))
 	}

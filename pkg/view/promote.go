@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	"github.com/fanout-io/fanout/pkg/catalog"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
@@ -172,7 +171,7 @@ func (p Promotion) sitesText(s Style) string {
 	var b strings.Builder
 	b.WriteString("\n")
 	for i, ref := range p.Refs {
-		b.WriteString(wrap(screen.Clean(ref.Ref)+" now: "+p.shown(i, ref.Digest), 0, textWidth))
+		b.WriteString(wrap(Clean(ref.Ref)+" now: "+p.shown(i, ref.Digest), 0, textWidth))
 	}
 	var rows [][]cell
 	var notes []string

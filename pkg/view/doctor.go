@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
@@ -82,7 +81,7 @@ func (d *Doctor) Text(s Style) string {
 		for _, c := range x.Checks {
 			rows = append(rows, []cell{plain(x.Site), plain(c.Name), {text: c.State, color: checkColor(c.State)}, plain(c.Detail)})
 			if c.Mend != "" {
-				mends = append(mends, fmt.Sprintf("%s, %s: %s", screen.Clean(x.Site), screen.Clean(c.Name), screen.Clean(c.Mend)))
+				mends = append(mends, fmt.Sprintf("%s, %s: %s", Clean(x.Site), Clean(c.Name), Clean(c.Mend)))
 			}
 		}
 	}
