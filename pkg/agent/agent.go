@@ -28,6 +28,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/store"
 	"github.com/fanout-io/fanout/pkg/transfer"
 	"github.com/fanout-io/fanout/pkg/tree"
+	webpage "github.com/fanout-io/fanout/pkg/web"
 )
 
 const (
@@ -60,6 +61,7 @@ type Agent struct {
 	logger  *slog.Logger
 	metrics *prometheus.Registry
 	counts  *measures
+	page    *webpage.Server
 
 	store    *store.Store
 	registry *registry.Client   // nil at a witness
@@ -148,6 +150,9 @@ func New(cfg *config.Config, opts Options) (*Agent, error) {
 		return nil, err
 	}
 	if err := errors.Join(a.loadMarker(), a.assemble(), a.loadAmends(), a.assembleRollouts(), a.registerMeasures()); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	if a.page, err = webpage.New(webpage.Config{Fabric: page{&admin{a: a, local: true}}, Logger: a.logger, Registerer: a.metrics}); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil

@@ -86,6 +86,8 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, l listeners) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("POST /hooks/harbor", a.hook(registry.ParseHarbor))
 	mux.HandleFunc("POST /hooks/distribution", a.hook(registry.ParseDistribution))
+	mux.Handle("GET /", a.page)
+	g.Go(func() error { return a.page.Run(ctx) })
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),

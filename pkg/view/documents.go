@@ -92,6 +92,23 @@ type Site struct {
 	Attempts    uint32     `json:"attempts"`
 }
 
+// Pending is the document of /api/v1/pending.
+type Pending struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	Site          string       `json:"site"`
+	Group         string       `json:"group"`
+	AsOf          *time.Time   `json:"asOf,omitempty"`
+	Refs          []PendingRef `json:"refs"`
+	// RefsTotal may be more than are listed.
+	RefsTotal uint64 `json:"refsTotal"`
+}
+
+// PendingRef is one ref that a site does not show as it should.
+type PendingRef struct {
+	Ref string `json:"ref"`
+	Site
+}
+
 // Publish is the line of `publish`.
 type Publish struct {
 	SchemaVersion int     `json:"schemaVersion"`
@@ -295,6 +312,15 @@ func SitesOf(refs []*adminv1.SiteRef) []Site {
 		})
 	}
 	return sites
+}
+
+// PendingOf makes the document of an answer.
+func PendingOf(r *adminv1.PendingResponse) Pending {
+	doc := Pending{SchemaVersion: SchemaVersion, Site: r.GetSite(), Group: r.GetGroup(), AsOf: moment(r.GetAsOf()), Refs: []PendingRef{}, RefsTotal: r.GetRefsTotal()}
+	for _, p := range r.GetRefs() {
+		doc.Refs = append(doc.Refs, PendingRef{Ref: p.GetRef(), Site: SitesOf([]*adminv1.SiteRef{p.GetAt()})[0]})
+	}
+	return doc
 }
 
 // PublishOf makes the line of a publish; sites may be nil.

@@ -916,6 +916,198 @@ func (x *SiteRef) GetAttempts() uint32 {
 	return 0
 }
 
+// PendingRequest names one site.
+type PendingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// watch for changes.
+	Watch         bool `protobuf:"varint,2,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingRequest) Reset() {
+	*x = PendingRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingRequest) ProtoMessage() {}
+
+func (x *PendingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
+func (*PendingRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PendingRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *PendingRequest) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
+}
+
+// PendingResponse lists what is pending at a site.
+type PendingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group of the site.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// as_of is when the picture was taken.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// refs by name. The list is bounded: refs_total may be more.
+	Refs []*PendingAtSite `protobuf:"bytes,4,rep,name=refs,proto3" json:"refs,omitempty"`
+	// refs_total that are pending.
+	RefsTotal     uint64 `protobuf:"varint,5,opt,name=refs_total,json=refsTotal,proto3" json:"refs_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingResponse) Reset() {
+	*x = PendingResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingResponse) ProtoMessage() {}
+
+func (x *PendingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingResponse.ProtoReflect.Descriptor instead.
+func (*PendingResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PendingResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *PendingResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PendingResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *PendingResponse) GetRefs() []*PendingAtSite {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+func (x *PendingResponse) GetRefsTotal() uint64 {
+	if x != nil {
+		return x.RefsTotal
+	}
+	return 0
+}
+
+// PendingAtSite is one ref that a site does not show as it should.
+type PendingAtSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// state and all else, as Where says it.
+	At            *SiteRef `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingAtSite) Reset() {
+	*x = PendingAtSite{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingAtSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingAtSite) ProtoMessage() {}
+
+func (x *PendingAtSite) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingAtSite.ProtoReflect.Descriptor instead.
+func (*PendingAtSite) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PendingAtSite) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *PendingAtSite) GetAt() *SiteRef {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // ImagesRequest selects repositories.
 type ImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -929,7 +1121,7 @@ type ImagesRequest struct {
 
 func (x *ImagesRequest) Reset() {
 	*x = ImagesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1133,7 @@ func (x *ImagesRequest) String() string {
 func (*ImagesRequest) ProtoMessage() {}
 
 func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1146,7 @@ func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesRequest.ProtoReflect.Descriptor instead.
 func (*ImagesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ImagesRequest) GetRepository() string {
@@ -1000,7 +1192,7 @@ type ImagesResponse struct {
 
 func (x *ImagesResponse) Reset() {
 	*x = ImagesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1204,7 @@ func (x *ImagesResponse) String() string {
 func (*ImagesResponse) ProtoMessage() {}
 
 func (x *ImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1217,7 @@ func (x *ImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImagesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ImagesResponse) GetRef() string {
@@ -1109,7 +1301,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1313,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1326,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -1169,7 +1361,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1373,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1386,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsResponse) GetTime() *timestamppb.Timestamp {
@@ -1262,7 +1454,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1466,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1479,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 // MembersResponse lists members.
@@ -1303,7 +1495,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1507,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1520,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MembersResponse) GetGroup() string {
@@ -1370,7 +1562,7 @@ type MemberInfo struct {
 
 func (x *MemberInfo) Reset() {
 	*x = MemberInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1574,7 @@ func (x *MemberInfo) String() string {
 func (*MemberInfo) ProtoMessage() {}
 
 func (x *MemberInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1587,7 @@ func (x *MemberInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberInfo.ProtoReflect.Descriptor instead.
 func (*MemberInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MemberInfo) GetSite() string {
@@ -1463,7 +1655,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1667,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1680,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 // VersionResponse says what runs.
@@ -1508,7 +1700,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1712,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1725,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -1575,7 +1767,7 @@ type UnpublishRequest struct {
 
 func (x *UnpublishRequest) Reset() {
 	*x = UnpublishRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1779,7 @@ func (x *UnpublishRequest) String() string {
 func (*UnpublishRequest) ProtoMessage() {}
 
 func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1792,7 @@ func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishRequest.ProtoReflect.Descriptor instead.
 func (*UnpublishRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnpublishRequest) GetRef() string {
@@ -1627,7 +1819,7 @@ type UnpublishResponse struct {
 
 func (x *UnpublishResponse) Reset() {
 	*x = UnpublishResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1831,7 @@ func (x *UnpublishResponse) String() string {
 func (*UnpublishResponse) ProtoMessage() {}
 
 func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1844,7 @@ func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishResponse.ProtoReflect.Descriptor instead.
 func (*UnpublishResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnpublishResponse) GetRef() string {
@@ -1694,7 +1886,7 @@ type UndoRequest struct {
 
 func (x *UndoRequest) Reset() {
 	*x = UndoRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1898,7 @@ func (x *UndoRequest) String() string {
 func (*UndoRequest) ProtoMessage() {}
 
 func (x *UndoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1911,7 @@ func (x *UndoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
 func (*UndoRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UndoRequest) GetRef() string {
@@ -1744,7 +1936,7 @@ type UndoResponse struct {
 
 func (x *UndoResponse) Reset() {
 	*x = UndoResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1948,7 @@ func (x *UndoResponse) String() string {
 func (*UndoResponse) ProtoMessage() {}
 
 func (x *UndoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1961,7 @@ func (x *UndoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
 func (*UndoResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UndoResponse) GetRef() string {
@@ -1802,7 +1994,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +2006,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +2019,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 // ConflictsResponse lists conflicts by ref.
@@ -1841,7 +2033,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +2045,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2058,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*ConflictInfo {
@@ -1895,7 +2087,7 @@ type ConflictInfo struct {
 
 func (x *ConflictInfo) Reset() {
 	*x = ConflictInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2099,7 @@ func (x *ConflictInfo) String() string {
 func (*ConflictInfo) ProtoMessage() {}
 
 func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2112,7 @@ func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictInfo.ProtoReflect.Descriptor instead.
 func (*ConflictInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConflictInfo) GetRef() string {
@@ -1975,7 +2167,7 @@ type ConflictSide struct {
 
 func (x *ConflictSide) Reset() {
 	*x = ConflictSide{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2179,7 @@ func (x *ConflictSide) String() string {
 func (*ConflictSide) ProtoMessage() {}
 
 func (x *ConflictSide) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2192,7 @@ func (x *ConflictSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictSide.ProtoReflect.Descriptor instead.
 func (*ConflictSide) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConflictSide) GetDigest() string {
@@ -2044,7 +2236,7 @@ type SettleConflictRequest struct {
 
 func (x *SettleConflictRequest) Reset() {
 	*x = SettleConflictRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2248,7 @@ func (x *SettleConflictRequest) String() string {
 func (*SettleConflictRequest) ProtoMessage() {}
 
 func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2261,7 @@ func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleConflictRequest.ProtoReflect.Descriptor instead.
 func (*SettleConflictRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SettleConflictRequest) GetRef() string {
@@ -2103,7 +2295,7 @@ type SettleConflictResponse struct {
 
 func (x *SettleConflictResponse) Reset() {
 	*x = SettleConflictResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2307,7 @@ func (x *SettleConflictResponse) String() string {
 func (*SettleConflictResponse) ProtoMessage() {}
 
 func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2320,7 @@ func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleConflictResponse.ProtoReflect.Descriptor instead.
 func (*SettleConflictResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SettleConflictResponse) GetRef() string {
@@ -2168,7 +2360,7 @@ type DeletionsRequest struct {
 
 func (x *DeletionsRequest) Reset() {
 	*x = DeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2372,7 @@ func (x *DeletionsRequest) String() string {
 func (*DeletionsRequest) ProtoMessage() {}
 
 func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2385,7 @@ func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionsRequest.ProtoReflect.Descriptor instead.
 func (*DeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 // DeletionsResponse lists them by ref and site.
@@ -2207,7 +2399,7 @@ type DeletionsResponse struct {
 
 func (x *DeletionsResponse) Reset() {
 	*x = DeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2219,7 +2411,7 @@ func (x *DeletionsResponse) String() string {
 func (*DeletionsResponse) ProtoMessage() {}
 
 func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2232,7 +2424,7 @@ func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionsResponse.ProtoReflect.Descriptor instead.
 func (*DeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeletionsResponse) GetDeletions() []*DeletionInfo {
@@ -2261,7 +2453,7 @@ type DeletionInfo struct {
 
 func (x *DeletionInfo) Reset() {
 	*x = DeletionInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2465,7 @@ func (x *DeletionInfo) String() string {
 func (*DeletionInfo) ProtoMessage() {}
 
 func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2478,7 @@ func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionInfo.ProtoReflect.Descriptor instead.
 func (*DeletionInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeletionInfo) GetRef() string {
@@ -2337,7 +2529,7 @@ type AllowDeletionsRequest struct {
 
 func (x *AllowDeletionsRequest) Reset() {
 	*x = AllowDeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2541,7 @@ func (x *AllowDeletionsRequest) String() string {
 func (*AllowDeletionsRequest) ProtoMessage() {}
 
 func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2554,7 @@ func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletionsRequest.ProtoReflect.Descriptor instead.
 func (*AllowDeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AllowDeletionsRequest) GetRefs() []string {
@@ -2392,7 +2584,7 @@ type AllowDeletionsResponse struct {
 
 func (x *AllowDeletionsResponse) Reset() {
 	*x = AllowDeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2596,7 @@ func (x *AllowDeletionsResponse) String() string {
 func (*AllowDeletionsResponse) ProtoMessage() {}
 
 func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2609,7 @@ func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletionsResponse.ProtoReflect.Descriptor instead.
 func (*AllowDeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AllowDeletionsResponse) GetSettled() uint32 {
@@ -2447,7 +2639,7 @@ type RestoreDeletionsRequest struct {
 
 func (x *RestoreDeletionsRequest) Reset() {
 	*x = RestoreDeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2651,7 @@ func (x *RestoreDeletionsRequest) String() string {
 func (*RestoreDeletionsRequest) ProtoMessage() {}
 
 func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2664,7 @@ func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreDeletionsRequest.ProtoReflect.Descriptor instead.
 func (*RestoreDeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestoreDeletionsRequest) GetRefs() []string {
@@ -2500,7 +2692,7 @@ type RestoreDeletionsResponse struct {
 
 func (x *RestoreDeletionsResponse) Reset() {
 	*x = RestoreDeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2704,7 @@ func (x *RestoreDeletionsResponse) String() string {
 func (*RestoreDeletionsResponse) ProtoMessage() {}
 
 func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2717,7 @@ func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreDeletionsResponse.ProtoReflect.Descriptor instead.
 func (*RestoreDeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RestoreDeletionsResponse) GetSettled() uint32 {
@@ -2548,7 +2740,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2752,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2765,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AddMemberRequest) GetSite() string {
@@ -2601,7 +2793,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2805,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2818,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AddMemberResponse) GetMember() *MemberInfo {
@@ -2647,7 +2839,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2851,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2864,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveMemberRequest) GetSite() string {
@@ -2691,7 +2883,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2895,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2908,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 // LeadRequest names the member that shall be root.
@@ -2730,7 +2922,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2934,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2947,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LeadRequest) GetSite() string {
@@ -2776,7 +2968,7 @@ type LeadResponse struct {
 
 func (x *LeadResponse) Reset() {
 	*x = LeadResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +2980,7 @@ func (x *LeadResponse) String() string {
 func (*LeadResponse) ProtoMessage() {}
 
 func (x *LeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +2993,7 @@ func (x *LeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadResponse.ProtoReflect.Descriptor instead.
 func (*LeadResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LeadResponse) GetSite() string {
@@ -2820,7 +3012,7 @@ type SaveCatalogRequest struct {
 
 func (x *SaveCatalogRequest) Reset() {
 	*x = SaveCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +3024,7 @@ func (x *SaveCatalogRequest) String() string {
 func (*SaveCatalogRequest) ProtoMessage() {}
 
 func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +3037,7 @@ func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 // SaveCatalogResponse is a part of the snapshot.
@@ -2859,7 +3051,7 @@ type SaveCatalogResponse struct {
 
 func (x *SaveCatalogResponse) Reset() {
 	*x = SaveCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3063,7 @@ func (x *SaveCatalogResponse) String() string {
 func (*SaveCatalogResponse) ProtoMessage() {}
 
 func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3076,7 @@ func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogResponse.ProtoReflect.Descriptor instead.
 func (*SaveCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SaveCatalogResponse) GetData() []byte {
@@ -2905,7 +3097,7 @@ type RestoreCatalogRequest struct {
 
 func (x *RestoreCatalogRequest) Reset() {
 	*x = RestoreCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +3109,7 @@ func (x *RestoreCatalogRequest) String() string {
 func (*RestoreCatalogRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +3122,7 @@ func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestoreCatalogRequest) GetData() []byte {
@@ -2957,7 +3149,7 @@ type RestoreCatalogResponse struct {
 
 func (x *RestoreCatalogResponse) Reset() {
 	*x = RestoreCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3161,7 @@ func (x *RestoreCatalogResponse) String() string {
 func (*RestoreCatalogResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3174,7 @@ func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreCatalogResponse) GetEpoch() string {
@@ -3024,7 +3216,7 @@ type AcceptEpochRequest struct {
 
 func (x *AcceptEpochRequest) Reset() {
 	*x = AcceptEpochRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3036,7 +3228,7 @@ func (x *AcceptEpochRequest) String() string {
 func (*AcceptEpochRequest) ProtoMessage() {}
 
 func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3241,7 @@ func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcceptEpochRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AcceptEpochRequest) GetEpoch() string {
@@ -3074,7 +3266,7 @@ type AcceptEpochResponse struct {
 
 func (x *AcceptEpochResponse) Reset() {
 	*x = AcceptEpochResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3278,7 @@ func (x *AcceptEpochResponse) String() string {
 func (*AcceptEpochResponse) ProtoMessage() {}
 
 func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3291,7 @@ func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcceptEpochResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AcceptEpochResponse) GetEpoch() string {
@@ -3136,7 +3328,7 @@ type ViewRequest struct {
 
 func (x *ViewRequest) Reset() {
 	*x = ViewRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3340,7 @@ func (x *ViewRequest) String() string {
 func (*ViewRequest) ProtoMessage() {}
 
 func (x *ViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3353,7 @@ func (x *ViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
 func (*ViewRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ViewRequest) GetSite() string {
@@ -3199,7 +3391,7 @@ type ViewResponse struct {
 
 func (x *ViewResponse) Reset() {
 	*x = ViewResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3403,7 @@ func (x *ViewResponse) String() string {
 func (*ViewResponse) ProtoMessage() {}
 
 func (x *ViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3416,7 @@ func (x *ViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewResponse.ProtoReflect.Descriptor instead.
 func (*ViewResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ViewResponse) GetSite() string {
@@ -3290,7 +3482,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3494,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3507,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *VerifyRequest) GetSite() string {
@@ -3382,7 +3574,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3586,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3599,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *VerifyResponse) GetSite() string {
@@ -3516,7 +3708,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3720,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3733,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *VerifyProgress) GetRefs() uint64 {
@@ -3591,7 +3783,7 @@ type VerifiedRef struct {
 
 func (x *VerifiedRef) Reset() {
 	*x = VerifiedRef{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3603,7 +3795,7 @@ func (x *VerifiedRef) String() string {
 func (*VerifiedRef) ProtoMessage() {}
 
 func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3616,7 +3808,7 @@ func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedRef.ProtoReflect.Descriptor instead.
 func (*VerifiedRef) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VerifiedRef) GetRef() string {
@@ -3673,7 +3865,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3877,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3890,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Difference) GetRef() string {
@@ -3769,7 +3961,7 @@ type VerifyDone struct {
 
 func (x *VerifyDone) Reset() {
 	*x = VerifyDone{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3781,7 +3973,7 @@ func (x *VerifyDone) String() string {
 func (*VerifyDone) ProtoMessage() {}
 
 func (x *VerifyDone) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3794,7 +3986,7 @@ func (x *VerifyDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDone.ProtoReflect.Descriptor instead.
 func (*VerifyDone) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VerifyDone) GetState() string {
@@ -3892,7 +4084,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3904,7 +4096,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3917,7 +4109,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DoctorRequest) GetHere() bool {
@@ -3942,7 +4134,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4146,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3967,7 +4159,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DoctorResponse) GetSite() string {
@@ -4008,7 +4200,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4212,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4225,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Check) GetName() string {
@@ -4087,7 +4279,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4099,7 +4291,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4112,7 +4304,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *StartRolloutRequest) GetRefs() []string {
@@ -4179,7 +4371,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4191,7 +4383,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4204,7 +4396,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StartRolloutResponse) GetRollout() *v1.Rollout {
@@ -4253,7 +4445,7 @@ type PreflightSite struct {
 
 func (x *PreflightSite) Reset() {
 	*x = PreflightSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4265,7 +4457,7 @@ func (x *PreflightSite) String() string {
 func (*PreflightSite) ProtoMessage() {}
 
 func (x *PreflightSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4278,7 +4470,7 @@ func (x *PreflightSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightSite.ProtoReflect.Descriptor instead.
 func (*PreflightSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *PreflightSite) GetSite() string {
@@ -4350,7 +4542,7 @@ type RolloutsRequest struct {
 
 func (x *RolloutsRequest) Reset() {
 	*x = RolloutsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4362,7 +4554,7 @@ func (x *RolloutsRequest) String() string {
 func (*RolloutsRequest) ProtoMessage() {}
 
 func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4375,7 +4567,7 @@ func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsRequest.ProtoReflect.Descriptor instead.
 func (*RolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RolloutsRequest) GetId() string {
@@ -4407,7 +4599,7 @@ type RolloutsResponse struct {
 
 func (x *RolloutsResponse) Reset() {
 	*x = RolloutsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4419,7 +4611,7 @@ func (x *RolloutsResponse) String() string {
 func (*RolloutsResponse) ProtoMessage() {}
 
 func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4432,7 +4624,7 @@ func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsResponse.ProtoReflect.Descriptor instead.
 func (*RolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
@@ -4471,7 +4663,7 @@ type RolloutSite struct {
 
 func (x *RolloutSite) Reset() {
 	*x = RolloutSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4483,7 +4675,7 @@ func (x *RolloutSite) String() string {
 func (*RolloutSite) ProtoMessage() {}
 
 func (x *RolloutSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4496,7 +4688,7 @@ func (x *RolloutSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSite.ProtoReflect.Descriptor instead.
 func (*RolloutSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RolloutSite) GetSite() string {
@@ -4537,7 +4729,7 @@ type SteerRolloutRequest struct {
 
 func (x *SteerRolloutRequest) Reset() {
 	*x = SteerRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4549,7 +4741,7 @@ func (x *SteerRolloutRequest) String() string {
 func (*SteerRolloutRequest) ProtoMessage() {}
 
 func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4562,7 +4754,7 @@ func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SteerRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SteerRolloutRequest) GetId() string {
@@ -4604,7 +4796,7 @@ type SteerRolloutResponse struct {
 
 func (x *SteerRolloutResponse) Reset() {
 	*x = SteerRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4616,7 +4808,7 @@ func (x *SteerRolloutResponse) String() string {
 func (*SteerRolloutResponse) ProtoMessage() {}
 
 func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4629,7 +4821,7 @@ func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
@@ -4648,7 +4840,7 @@ type PoliciesRequest struct {
 
 func (x *PoliciesRequest) Reset() {
 	*x = PoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4660,7 +4852,7 @@ func (x *PoliciesRequest) String() string {
 func (*PoliciesRequest) ProtoMessage() {}
 
 func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4673,7 +4865,7 @@ func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
 func (*PoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 // PoliciesResponse lists policies.
@@ -4687,7 +4879,7 @@ type PoliciesResponse struct {
 
 func (x *PoliciesResponse) Reset() {
 	*x = PoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4699,7 +4891,7 @@ func (x *PoliciesResponse) String() string {
 func (*PoliciesResponse) ProtoMessage() {}
 
 func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4712,7 +4904,7 @@ func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
 func (*PoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
@@ -4735,7 +4927,7 @@ type SetPoliciesRequest struct {
 
 func (x *SetPoliciesRequest) Reset() {
 	*x = SetPoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4747,7 +4939,7 @@ func (x *SetPoliciesRequest) String() string {
 func (*SetPoliciesRequest) ProtoMessage() {}
 
 func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4760,7 +4952,7 @@ func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
@@ -4788,7 +4980,7 @@ type SetPoliciesResponse struct {
 
 func (x *SetPoliciesResponse) Reset() {
 	*x = SetPoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4800,7 +4992,7 @@ func (x *SetPoliciesResponse) String() string {
 func (*SetPoliciesResponse) ProtoMessage() {}
 
 func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4813,7 +5005,7 @@ func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
@@ -4840,7 +5032,7 @@ type SetFreezeRequest struct {
 
 func (x *SetFreezeRequest) Reset() {
 	*x = SetFreezeRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5044,7 @@ func (x *SetFreezeRequest) String() string {
 func (*SetFreezeRequest) ProtoMessage() {}
 
 func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5057,7 @@ func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeRequest.ProtoReflect.Descriptor instead.
 func (*SetFreezeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *SetFreezeRequest) GetGroup() string {
@@ -4907,7 +5099,7 @@ type SetFreezeResponse struct {
 
 func (x *SetFreezeResponse) Reset() {
 	*x = SetFreezeResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4919,7 +5111,7 @@ func (x *SetFreezeResponse) String() string {
 func (*SetFreezeResponse) ProtoMessage() {}
 
 func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4932,7 +5124,7 @@ func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeResponse.ProtoReflect.Descriptor instead.
 func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
@@ -5029,7 +5221,20 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"bytes_left\x18\b \x01(\x03R\tbytesLeft\x12=\n" +
 	"\fnext_attempt\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1a\n" +
 	"\battempts\x18\n" +
-	" \x01(\rR\battempts\"A\n" +
+	" \x01(\rR\battempts\":\n" +
+	"\x0ePendingRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xbf\x01\n" +
+	"\x0fPendingResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12/\n" +
+	"\x05as_of\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
+	"\x04refs\x18\x04 \x03(\v2\x1e.fanout.admin.v1.PendingAtSiteR\x04refs\x12\x1d\n" +
+	"\n" +
+	"refs_total\x18\x05 \x01(\x04R\trefsTotal\"K\n" +
+	"\rPendingAtSite\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12(\n" +
+	"\x02at\x18\x02 \x01(\v2\x18.fanout.admin.v1.SiteRefR\x02at\"A\n" +
 	"\rImagesRequest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -5288,11 +5493,12 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
 	"\x11SetFreezeResponse\x121\n" +
-	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\x91\x13\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\xe1\x13\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
-	"\x05Where\x12\x1d.fanout.admin.v1.WhereRequest\x1a\x1e.fanout.admin.v1.WhereResponse0\x01\x12K\n" +
+	"\x05Where\x12\x1d.fanout.admin.v1.WhereRequest\x1a\x1e.fanout.admin.v1.WhereResponse0\x01\x12N\n" +
+	"\aPending\x12\x1f.fanout.admin.v1.PendingRequest\x1a .fanout.admin.v1.PendingResponse0\x01\x12K\n" +
 	"\x06Images\x12\x1e.fanout.admin.v1.ImagesRequest\x1a\x1f.fanout.admin.v1.ImagesResponse0\x01\x12K\n" +
 	"\x06Events\x12\x1e.fanout.admin.v1.EventsRequest\x1a\x1f.fanout.admin.v1.EventsResponse0\x01\x12L\n" +
 	"\aMembers\x12\x1f.fanout.admin.v1.MembersRequest\x1a .fanout.admin.v1.MembersResponse\x12L\n" +
@@ -5332,7 +5538,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
@@ -5343,186 +5549,194 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*WhereRequest)(nil),             // 6: fanout.admin.v1.WhereRequest
 	(*WhereResponse)(nil),            // 7: fanout.admin.v1.WhereResponse
 	(*SiteRef)(nil),                  // 8: fanout.admin.v1.SiteRef
-	(*ImagesRequest)(nil),            // 9: fanout.admin.v1.ImagesRequest
-	(*ImagesResponse)(nil),           // 10: fanout.admin.v1.ImagesResponse
-	(*EventsRequest)(nil),            // 11: fanout.admin.v1.EventsRequest
-	(*EventsResponse)(nil),           // 12: fanout.admin.v1.EventsResponse
-	(*MembersRequest)(nil),           // 13: fanout.admin.v1.MembersRequest
-	(*MembersResponse)(nil),          // 14: fanout.admin.v1.MembersResponse
-	(*MemberInfo)(nil),               // 15: fanout.admin.v1.MemberInfo
-	(*VersionRequest)(nil),           // 16: fanout.admin.v1.VersionRequest
-	(*VersionResponse)(nil),          // 17: fanout.admin.v1.VersionResponse
-	(*UnpublishRequest)(nil),         // 18: fanout.admin.v1.UnpublishRequest
-	(*UnpublishResponse)(nil),        // 19: fanout.admin.v1.UnpublishResponse
-	(*UndoRequest)(nil),              // 20: fanout.admin.v1.UndoRequest
-	(*UndoResponse)(nil),             // 21: fanout.admin.v1.UndoResponse
-	(*ConflictsRequest)(nil),         // 22: fanout.admin.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),        // 23: fanout.admin.v1.ConflictsResponse
-	(*ConflictInfo)(nil),             // 24: fanout.admin.v1.ConflictInfo
-	(*ConflictSide)(nil),             // 25: fanout.admin.v1.ConflictSide
-	(*SettleConflictRequest)(nil),    // 26: fanout.admin.v1.SettleConflictRequest
-	(*SettleConflictResponse)(nil),   // 27: fanout.admin.v1.SettleConflictResponse
-	(*DeletionsRequest)(nil),         // 28: fanout.admin.v1.DeletionsRequest
-	(*DeletionsResponse)(nil),        // 29: fanout.admin.v1.DeletionsResponse
-	(*DeletionInfo)(nil),             // 30: fanout.admin.v1.DeletionInfo
-	(*AllowDeletionsRequest)(nil),    // 31: fanout.admin.v1.AllowDeletionsRequest
-	(*AllowDeletionsResponse)(nil),   // 32: fanout.admin.v1.AllowDeletionsResponse
-	(*RestoreDeletionsRequest)(nil),  // 33: fanout.admin.v1.RestoreDeletionsRequest
-	(*RestoreDeletionsResponse)(nil), // 34: fanout.admin.v1.RestoreDeletionsResponse
-	(*AddMemberRequest)(nil),         // 35: fanout.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),        // 36: fanout.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),      // 37: fanout.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),     // 38: fanout.admin.v1.RemoveMemberResponse
-	(*LeadRequest)(nil),              // 39: fanout.admin.v1.LeadRequest
-	(*LeadResponse)(nil),             // 40: fanout.admin.v1.LeadResponse
-	(*SaveCatalogRequest)(nil),       // 41: fanout.admin.v1.SaveCatalogRequest
-	(*SaveCatalogResponse)(nil),      // 42: fanout.admin.v1.SaveCatalogResponse
-	(*RestoreCatalogRequest)(nil),    // 43: fanout.admin.v1.RestoreCatalogRequest
-	(*RestoreCatalogResponse)(nil),   // 44: fanout.admin.v1.RestoreCatalogResponse
-	(*AcceptEpochRequest)(nil),       // 45: fanout.admin.v1.AcceptEpochRequest
-	(*AcceptEpochResponse)(nil),      // 46: fanout.admin.v1.AcceptEpochResponse
-	(*ViewRequest)(nil),              // 47: fanout.admin.v1.ViewRequest
-	(*ViewResponse)(nil),             // 48: fanout.admin.v1.ViewResponse
-	(*VerifyRequest)(nil),            // 49: fanout.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),           // 50: fanout.admin.v1.VerifyResponse
-	(*VerifyProgress)(nil),           // 51: fanout.admin.v1.VerifyProgress
-	(*VerifiedRef)(nil),              // 52: fanout.admin.v1.VerifiedRef
-	(*Difference)(nil),               // 53: fanout.admin.v1.Difference
-	(*VerifyDone)(nil),               // 54: fanout.admin.v1.VerifyDone
-	(*DoctorRequest)(nil),            // 55: fanout.admin.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 56: fanout.admin.v1.DoctorResponse
-	(*Check)(nil),                    // 57: fanout.admin.v1.Check
-	(*StartRolloutRequest)(nil),      // 58: fanout.admin.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),     // 59: fanout.admin.v1.StartRolloutResponse
-	(*PreflightSite)(nil),            // 60: fanout.admin.v1.PreflightSite
-	(*RolloutsRequest)(nil),          // 61: fanout.admin.v1.RolloutsRequest
-	(*RolloutsResponse)(nil),         // 62: fanout.admin.v1.RolloutsResponse
-	(*RolloutSite)(nil),              // 63: fanout.admin.v1.RolloutSite
-	(*SteerRolloutRequest)(nil),      // 64: fanout.admin.v1.SteerRolloutRequest
-	(*SteerRolloutResponse)(nil),     // 65: fanout.admin.v1.SteerRolloutResponse
-	(*PoliciesRequest)(nil),          // 66: fanout.admin.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),         // 67: fanout.admin.v1.PoliciesResponse
-	(*SetPoliciesRequest)(nil),       // 68: fanout.admin.v1.SetPoliciesRequest
-	(*SetPoliciesResponse)(nil),      // 69: fanout.admin.v1.SetPoliciesResponse
-	(*SetFreezeRequest)(nil),         // 70: fanout.admin.v1.SetFreezeRequest
-	(*SetFreezeResponse)(nil),        // 71: fanout.admin.v1.SetFreezeResponse
-	nil,                              // 72: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 73: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                // 74: fanout.catalog.v1.Freeze
-	(*v1.Scope)(nil),                 // 75: fanout.catalog.v1.Scope
-	(*v1.Rollout)(nil),               // 76: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 77: fanout.catalog.v1.Policy
+	(*PendingRequest)(nil),           // 9: fanout.admin.v1.PendingRequest
+	(*PendingResponse)(nil),          // 10: fanout.admin.v1.PendingResponse
+	(*PendingAtSite)(nil),            // 11: fanout.admin.v1.PendingAtSite
+	(*ImagesRequest)(nil),            // 12: fanout.admin.v1.ImagesRequest
+	(*ImagesResponse)(nil),           // 13: fanout.admin.v1.ImagesResponse
+	(*EventsRequest)(nil),            // 14: fanout.admin.v1.EventsRequest
+	(*EventsResponse)(nil),           // 15: fanout.admin.v1.EventsResponse
+	(*MembersRequest)(nil),           // 16: fanout.admin.v1.MembersRequest
+	(*MembersResponse)(nil),          // 17: fanout.admin.v1.MembersResponse
+	(*MemberInfo)(nil),               // 18: fanout.admin.v1.MemberInfo
+	(*VersionRequest)(nil),           // 19: fanout.admin.v1.VersionRequest
+	(*VersionResponse)(nil),          // 20: fanout.admin.v1.VersionResponse
+	(*UnpublishRequest)(nil),         // 21: fanout.admin.v1.UnpublishRequest
+	(*UnpublishResponse)(nil),        // 22: fanout.admin.v1.UnpublishResponse
+	(*UndoRequest)(nil),              // 23: fanout.admin.v1.UndoRequest
+	(*UndoResponse)(nil),             // 24: fanout.admin.v1.UndoResponse
+	(*ConflictsRequest)(nil),         // 25: fanout.admin.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),        // 26: fanout.admin.v1.ConflictsResponse
+	(*ConflictInfo)(nil),             // 27: fanout.admin.v1.ConflictInfo
+	(*ConflictSide)(nil),             // 28: fanout.admin.v1.ConflictSide
+	(*SettleConflictRequest)(nil),    // 29: fanout.admin.v1.SettleConflictRequest
+	(*SettleConflictResponse)(nil),   // 30: fanout.admin.v1.SettleConflictResponse
+	(*DeletionsRequest)(nil),         // 31: fanout.admin.v1.DeletionsRequest
+	(*DeletionsResponse)(nil),        // 32: fanout.admin.v1.DeletionsResponse
+	(*DeletionInfo)(nil),             // 33: fanout.admin.v1.DeletionInfo
+	(*AllowDeletionsRequest)(nil),    // 34: fanout.admin.v1.AllowDeletionsRequest
+	(*AllowDeletionsResponse)(nil),   // 35: fanout.admin.v1.AllowDeletionsResponse
+	(*RestoreDeletionsRequest)(nil),  // 36: fanout.admin.v1.RestoreDeletionsRequest
+	(*RestoreDeletionsResponse)(nil), // 37: fanout.admin.v1.RestoreDeletionsResponse
+	(*AddMemberRequest)(nil),         // 38: fanout.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),        // 39: fanout.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),      // 40: fanout.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),     // 41: fanout.admin.v1.RemoveMemberResponse
+	(*LeadRequest)(nil),              // 42: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),             // 43: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),       // 44: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),      // 45: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),    // 46: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil),   // 47: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),       // 48: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),      // 49: fanout.admin.v1.AcceptEpochResponse
+	(*ViewRequest)(nil),              // 50: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),             // 51: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),            // 52: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),           // 53: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),           // 54: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),              // 55: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),               // 56: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),               // 57: fanout.admin.v1.VerifyDone
+	(*DoctorRequest)(nil),            // 58: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 59: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                    // 60: fanout.admin.v1.Check
+	(*StartRolloutRequest)(nil),      // 61: fanout.admin.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 62: fanout.admin.v1.StartRolloutResponse
+	(*PreflightSite)(nil),            // 63: fanout.admin.v1.PreflightSite
+	(*RolloutsRequest)(nil),          // 64: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),         // 65: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),              // 66: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),      // 67: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),     // 68: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),          // 69: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),         // 70: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),       // 71: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),      // 72: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),         // 73: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),        // 74: fanout.admin.v1.SetFreezeResponse
+	nil,                              // 75: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 76: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),                // 77: fanout.catalog.v1.Freeze
+	(*v1.Scope)(nil),                 // 78: fanout.catalog.v1.Scope
+	(*v1.Rollout)(nil),               // 79: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 80: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	73, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	76, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	73, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	72, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	74, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	73, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	73, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	76, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	75, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	77, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	76, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	76, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 9: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	73, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	73, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	73, // 12: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	73, // 13: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	73, // 14: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	15, // 15: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	73, // 16: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	73, // 17: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	24, // 18: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	25, // 19: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	25, // 20: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	73, // 21: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	73, // 22: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	30, // 23: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	73, // 24: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	15, // 25: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	75, // 26: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	75, // 27: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	75, // 28: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	51, // 29: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	52, // 30: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	53, // 31: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	54, // 32: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	57, // 33: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	76, // 34: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	60, // 35: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	76, // 36: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	73, // 37: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	63, // 38: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,  // 39: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	76, // 40: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	77, // 41: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	77, // 42: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	77, // 43: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	73, // 44: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	74, // 45: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,  // 46: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 47: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 48: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 49: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	11, // 50: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	13, // 51: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	16, // 52: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	18, // 53: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	20, // 54: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	22, // 55: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	26, // 56: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	28, // 57: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	31, // 58: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	33, // 59: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	35, // 60: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	37, // 61: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	39, // 62: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	41, // 63: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	43, // 64: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	45, // 65: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	58, // 66: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	61, // 67: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	64, // 68: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	66, // 69: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	68, // 70: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	70, // 71: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	47, // 72: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	49, // 73: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	55, // 74: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	1,  // 75: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 76: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 77: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 78: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	12, // 79: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	14, // 80: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	17, // 81: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	19, // 82: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	21, // 83: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	23, // 84: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	27, // 85: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	29, // 86: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	32, // 87: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	34, // 88: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	36, // 89: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	38, // 90: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	40, // 91: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	42, // 92: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	44, // 93: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	46, // 94: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	59, // 95: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	62, // 96: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	65, // 97: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	67, // 98: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	69, // 99: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	71, // 100: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	48, // 101: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	50, // 102: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	56, // 103: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	75, // [75:104] is the sub-list for method output_type
-	46, // [46:75] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	76, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	76, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	76, // 12: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	11, // 13: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
+	8,  // 14: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
+	76, // 15: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	76, // 16: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	76, // 17: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	18, // 18: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	76, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	76, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	27, // 21: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	28, // 22: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	28, // 23: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	76, // 24: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	76, // 25: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	33, // 26: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	76, // 27: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	18, // 28: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	78, // 29: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	78, // 30: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	78, // 31: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	54, // 32: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	55, // 33: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	56, // 34: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	57, // 35: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	60, // 36: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	79, // 37: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	63, // 38: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	79, // 39: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	76, // 40: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	66, // 41: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,  // 42: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	79, // 43: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	80, // 44: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	80, // 45: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	80, // 46: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	76, // 47: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	77, // 48: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,  // 49: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 50: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 51: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 52: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12, // 53: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	14, // 54: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	16, // 55: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	19, // 56: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	21, // 57: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	23, // 58: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	25, // 59: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	29, // 60: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	31, // 61: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	34, // 62: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	36, // 63: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	38, // 64: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	40, // 65: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	42, // 66: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	44, // 67: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	46, // 68: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	48, // 69: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	61, // 70: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	64, // 71: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	67, // 72: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	69, // 73: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	71, // 74: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	73, // 75: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	50, // 76: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	52, // 77: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	58, // 78: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	1,  // 79: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 80: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 81: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 82: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13, // 83: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	15, // 84: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	17, // 85: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	20, // 86: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	22, // 87: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	24, // 88: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	26, // 89: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	30, // 90: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	32, // 91: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	35, // 92: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	37, // 93: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	39, // 94: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	41, // 95: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	43, // 96: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	45, // 97: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	47, // 98: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	49, // 99: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	62, // 100: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	65, // 101: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	68, // 102: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	70, // 103: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	72, // 104: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	74, // 105: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	51, // 106: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	53, // 107: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	59, // 108: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	79, // [79:109] is the sub-list for method output_type
+	49, // [49:79] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -5530,7 +5744,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 	if File_fanout_admin_v1_admin_proto != nil {
 		return
 	}
-	file_fanout_admin_v1_admin_proto_msgTypes[50].OneofWrappers = []any{
+	file_fanout_admin_v1_admin_proto_msgTypes[53].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Ref)(nil),
 		(*VerifyResponse_Difference)(nil),
@@ -5542,7 +5756,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   73,
+			NumMessages:   76,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

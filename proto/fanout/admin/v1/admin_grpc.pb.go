@@ -24,6 +24,7 @@ const (
 	AdminService_Publish_FullMethodName          = "/fanout.admin.v1.AdminService/Publish"
 	AdminService_Tree_FullMethodName             = "/fanout.admin.v1.AdminService/Tree"
 	AdminService_Where_FullMethodName            = "/fanout.admin.v1.AdminService/Where"
+	AdminService_Pending_FullMethodName          = "/fanout.admin.v1.AdminService/Pending"
 	AdminService_Images_FullMethodName           = "/fanout.admin.v1.AdminService/Images"
 	AdminService_Events_FullMethodName           = "/fanout.admin.v1.AdminService/Events"
 	AdminService_Members_FullMethodName          = "/fanout.admin.v1.AdminService/Members"
@@ -66,6 +67,8 @@ type AdminServiceClient interface {
 	Tree(ctx context.Context, in *TreeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TreeResponse], error)
 	// Where describes one ref at every site; with watch, again whenever something changed. NOT_FOUND: not in the catalog.
 	Where(ctx context.Context, in *WhereRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WhereResponse], error)
+	// Pending lists the refs that one site does not show as it should; with watch, again whenever something changed. NOT_FOUND: no such site is known here.
+	Pending(ctx context.Context, in *PendingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PendingResponse], error)
 	// Images streams the catalog in the order of refs.
 	Images(ctx context.Context, in *ImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImagesResponse], error)
 	// Events streams what happened lately and, with follow, what happens.
@@ -187,9 +190,28 @@ func (c *adminServiceClient) Where(ctx context.Context, in *WhereRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_WhereClient = grpc.ServerStreamingClient[WhereResponse]
 
+func (c *adminServiceClient) Pending(ctx context.Context, in *PendingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PendingResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[3], AdminService_Pending_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PendingRequest, PendingResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_PendingClient = grpc.ServerStreamingClient[PendingResponse]
+
 func (c *adminServiceClient) Images(ctx context.Context, in *ImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImagesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[3], AdminService_Images_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[4], AdminService_Images_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +230,7 @@ type AdminService_ImagesClient = grpc.ServerStreamingClient[ImagesResponse]
 
 func (c *adminServiceClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[4], AdminService_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[5], AdminService_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +369,7 @@ func (c *adminServiceClient) Lead(ctx context.Context, in *LeadRequest, opts ...
 
 func (c *adminServiceClient) SaveCatalog(ctx context.Context, in *SaveCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveCatalogResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[5], AdminService_SaveCatalog_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[6], AdminService_SaveCatalog_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -366,7 +388,7 @@ type AdminService_SaveCatalogClient = grpc.ServerStreamingClient[SaveCatalogResp
 
 func (c *adminServiceClient) RestoreCatalog(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreCatalogRequest, RestoreCatalogResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[6], AdminService_RestoreCatalog_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[7], AdminService_RestoreCatalog_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -399,7 +421,7 @@ func (c *adminServiceClient) StartRollout(ctx context.Context, in *StartRolloutR
 
 func (c *adminServiceClient) Rollouts(ctx context.Context, in *RolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RolloutsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[7], AdminService_Rollouts_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[8], AdminService_Rollouts_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -468,7 +490,7 @@ func (c *adminServiceClient) View(ctx context.Context, in *ViewRequest, opts ...
 
 func (c *adminServiceClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[8], AdminService_Verify_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[9], AdminService_Verify_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -487,7 +509,7 @@ type AdminService_VerifyClient = grpc.ServerStreamingClient[VerifyResponse]
 
 func (c *adminServiceClient) Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[9], AdminService_Doctor_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[10], AdminService_Doctor_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -518,6 +540,8 @@ type AdminServiceServer interface {
 	Tree(*TreeRequest, grpc.ServerStreamingServer[TreeResponse]) error
 	// Where describes one ref at every site; with watch, again whenever something changed. NOT_FOUND: not in the catalog.
 	Where(*WhereRequest, grpc.ServerStreamingServer[WhereResponse]) error
+	// Pending lists the refs that one site does not show as it should; with watch, again whenever something changed. NOT_FOUND: no such site is known here.
+	Pending(*PendingRequest, grpc.ServerStreamingServer[PendingResponse]) error
 	// Images streams the catalog in the order of refs.
 	Images(*ImagesRequest, grpc.ServerStreamingServer[ImagesResponse]) error
 	// Events streams what happened lately and, with follow, what happens.
@@ -590,6 +614,9 @@ func (UnimplementedAdminServiceServer) Tree(*TreeRequest, grpc.ServerStreamingSe
 }
 func (UnimplementedAdminServiceServer) Where(*WhereRequest, grpc.ServerStreamingServer[WhereResponse]) error {
 	return status.Error(codes.Unimplemented, "method Where not implemented")
+}
+func (UnimplementedAdminServiceServer) Pending(*PendingRequest, grpc.ServerStreamingServer[PendingResponse]) error {
+	return status.Error(codes.Unimplemented, "method Pending not implemented")
 }
 func (UnimplementedAdminServiceServer) Images(*ImagesRequest, grpc.ServerStreamingServer[ImagesResponse]) error {
 	return status.Error(codes.Unimplemented, "method Images not implemented")
@@ -722,6 +749,17 @@ func _AdminService_Where_Handler(srv interface{}, stream grpc.ServerStream) erro
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_WhereServer = grpc.ServerStreamingServer[WhereResponse]
+
+func _AdminService_Pending_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PendingRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Pending(m, &grpc.GenericServerStream[PendingRequest, PendingResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_PendingServer = grpc.ServerStreamingServer[PendingResponse]
 
 func _AdminService_Images_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ImagesRequest)
@@ -1236,6 +1274,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Where",
 			Handler:       _AdminService_Where_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Pending",
+			Handler:       _AdminService_Pending_Handler,
 			ServerStreams: true,
 		},
 		{
