@@ -343,7 +343,6 @@ type watcher struct {
 	t    testing.TB
 	stop context.CancelFunc
 	got  chan message
-	conn net.Conn
 }
 
 func watch(t testing.TB, srv *httptest.Server, query string, header ...string) *watcher {

@@ -160,13 +160,13 @@ export class Picture {
       class: `card ${kindOf(n.worst)}${this.dim(n) ? " dim" : ""}${n.ghost ? " ghost" : ""}`, transform: `translate(${n.x} ${n.y})`, role: "treeitem", tabindex: n.path === this.at ? "0" : "-1",
       "aria-level": n.depth + 1, "aria-label": n.ghost ? n.label : this.say(n), "aria-expanded": kids ? String(n.open) : undefined, "data-path": n.path, "data-key": n.path,
     }, s("rect", { class: "box", width: n.w, height: p.narrow ? n.h : tall, rx: 7 }), s("rect", { class: "edge", width: 4, height: p.narrow ? n.h : tall, rx: 2 }));
-    const members = one ? Math.min(n.sites.length, 4) * 14 + 8 : 0, nameWidth = n.w - 38 - toggle - members - (below ? 22 : 0);
+    const members = one ? Math.min(n.sites.length, 4) * 14 + 8 : 0, badge = below || (one && kids) ? 22 : 0, nameWidth = n.w - 38 - toggle - members - badge;
     g.append(mark(n.state, 12, y - 8, 16), s("text", { class: "name", x: 34, y: y + 5 }, fit(n.name, nameWidth, 7.6)));
     if (n.ghost) {
       g.append(s("text", { class: "note", x: 34, y: 42 }, n.label));
       return g;
     }
-    if (one) this.siteMarks(g, n, n.w - toggle - (below ? 22 : 0) - members, y);
+    if (one) this.siteMarks(g, n, n.w - toggle - badge - members, y);
     else { this.siteNames(g, n, p); g.append(s("text", { class: "note " + kindOf(n.state), x: 12, y: tall - 10 }, fit(n.note || stateName(n.state), n.w - 24, 6.1))); }
     if (below) g.append(mark(n.worstBelow, n.w - toggle - 18, y - 8, 16));
     if (kids) {
