@@ -149,11 +149,15 @@ func TestWebPage(t *testing.T) {
 
 	// A cascade that takes its time, and a rollout that soaks and then waits for a person.
 	pace(sites, 700<<10)
-	push(t, hq, "shop/web:2.5.0", image(t, 4<<20, 2))
+	newer := push(t, hq, "shop/web:2.5.0", image(t, 4<<20, 2))
 	for _, l := range looks {
 		l.at("/ref/shop/web:2.5.0", "it is on its way", `document.querySelectorAll('.cell').length > 1 && document.querySelector('.link.flows')`)
 		l.at("/", "it is seen in the tree", `document.querySelector('.link.flows')`)
 		l.picture("tree-" + l.name)
+	}
+	if *webPictures != "" {
+		pace(sites, rate.Inf) // a picture of a rollout, and not of a link that is too thin for nine sites
+		shows(t, sites["zz-a"], "shop/web:2.5.0", newer)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()

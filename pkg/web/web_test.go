@@ -232,6 +232,11 @@ func TestAssets(t *testing.T) {
 	if err != nil || len(files) < 10 {
 		t.Fatalf("%v, %v", files, err)
 	}
+	index, err := os.ReadFile("assets/index.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(index)
 	foreign := regexp.MustCompile(`(?i)(https?:)?//[a-z0-9-]+(\.[a-z0-9-]+)+`)
 	for _, file := range files {
 		b, err := os.ReadFile(file)
@@ -248,6 +253,9 @@ func TestAssets(t *testing.T) {
 			if !strings.Contains(url, "www.w3.org") { // a name, not an address
 				t.Errorf("%s names another host: %s", file, url)
 			}
+		}
+		if name := filepath.Base(file); strings.HasSuffix(name, ".js") && !strings.Contains(page, `"/assets/`+name+`"`) {
+			t.Errorf("index.html does not name %s: the browser would ask for it only when another module has come", name)
 		}
 		if strings.HasSuffix(file, ".html") && regexp.MustCompile(`<script(?:[^>]*)>[^<]|<style|\son[a-z]+=|style=`).MatchString(text) {
 			t.Errorf("%s has a script or a style within it", file)

@@ -77,7 +77,7 @@ function wide(tops, shown, dense) {
 }
 
 function narrow(shown, width, dense) {
-  const step = 14, h = dense ? 40 : 64, gap = 8;
+  const step = 14, h = dense ? 40 : 68, gap = 8;
   let y = 2;
   for (const n of shown) {
     n.x = 2 + Math.min(n.depth, 6) * step;

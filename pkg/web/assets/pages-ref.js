@@ -62,14 +62,16 @@ function steps(groups, sites) {
   }));
 }
 
+const byPlace = (a, b) => (a.group === b.group ? (a.site < b.site ? -1 : 1) : a.group < b.group ? -1 : 1);
+
 // matrix is every site as a mark, in a row for each group of the second tier.
 function matrix(sites) {
   const rows = new Map();
-  for (const x of sites) {
+  for (const x of [...sites].sort(byPlace)) {
     const key = x.group.split("/").slice(0, 2).join("/");
     rows.set(key, [...(rows.get(key) || []), x]);
   }
-  return section(t("ref.matrix"), h("div", { class: "matrix" }, [...rows].map(([group, list]) => h("div", { class: "matrix-row" }, h("span", { class: "matrix-name" }, link("/group/" + group, group)),
+  return section(t("ref.matrix"), h("div", { class: "matrix" }, [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([group, list]) => h("div", { class: "matrix-row" }, h("span", { class: "matrix-name" }, link("/group/" + group, group)),
     h("span", { class: "cells" }, list.map((x) => {
       const say = t("ref.cell", x.site, stateName(x.state));
       return h("a", { class: "cell", href: "#/site/" + encodeURI(x.site), "aria-label": say, title: say + (x.reason ? " · " + x.reason : ""), "data-key": "cell " + x.site }, glyph(x.state, 18));
@@ -86,7 +88,7 @@ function notYet(sites) {
 }
 
 function listOf(sites, most = Infinity) {
-  const sorted = [...sites].sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5) || (a.group === b.group ? (a.site < b.site ? -1 : 1) : a.group < b.group ? -1 : 1));
+  const sorted = [...sites].sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5) || byPlace(a, b));
   return table([t("site"), t("site.state"), t("ref.shows"), t("ref.left"), t("ref.since"), t("ref.next"), t("ref.why")], sorted.slice(0, most).map((x) => [
     [link("/site/" + x.site, x.site), " ", h("span", { class: "quiet" }, x.group)], stateWord(x.state, stateName(x.state)),
     x.digest ? h("code", {}, short(x.digest)) : h("span", { class: "quiet" }, t("ref.nothing")), x.bytesLeft > 0 ? bytes(x.bytesLeft) : "–", timeOfDay(x.since) || "–",

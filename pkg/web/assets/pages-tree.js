@@ -40,11 +40,13 @@ export function treePage(live, go) {
 
 // needs lists what is not well, worst first.
 function needs(groups, sites, live) {
-  const bad = sites.filter((m) => (severity[m.state] ?? 5) >= 5).sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5));
+  // A group may be worse than its sites: when it has no root, or its parent is away.
+  const alone = groups.filter((g) => !g.members.some((m) => (severity[m.state] ?? 5) >= (severity[g.state] ?? 5))).map((g) => ({ state: g.state, reason: g.reason, group: g.group }));
+  const bad = [...sites, ...alone].filter((m) => (severity[m.state] ?? 5) >= 5).sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5));
   if (groups.length === 0) return h("p", { class: "calm-note" }, live.trouble("tree") ? "" : t("tree.empty"));
   if (bad.length === 0) return null;
   return h("section", { class: "needs" }, h("h2", {}, t("tree.worst")), h("ul", {}, bad.slice(0, attentionShown).map((m) =>
-    h("li", {}, stateWord(m.state, stateName(m.state)), h("span", { class: "who" }, link("/site/" + m.site, m.site), " ", h("span", { class: "quiet" }, m.group)), h("span", { class: "why" }, m.reason)))),
+    h("li", {}, stateWord(m.state, stateName(m.state)), h("span", { class: "who" }, m.site ? [link("/site/" + m.site, m.site), " ", h("span", { class: "quiet" }, m.group)] : link("/group/" + m.group, m.group)), h("span", { class: "why" }, m.reason)))),
   bad.length > attentionShown ? h("p", { class: "quiet" }, "+ " + count(bad.length - attentionShown)) : null);
 }
 

@@ -79,7 +79,7 @@ export class Picture {
     this.placed = p;
     this.nodes = nodes;
     if (!p.shown.some((n) => n.path === this.at)) this.at = p.shown[0]?.path ?? "";
-    const z = this.zoom || Math.min(1, Math.max(0.55, this.width / p.width));
+    const z = this.zoom || Math.min(p.dense || p.narrow ? 1 : 1.25, Math.max(0.55, this.width / p.width));
     this.now = z;
     const lines = p.shown.filter((n) => n.parent).map((n) => this.line(n, p));
     const cards = p.shown.map((n) => this.card(n, p));
@@ -151,7 +151,7 @@ export class Picture {
   }
 
   card(n, p) {
-    const tall = p.narrow ? (p.dense ? 40 : 64) : n.h, kids = n.children.length > 0;
+    const tall = p.narrow ? (p.dense ? 40 : 68) : n.h, kids = n.children.length > 0;
     const below = n.worst !== n.state;
     const toggle = kids ? 54 : 8;
     const one = p.dense;
@@ -183,7 +183,7 @@ export class Picture {
   siteNames(g, n, p) {
     const need = n.sites.reduce((sum, x) => sum + 26 + x.site.length * 6.6 + (x.root ? 12 : 0), 0);
     let x = 12;
-    const y = p.narrow ? 40 : 46;
+    const y = p.narrow ? 41 : 46;
     for (const m of n.sites) {
       if (x > n.w - 30) break;
       g.append(mark(m.state, x, y - 10, 12));

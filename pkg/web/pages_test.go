@@ -1,0 +1,125 @@
+package web_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/fanout-io/fanout/internal/browser"
+	"github.com/fanout-io/fanout/pkg/web"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+var pictures = flag.String("web.pictures", "", "a folder for pictures of the pages that TestPages looks at")
+
+// troubled is a fabric of 400 groups on a day on which everything happens.
+func troubled() *fabric {
+	f := wideFabric(400)
+	f.rollouts = append(f.rollouts, aRollout())
+	waiting := aRollout()
+	waiting.Id, waiting.Phase, waiting.Wave, waiting.Reason = "waits", "awaiting-approval", 2, "wave rest waits for an approval"
+	waiting.Waves[1].Phase, waiting.Waves[2].Phase = "succeeded", "awaiting-approval"
+	f.rollouts = append(f.rollouts, waiting)
+	sha := func(s string) string { return "sha256:" + strings.Repeat(s, 16) }
+	f.conflicts = []*adminv1.ConflictInfo{{
+		Ref: "shop/web:2.4.1", Reason: "pushed at two registries within two seconds", NotedAt: timestamppb.Now(),
+		Winner: &adminv1.ConflictSide{Digest: sha("3f9a"), Site: "hq-a", PushedAt: timestamppb.Now(), PublishedBy: "webhook"}, Loser: &adminv1.ConflictSide{Digest: sha("77be"), Site: "hq-b", PushedAt: timestamppb.Now()},
+	}}
+	f.deletions = []*adminv1.DeletionInfo{{Ref: "old/app:1", Site: "hq-a", State: "held", NotedAt: timestamppb.Now(), Digest: sha("11ab")}}
+	f.images = []*adminv1.ImagesResponse{
+		{Ref: "shop/web:2.4.1", Digest: sha("3f9a"), Size: 734 << 20, Revision: 812, PublishedAt: timestamppb.Now(), PublishedBy: "webhook", Origin: "hq-a", Referrers: 2},
+		{Ref: "base/<img src=x onerror=alert(1)>:1", Digest: sha("77be"), Revision: 2, Deleted: true},
+	}
+	f.events = []*adminv1.EventsResponse{
+		{Time: timestamppb.Now(), First: timestamppb.Now(), Type: "Normal", Reason: "Published", Ref: "shop/web:2.4.1", Message: "as revision 812", Count: 1, Site: "hq-a"},
+		{Time: timestamppb.Now(), First: timestamppb.Now(), Type: "Warning", Reason: "DeliveryFailed", Ref: "shop/web:2.4.1", Message: "registry answered 413 <script>alert(1)</script>", Count: 4, Site: "hq-a"},
+	}
+	f.pending["c04-05"] = &adminv1.PendingResponse{Site: "c04-05", Refs: []*adminv1.PendingAtSite{{Ref: "shop/web:2.4.1", At: &adminv1.SiteRef{
+		State: "failed", Reason: "registry answered 413: quota of project shop: 3.1 of 3.0 GiB", Attempts: 4, NextAttempt: timestamppb.New(time.Now().Add(time.Minute)), Since: timestamppb.Now(), BytesLeft: 1 << 20,
+	}}}}
+	return f
+}
+
+// TestPages looks at the page in Chromium, which is started once.
+func TestPages(t *testing.T) {
+	b := browser.Start(t)
+	t.Run("Every", func(t *testing.T) { everyPage(t, b) })
+	t.Run("Search", func(t *testing.T) { search(t, b) })
+	t.Run("Reconnect", func(t *testing.T) { reconnect(t, b) })
+}
+
+// everyPage looks at all pages of a wide fabric with troubles: nothing goes wrong, and everything can be read. What stands in names is shown as it stands.
+func everyPage(t *testing.T, b *browser.Browser) {
+	srv := serve(t, web.Config{Fabric: troubled()})
+	for _, v := range []struct {
+		name string
+		browser.View
+	}{
+		{"wide", browser.View{Width: 1280, Height: 900}}, {"narrow", browser.View{Width: 390, Height: 844, Dark: true, Language: "zh-CN"}},
+	} {
+		p := b.Open(t, srv.URL+"/", v.View)
+		for _, at := range []struct{ name, hash, shown string }{
+			{"tree", "/", `document.querySelectorAll('.card').length === 32`},
+			{"group", "/group/hq/province-04", `document.querySelectorAll('tbody tr').length > 10`},
+			{"site", "/site/c04-05", `document.querySelector('main').innerText.includes('3.1 of 3.0 GiB')`},
+			{"ref", "/ref/shop/web:2.4.1", `document.querySelectorAll('.cell').length === 432`},
+			{"images", "/images", `document.querySelector('main').innerText.includes('<img src=x onerror=alert(1)>')`},
+			{"rollouts", "/rollouts", `document.querySelectorAll('.item').length === 2`},
+			{"rollout", "/rollout/k3x9q2mzpa", `document.querySelector('.clock')`},
+			{"waits", "/rollout/waits", `document.querySelector('.command')`},
+			{"conflicts", "/conflicts", `document.querySelectorAll('.item').length === 2`},
+			{"events", "/events", `document.querySelector('main').innerText.includes('<script>alert(1)</script>')`},
+		} {
+			p.Go(t, at.hash)
+			p.Wait(t, patience, at.name, at.shown)
+			for _, w := range append(p.Audit(t), p.Wrong()...) {
+				t.Errorf("%s, %s: %s", at.name, v.name, w)
+			}
+			if *pictures != "" {
+				if err := os.WriteFile(filepath.Join(*pictures, fmt.Sprintf("web-400-%s-%s.png", at.name, v.name)), p.Screenshot(t), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		p.Close()
+	}
+}
+
+// search: what is looked for is unfolded and all else pales; a state is looked for in the same way; all can be unfolded.
+func search(t *testing.T, b *browser.Browser) {
+	srv := serve(t, web.Config{Fabric: wideFabric(400)})
+	p := b.Open(t, srv.URL+"/", browser.View{Width: 1280, Height: 900})
+	p.Wait(t, patience, "the tree", `document.querySelectorAll('.card').length === 32`)
+	p.Click(t, "#tree-search")
+	p.Key(t, "c09-02")
+	p.Wait(t, patience, "the one province is unfolded", `document.querySelectorAll('.card').length === 44 && document.querySelectorAll('.card:not(.dim)').length === 1`)
+	p.Eval(t, `(() => { const s = document.querySelector('#tree-search'); s.value = ''; s.dispatchEvent(new Event('input')); })()`)
+	p.Wait(t, patience, "folded again", `document.querySelectorAll('.card').length === 32 && !document.querySelector('.dim')`)
+	p.Click(t, ".chip:nth-child(2)") // degraded
+	p.Wait(t, patience, "the degraded one", `document.querySelectorAll('.card:not(.dim)').length === 1 && document.querySelector('.card:not(.dim)').dataset.path === 'hq/province-04/city-05'`)
+	p.Click(t, ".chip:nth-child(2)")
+	p.Click(t, ".zooming button:last-child")
+	p.Wait(t, patience, "all", `document.querySelectorAll('.card').length === 400`)
+	if w := append(p.Audit(t), p.Wrong()...); len(w) > 0 {
+		t.Errorf("%q", w)
+	}
+	p.Click(t, ".zooming button:nth-last-child(2)")
+	p.Wait(t, patience, "the healthy are folded, the others not", `document.querySelector('[data-path="hq/province-04/city-05"]') && !document.querySelector('[data-path="hq/province-05/city-05"]')`)
+}
+
+// reconnect: a page whose stream breaks keeps what it shows, and goes on by itself.
+func reconnect(t *testing.T, b *browser.Browser) {
+	f := wideFabric(40)
+	srv := serve(t, web.Config{Fabric: f, Tick: 50 * time.Millisecond})
+	p := b.Open(t, srv.URL+"/", browser.View{Width: 1280, Height: 900})
+	p.Wait(t, patience, "the tree", `document.querySelectorAll('.card').length > 30`)
+	srv.CloseClientConnections()
+	f.change(func() { f.tree.Groups[0] = group("hq", member("hq-a", "conflict")) })
+	p.Wait(t, patience, "it goes on", `document.querySelector('[data-path="hq"]').getAttribute('aria-label').includes('conflict') && document.querySelector('.status .good')`)
+}
