@@ -4438,7 +4438,9 @@ type PreflightSite struct {
 	// seconds that these take at the rate seen last; negative: not known.
 	Seconds float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	// shows: the digests that each ref shows there now, in the order of the refs; empty: none.
-	Shows         []string `protobuf:"bytes,8,rep,name=shows,proto3" json:"shows,omitempty"`
+	Shows []string `protobuf:"bytes,8,rep,name=shows,proto3" json:"shows,omitempty"`
+	// checks that the site made of itself just now: whether its registry answers, and whether there is room for what it lacks.
+	Checks        []*Check `protobuf:"bytes,9,rep,name=checks,proto3" json:"checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4529,6 +4531,196 @@ func (x *PreflightSite) GetShows() []string {
 	return nil
 }
 
+func (x *PreflightSite) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+// ReadyRequest says what a site would have to take in.
+type ReadyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site to ask; empty: the agent that is asked.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// needs by repository.
+	Needs         []*Need `protobuf:"bytes,2,rep,name=needs,proto3" json:"needs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadyRequest) Reset() {
+	*x = ReadyRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadyRequest) ProtoMessage() {}
+
+func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadyRequest.ProtoReflect.Descriptor instead.
+func (*ReadyRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ReadyRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ReadyRequest) GetNeeds() []*Need {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+// Need is what a repository would have to take in.
+type Need struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repository that the content comes to.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// bytes that are missing there.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// largest blob of the content, in bytes.
+	Largest       int64 `protobuf:"varint,3,opt,name=largest,proto3" json:"largest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Need) Reset() {
+	*x = Need{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Need) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Need) ProtoMessage() {}
+
+func (x *Need) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Need.ProtoReflect.Descriptor instead.
+func (*Need) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *Need) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *Need) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Need) GetLargest() int64 {
+	if x != nil {
+		return x.Largest
+	}
+	return 0
+}
+
+// ReadyResponse is what a site found out about itself.
+type ReadyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site that was asked.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// group of the site.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// checks in a fixed order. Of what can't be known the state is unknown.
+	Checks        []*Check `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadyResponse) Reset() {
+	*x = ReadyResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadyResponse) ProtoMessage() {}
+
+func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
+func (*ReadyResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ReadyResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ReadyResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReadyResponse) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
 // RolloutsRequest selects rollouts.
 type RolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4542,7 +4734,7 @@ type RolloutsRequest struct {
 
 func (x *RolloutsRequest) Reset() {
 	*x = RolloutsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +4746,7 @@ func (x *RolloutsRequest) String() string {
 func (*RolloutsRequest) ProtoMessage() {}
 
 func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +4759,7 @@ func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsRequest.ProtoReflect.Descriptor instead.
 func (*RolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RolloutsRequest) GetId() string {
@@ -4599,7 +4791,7 @@ type RolloutsResponse struct {
 
 func (x *RolloutsResponse) Reset() {
 	*x = RolloutsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4611,7 +4803,7 @@ func (x *RolloutsResponse) String() string {
 func (*RolloutsResponse) ProtoMessage() {}
 
 func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4624,7 +4816,7 @@ func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsResponse.ProtoReflect.Descriptor instead.
 func (*RolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
@@ -4663,7 +4855,7 @@ type RolloutSite struct {
 
 func (x *RolloutSite) Reset() {
 	*x = RolloutSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4675,7 +4867,7 @@ func (x *RolloutSite) String() string {
 func (*RolloutSite) ProtoMessage() {}
 
 func (x *RolloutSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4688,7 +4880,7 @@ func (x *RolloutSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSite.ProtoReflect.Descriptor instead.
 func (*RolloutSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RolloutSite) GetSite() string {
@@ -4729,7 +4921,7 @@ type SteerRolloutRequest struct {
 
 func (x *SteerRolloutRequest) Reset() {
 	*x = SteerRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4741,7 +4933,7 @@ func (x *SteerRolloutRequest) String() string {
 func (*SteerRolloutRequest) ProtoMessage() {}
 
 func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4754,7 +4946,7 @@ func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SteerRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *SteerRolloutRequest) GetId() string {
@@ -4796,7 +4988,7 @@ type SteerRolloutResponse struct {
 
 func (x *SteerRolloutResponse) Reset() {
 	*x = SteerRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4808,7 +5000,7 @@ func (x *SteerRolloutResponse) String() string {
 func (*SteerRolloutResponse) ProtoMessage() {}
 
 func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4821,7 +5013,7 @@ func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
@@ -4840,7 +5032,7 @@ type PoliciesRequest struct {
 
 func (x *PoliciesRequest) Reset() {
 	*x = PoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5044,7 @@ func (x *PoliciesRequest) String() string {
 func (*PoliciesRequest) ProtoMessage() {}
 
 func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5057,7 @@ func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
 func (*PoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 // PoliciesResponse lists policies.
@@ -4879,7 +5071,7 @@ type PoliciesResponse struct {
 
 func (x *PoliciesResponse) Reset() {
 	*x = PoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4891,7 +5083,7 @@ func (x *PoliciesResponse) String() string {
 func (*PoliciesResponse) ProtoMessage() {}
 
 func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4904,7 +5096,7 @@ func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
 func (*PoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
@@ -4920,14 +5112,16 @@ type SetPoliciesRequest struct {
 	// policies in their order.
 	Policies []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
 	// upsert: those of the same name are replaced in their places, the others are added at the end; else these are all there are.
-	Upsert        bool `protobuf:"varint,2,opt,name=upsert,proto3" json:"upsert,omitempty"`
+	Upsert bool `protobuf:"varint,2,opt,name=upsert,proto3" json:"upsert,omitempty"`
+	// remove names policies to take away; NOT_FOUND, and nothing is changed, where one is not there. With it the others stay as they are, as with upsert.
+	Remove        []string `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetPoliciesRequest) Reset() {
 	*x = SetPoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +5133,7 @@ func (x *SetPoliciesRequest) String() string {
 func (*SetPoliciesRequest) ProtoMessage() {}
 
 func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4952,7 +5146,7 @@ func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
@@ -4969,6 +5163,13 @@ func (x *SetPoliciesRequest) GetUpsert() bool {
 	return false
 }
 
+func (x *SetPoliciesRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
 // SetPoliciesResponse lists the policies after it.
 type SetPoliciesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4980,7 +5181,7 @@ type SetPoliciesResponse struct {
 
 func (x *SetPoliciesResponse) Reset() {
 	*x = SetPoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4992,7 +5193,7 @@ func (x *SetPoliciesResponse) String() string {
 func (*SetPoliciesResponse) ProtoMessage() {}
 
 func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5005,7 +5206,7 @@ func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
@@ -5032,7 +5233,7 @@ type SetFreezeRequest struct {
 
 func (x *SetFreezeRequest) Reset() {
 	*x = SetFreezeRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5044,7 +5245,7 @@ func (x *SetFreezeRequest) String() string {
 func (*SetFreezeRequest) ProtoMessage() {}
 
 func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5057,7 +5258,7 @@ func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeRequest.ProtoReflect.Descriptor instead.
 func (*SetFreezeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *SetFreezeRequest) GetGroup() string {
@@ -5099,7 +5300,7 @@ type SetFreezeResponse struct {
 
 func (x *SetFreezeResponse) Reset() {
 	*x = SetFreezeResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5312,7 @@ func (x *SetFreezeResponse) String() string {
 func (*SetFreezeResponse) ProtoMessage() {}
 
 func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5325,7 @@ func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeResponse.ProtoReflect.Descriptor instead.
 func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
@@ -5451,7 +5652,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x14StartRolloutResponse\x124\n" +
 	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12<\n" +
-	"\tpreflight\x18\x03 \x03(\v2\x1e.fanout.admin.v1.PreflightSiteR\tpreflight\"\xd0\x01\n" +
+	"\tpreflight\x18\x03 \x03(\v2\x1e.fanout.admin.v1.PreflightSiteR\tpreflight\"\x80\x02\n" +
 	"\rPreflightSite\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
@@ -5460,7 +5661,21 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12#\n" +
 	"\rbytes_missing\x18\x06 \x01(\x03R\fbytesMissing\x12\x18\n" +
 	"\aseconds\x18\a \x01(\x01R\aseconds\x12\x14\n" +
-	"\x05shows\x18\b \x03(\tR\x05shows\"7\n" +
+	"\x05shows\x18\b \x03(\tR\x05shows\x12.\n" +
+	"\x06checks\x18\t \x03(\v2\x16.fanout.admin.v1.CheckR\x06checks\"O\n" +
+	"\fReadyRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12+\n" +
+	"\x05needs\x18\x02 \x03(\v2\x15.fanout.admin.v1.NeedR\x05needs\"V\n" +
+	"\x04Need\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x18\n" +
+	"\alargest\x18\x03 \x01(\x03R\alargest\"i\n" +
+	"\rReadyResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
+	"\x06checks\x18\x03 \x03(\v2\x16.fanout.admin.v1.CheckR\x06checks\"7\n" +
 	"\x0fRolloutsRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xaf\x01\n" +
@@ -5481,10 +5696,11 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\"\x11\n" +
 	"\x0fPoliciesRequest\"I\n" +
 	"\x10PoliciesResponse\x125\n" +
-	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"c\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"{\n" +
 	"\x12SetPoliciesRequest\x125\n" +
 	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\x12\x16\n" +
-	"\x06upsert\x18\x02 \x01(\bR\x06upsert\"L\n" +
+	"\x06upsert\x18\x02 \x01(\bR\x06upsert\x12\x16\n" +
+	"\x06remove\x18\x03 \x03(\tR\x06remove\"L\n" +
 	"\x13SetPoliciesResponse\x125\n" +
 	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"\x86\x01\n" +
 	"\x10SetFreezeRequest\x12\x14\n" +
@@ -5493,7 +5709,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
 	"\x11SetFreezeResponse\x121\n" +
-	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\xe1\x13\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\xa9\x14\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -5524,7 +5740,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\tSetFreeze\x12!.fanout.admin.v1.SetFreezeRequest\x1a\".fanout.admin.v1.SetFreezeResponse\x12C\n" +
 	"\x04View\x12\x1c.fanout.admin.v1.ViewRequest\x1a\x1d.fanout.admin.v1.ViewResponse\x12K\n" +
 	"\x06Verify\x12\x1e.fanout.admin.v1.VerifyRequest\x1a\x1f.fanout.admin.v1.VerifyResponse0\x01\x12K\n" +
-	"\x06Doctor\x12\x1e.fanout.admin.v1.DoctorRequest\x1a\x1f.fanout.admin.v1.DoctorResponse0\x01B;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
+	"\x06Doctor\x12\x1e.fanout.admin.v1.DoctorRequest\x1a\x1f.fanout.admin.v1.DoctorResponse0\x01\x12F\n" +
+	"\x05Ready\x12\x1d.fanout.admin.v1.ReadyRequest\x1a\x1e.fanout.admin.v1.ReadyResponseB;Z9github.com/fanout-io/fanout/proto/fanout/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_fanout_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -5538,7 +5755,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
@@ -5604,139 +5821,147 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*StartRolloutRequest)(nil),      // 61: fanout.admin.v1.StartRolloutRequest
 	(*StartRolloutResponse)(nil),     // 62: fanout.admin.v1.StartRolloutResponse
 	(*PreflightSite)(nil),            // 63: fanout.admin.v1.PreflightSite
-	(*RolloutsRequest)(nil),          // 64: fanout.admin.v1.RolloutsRequest
-	(*RolloutsResponse)(nil),         // 65: fanout.admin.v1.RolloutsResponse
-	(*RolloutSite)(nil),              // 66: fanout.admin.v1.RolloutSite
-	(*SteerRolloutRequest)(nil),      // 67: fanout.admin.v1.SteerRolloutRequest
-	(*SteerRolloutResponse)(nil),     // 68: fanout.admin.v1.SteerRolloutResponse
-	(*PoliciesRequest)(nil),          // 69: fanout.admin.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),         // 70: fanout.admin.v1.PoliciesResponse
-	(*SetPoliciesRequest)(nil),       // 71: fanout.admin.v1.SetPoliciesRequest
-	(*SetPoliciesResponse)(nil),      // 72: fanout.admin.v1.SetPoliciesResponse
-	(*SetFreezeRequest)(nil),         // 73: fanout.admin.v1.SetFreezeRequest
-	(*SetFreezeResponse)(nil),        // 74: fanout.admin.v1.SetFreezeResponse
-	nil,                              // 75: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 76: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                // 77: fanout.catalog.v1.Freeze
-	(*v1.Scope)(nil),                 // 78: fanout.catalog.v1.Scope
-	(*v1.Rollout)(nil),               // 79: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 80: fanout.catalog.v1.Policy
+	(*ReadyRequest)(nil),             // 64: fanout.admin.v1.ReadyRequest
+	(*Need)(nil),                     // 65: fanout.admin.v1.Need
+	(*ReadyResponse)(nil),            // 66: fanout.admin.v1.ReadyResponse
+	(*RolloutsRequest)(nil),          // 67: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),         // 68: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),              // 69: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),      // 70: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),     // 71: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),          // 72: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),         // 73: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),       // 74: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),      // 75: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),         // 76: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),        // 77: fanout.admin.v1.SetFreezeResponse
+	nil,                              // 78: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 79: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),                // 80: fanout.catalog.v1.Freeze
+	(*v1.Scope)(nil),                 // 81: fanout.catalog.v1.Scope
+	(*v1.Rollout)(nil),               // 82: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 83: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	76, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	79, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	76, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	75, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	77, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	76, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	76, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	79, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	78, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	80, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	79, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	79, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 9: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	76, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	76, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	76, // 12: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	79, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	79, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	79, // 12: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
 	11, // 13: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
 	8,  // 14: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	76, // 15: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	76, // 16: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	76, // 17: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	79, // 15: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	79, // 16: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	79, // 17: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	18, // 18: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	76, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	76, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	79, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	79, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
 	27, // 21: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
 	28, // 22: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	28, // 23: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	76, // 24: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	76, // 25: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	79, // 24: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	79, // 25: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
 	33, // 26: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	76, // 27: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	79, // 27: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
 	18, // 28: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	78, // 29: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	78, // 30: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	78, // 31: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	81, // 29: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	81, // 30: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	81, // 31: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
 	54, // 32: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
 	55, // 33: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
 	56, // 34: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
 	57, // 35: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
 	60, // 36: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	79, // 37: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	82, // 37: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
 	63, // 38: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	79, // 39: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	76, // 40: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	66, // 41: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,  // 42: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	79, // 43: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	80, // 44: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	80, // 45: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	80, // 46: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	76, // 47: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	77, // 48: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,  // 49: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 50: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 51: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 52: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12, // 53: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	14, // 54: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	16, // 55: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	19, // 56: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	21, // 57: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	23, // 58: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	25, // 59: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	29, // 60: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	31, // 61: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	34, // 62: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	36, // 63: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	38, // 64: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	40, // 65: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	42, // 66: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	44, // 67: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	46, // 68: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	48, // 69: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	61, // 70: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	64, // 71: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	67, // 72: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	69, // 73: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	71, // 74: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	73, // 75: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	50, // 76: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	52, // 77: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	58, // 78: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	1,  // 79: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 80: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 81: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 82: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13, // 83: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	15, // 84: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	17, // 85: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	20, // 86: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	22, // 87: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	24, // 88: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	26, // 89: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	30, // 90: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	32, // 91: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	35, // 92: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	37, // 93: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	39, // 94: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	41, // 95: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	43, // 96: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	45, // 97: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	47, // 98: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	49, // 99: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	62, // 100: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	65, // 101: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	68, // 102: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	70, // 103: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	72, // 104: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	74, // 105: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	51, // 106: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	53, // 107: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	59, // 108: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	79, // [79:109] is the sub-list for method output_type
-	49, // [49:79] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	60, // 39: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	65, // 40: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	60, // 41: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	82, // 42: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	79, // 43: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	69, // 44: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,  // 45: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	82, // 46: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	83, // 47: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	83, // 48: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	83, // 49: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	79, // 50: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	80, // 51: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,  // 52: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 53: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 54: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 55: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12, // 56: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	14, // 57: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	16, // 58: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	19, // 59: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	21, // 60: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	23, // 61: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	25, // 62: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	29, // 63: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	31, // 64: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	34, // 65: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	36, // 66: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	38, // 67: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	40, // 68: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	42, // 69: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	44, // 70: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	46, // 71: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	48, // 72: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	61, // 73: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	67, // 74: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	70, // 75: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	72, // 76: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	74, // 77: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	76, // 78: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	50, // 79: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	52, // 80: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	58, // 81: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	64, // 82: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,  // 83: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 84: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 85: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 86: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13, // 87: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	15, // 88: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	17, // 89: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	20, // 90: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	22, // 91: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	24, // 92: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	26, // 93: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	30, // 94: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	32, // 95: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	35, // 96: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	37, // 97: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	39, // 98: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	41, // 99: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	43, // 100: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	45, // 101: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	47, // 102: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	49, // 103: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	62, // 104: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	68, // 105: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	71, // 106: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	73, // 107: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	75, // 108: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	77, // 109: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	51, // 110: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	53, // 111: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	59, // 112: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	66, // 113: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	83, // [83:114] is the sub-list for method output_type
+	52, // [52:83] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -5756,7 +5981,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   76,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

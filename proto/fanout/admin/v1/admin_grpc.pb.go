@@ -51,6 +51,7 @@ const (
 	AdminService_View_FullMethodName             = "/fanout.admin.v1.AdminService/View"
 	AdminService_Verify_FullMethodName           = "/fanout.admin.v1.AdminService/Verify"
 	AdminService_Doctor_FullMethodName           = "/fanout.admin.v1.AdminService/Doctor"
+	AdminService_Ready_FullMethodName            = "/fanout.admin.v1.AdminService/Ready"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -123,6 +124,9 @@ type AdminServiceClient interface {
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error)
 	// Doctor looks for what is wrong, or will be, at the agent that is asked and at each other member of its group that can be reached, with a mend for each. One message for each site.
 	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorResponse], error)
+	// Ready has a site look whether it could take in content now: its registry is asked, and the room on its disks and in its registry's quotas is compared with what would come. It changes
+	// nothing. UNAVAILABLE: the site can't be reached.
+	Ready(ctx context.Context, in *ReadyRequest, opts ...grpc.CallOption) (*ReadyResponse, error)
 }
 
 type adminServiceClient struct {
@@ -526,6 +530,16 @@ func (c *adminServiceClient) Doctor(ctx context.Context, in *DoctorRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_DoctorClient = grpc.ServerStreamingClient[DoctorResponse]
 
+func (c *adminServiceClient) Ready(ctx context.Context, in *ReadyRequest, opts ...grpc.CallOption) (*ReadyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadyResponse)
+	err := c.cc.Invoke(ctx, AdminService_Ready_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -596,6 +610,9 @@ type AdminServiceServer interface {
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error
 	// Doctor looks for what is wrong, or will be, at the agent that is asked and at each other member of its group that can be reached, with a mend for each. One message for each site.
 	Doctor(*DoctorRequest, grpc.ServerStreamingServer[DoctorResponse]) error
+	// Ready has a site look whether it could take in content now: its registry is asked, and the room on its disks and in its registry's quotas is compared with what would come. It changes
+	// nothing. UNAVAILABLE: the site can't be reached.
+	Ready(context.Context, *ReadyRequest) (*ReadyResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -695,6 +712,9 @@ func (UnimplementedAdminServiceServer) Verify(*VerifyRequest, grpc.ServerStreami
 }
 func (UnimplementedAdminServiceServer) Doctor(*DoctorRequest, grpc.ServerStreamingServer[DoctorResponse]) error {
 	return status.Error(codes.Unimplemented, "method Doctor not implemented")
+}
+func (UnimplementedAdminServiceServer) Ready(context.Context, *ReadyRequest) (*ReadyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Ready not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -1176,6 +1196,24 @@ func _AdminService_Doctor_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_DoctorServer = grpc.ServerStreamingServer[DoctorResponse]
 
+func _AdminService_Ready_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Ready(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Ready_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Ready(ctx, req.(*ReadyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1258,6 +1296,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "View",
 			Handler:    _AdminService_View_Handler,
+		},
+		{
+			MethodName: "Ready",
+			Handler:    _AdminService_Ready_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -2619,7 +2619,13 @@ type RestoreCatalog struct {
 	// begin of the run: what an earlier one left is dropped. Every other part is refused unless its run is under way.
 	Begin bool `protobuf:"varint,7,opt,name=begin,proto3" json:"begin,omitempty"`
 	// pruned is the revision up to which tombstones had been dropped from what was saved; set with the end.
-	Pruned        uint64 `protobuf:"varint,8,opt,name=pruned,proto3" json:"pruned,omitempty"`
+	Pruned uint64 `protobuf:"varint,8,opt,name=pruned,proto3" json:"pruned,omitempty"`
+	// rollouts that were kept. One that was under way is paused, until a person has looked what the groups show now.
+	Rollouts []*Rollout `protobuf:"bytes,9,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	// policies that were in force, with the end.
+	Policies []*Policy `protobuf:"bytes,10,rep,name=policies,proto3" json:"policies,omitempty"`
+	// freeze of headquarters' own group, with the end; absent: none.
+	Freeze        *Freeze `protobuf:"bytes,11,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2708,6 +2714,27 @@ func (x *RestoreCatalog) GetPruned() uint64 {
 		return x.Pruned
 	}
 	return 0
+}
+
+func (x *RestoreCatalog) GetRollouts() []*Rollout {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
+func (x *RestoreCatalog) GetPolicies() []*Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *RestoreCatalog) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
 }
 
 // SnapshotItem is one of the delimited messages of which a snapshot of the state is a stream: a header, then the rest in any order, then a trailer.
@@ -4299,7 +4326,9 @@ type RolloutGroup struct {
 	// moved is the version of the rollout in which the group was last released, rolled back or sent to try again. What was seen before that says nothing about it.
 	Moved uint64 `protobuf:"varint,9,opt,name=moved,proto3" json:"moved,omitempty"`
 	// counted: its failure has paused the rollout once, and resuming accepts it.
-	Counted       bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
+	Counted bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
+	// waited for content before since, in the open wave: what counts for the deadline beside the time since then. All of the content was there meanwhile, and some is not any more.
+	Waited        *durationpb.Duration `protobuf:"bytes,11,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4402,6 +4431,13 @@ func (x *RolloutGroup) GetCounted() bool {
 		return x.Counted
 	}
 	return false
+}
+
+func (x *RolloutGroup) GetWaited() *durationpb.Duration {
+	if x != nil {
+		return x.Waited
+	}
+	return nil
 }
 
 // RolloutStep is one line of a rollout's history.
@@ -4846,7 +4882,11 @@ func (x *ObservedCheck) GetTook() *durationpb.Duration {
 type SetPolicies struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// policies in their order.
-	Policies      []*Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies []*Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	// compare: it is refused unless those in force are the expected ones.
+	Compare bool `protobuf:"varint,2,opt,name=compare,proto3" json:"compare,omitempty"`
+	// expect are the policies from which these were made, with compare.
+	Expect        []*Policy `protobuf:"bytes,3,rep,name=expect,proto3" json:"expect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4884,6 +4924,20 @@ func (*SetPolicies) Descriptor() ([]byte, []int) {
 func (x *SetPolicies) GetPolicies() []*Policy {
 	if x != nil {
 		return x.Policies
+	}
+	return nil
+}
+
+func (x *SetPolicies) GetCompare() bool {
+	if x != nil {
+		return x.Compare
+	}
+	return false
+}
+
+func (x *SetPolicies) GetExpect() []*Policy {
+	if x != nil {
+		return x.Expect
 	}
 	return nil
 }
@@ -5265,7 +5319,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x04site\x18\x03 \x01(\tR\x04site\x12\x18\n" +
 	"\arestore\x18\x04 \x01(\bR\arestore\"#\n" +
 	"\vAcceptEpoch\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\x98\x02\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xba\x03\n" +
 	"\x0eRestoreCatalog\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
 	"\arecords\x18\x02 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x120\n" +
@@ -5274,7 +5328,11 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\tR\x05epoch\x129\n" +
 	"\tancestors\x18\x06 \x03(\v2\x1b.fanout.catalog.v1.AncestorR\tancestors\x12\x14\n" +
 	"\x05begin\x18\a \x01(\bR\x05begin\x12\x16\n" +
-	"\x06pruned\x18\b \x01(\x04R\x06pruned\"\x9f\x04\n" +
+	"\x06pruned\x18\b \x01(\x04R\x06pruned\x126\n" +
+	"\brollouts\x18\t \x03(\v2\x1a.fanout.catalog.v1.RolloutR\brollouts\x125\n" +
+	"\bpolicies\x18\n" +
+	" \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\x121\n" +
+	"\x06freeze\x18\v \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\"\x9f\x04\n" +
 	"\fSnapshotItem\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.fanout.catalog.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.fanout.catalog.v1.RecordH\x00R\x06record\x123\n" +
@@ -5400,7 +5458,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\battempts\x18\x06 \x01(\rR\battempts\x12-\n" +
 	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x121\n" +
 	"\x06waited\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06waited\x12*\n" +
-	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xb4\x02\n" +
+	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xe7\x02\n" +
 	"\fRolloutGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04wave\x18\x02 \x01(\rR\x04wave\x12\x14\n" +
@@ -5412,7 +5470,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\battempts\x18\b \x01(\rR\battempts\x12\x14\n" +
 	"\x05moved\x18\t \x01(\x04R\x05moved\x12\x18\n" +
 	"\acounted\x18\n" +
-	" \x01(\bR\acounted\"c\n" +
+	" \x01(\bR\acounted\x121\n" +
+	"\x06waited\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06waited\"c\n" +
 	"\vRolloutStep\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x12\n" +
@@ -5443,9 +5502,11 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x16\n" +
 	"\x06passed\x18\x04 \x01(\bR\x06passed\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12-\n" +
-	"\x04took\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04took\"D\n" +
+	"\x04took\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x91\x01\n" +
 	"\vSetPolicies\x125\n" +
-	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"\xaa\x01\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\x12\x18\n" +
+	"\acompare\x18\x02 \x01(\bR\acompare\x121\n" +
+	"\x06expect\x18\x03 \x03(\v2\x19.fanout.catalog.v1.PolicyR\x06expect\"\xaa\x01\n" +
 	"\x06Freeze\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
@@ -5593,70 +5654,75 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	1,   // 54: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
 	10,  // 55: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
 	3,   // 56: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	33,  // 57: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
-	1,   // 58: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
-	6,   // 59: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
-	10,  // 60: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
-	35,  // 61: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
-	34,  // 62: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
-	24,  // 63: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
-	27,  // 64: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
-	44,  // 65: fanout.catalog.v1.SnapshotItem.rollout:type_name -> fanout.catalog.v1.Rollout
-	2,   // 66: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
-	3,   // 67: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	61,  // 68: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
-	7,   // 69: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
-	5,   // 70: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
-	43,  // 71: fanout.catalog.v1.SnapshotHeader.policies:type_name -> fanout.catalog.v1.Policy
-	56,  // 72: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
-	56,  // 73: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
-	37,  // 74: fanout.catalog.v1.Plan.waves:type_name -> fanout.catalog.v1.Wave
-	62,  // 75: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
-	38,  // 76: fanout.catalog.v1.Wave.before:type_name -> fanout.catalog.v1.Gate
-	38,  // 77: fanout.catalog.v1.Wave.after:type_name -> fanout.catalog.v1.Gate
-	41,  // 78: fanout.catalog.v1.Wave.window:type_name -> fanout.catalog.v1.Window
-	62,  // 79: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
-	39,  // 80: fanout.catalog.v1.Gate.approval:type_name -> fanout.catalog.v1.Approval
-	40,  // 81: fanout.catalog.v1.Gate.check:type_name -> fanout.catalog.v1.Check
-	62,  // 82: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
-	62,  // 83: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
-	0,   // 84: fanout.catalog.v1.Release.target:type_name -> fanout.catalog.v1.Descriptor
-	0,   // 85: fanout.catalog.v1.Release.referrers:type_name -> fanout.catalog.v1.Descriptor
-	62,  // 86: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
-	45,  // 87: fanout.catalog.v1.Rollout.items:type_name -> fanout.catalog.v1.RolloutItem
-	36,  // 88: fanout.catalog.v1.Rollout.plan:type_name -> fanout.catalog.v1.Plan
-	46,  // 89: fanout.catalog.v1.Rollout.waves:type_name -> fanout.catalog.v1.RolloutWave
-	48,  // 90: fanout.catalog.v1.Rollout.groups:type_name -> fanout.catalog.v1.RolloutGroup
-	61,  // 91: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
-	61,  // 92: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
-	49,  // 93: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
-	0,   // 94: fanout.catalog.v1.RolloutItem.target:type_name -> fanout.catalog.v1.Descriptor
-	0,   // 95: fanout.catalog.v1.RolloutItem.referrers:type_name -> fanout.catalog.v1.Descriptor
-	61,  // 96: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
-	61,  // 97: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
-	62,  // 98: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
-	47,  // 99: fanout.catalog.v1.RolloutWave.gates:type_name -> fanout.catalog.v1.RolloutGate
-	62,  // 100: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
-	62,  // 101: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
-	61,  // 102: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
-	61,  // 103: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
-	61,  // 104: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
-	61,  // 105: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
-	44,  // 106: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
-	53,  // 107: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
-	54,  // 108: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
-	62,  // 109: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
-	62,  // 110: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
-	43,  // 111: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
-	61,  // 112: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	61,  // 113: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	56,  // 114: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
-	56,  // 115: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
-	116, // [116:116] is the sub-list for method output_type
-	116, // [116:116] is the sub-list for method input_type
-	116, // [116:116] is the sub-list for extension type_name
-	116, // [116:116] is the sub-list for extension extendee
-	0,   // [0:116] is the sub-list for field type_name
+	44,  // 57: fanout.catalog.v1.RestoreCatalog.rollouts:type_name -> fanout.catalog.v1.Rollout
+	43,  // 58: fanout.catalog.v1.RestoreCatalog.policies:type_name -> fanout.catalog.v1.Policy
+	56,  // 59: fanout.catalog.v1.RestoreCatalog.freeze:type_name -> fanout.catalog.v1.Freeze
+	33,  // 60: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
+	1,   // 61: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
+	6,   // 62: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
+	10,  // 63: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
+	35,  // 64: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
+	34,  // 65: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
+	24,  // 66: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
+	27,  // 67: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
+	44,  // 68: fanout.catalog.v1.SnapshotItem.rollout:type_name -> fanout.catalog.v1.Rollout
+	2,   // 69: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
+	3,   // 70: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	61,  // 71: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	7,   // 72: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
+	5,   // 73: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
+	43,  // 74: fanout.catalog.v1.SnapshotHeader.policies:type_name -> fanout.catalog.v1.Policy
+	56,  // 75: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
+	56,  // 76: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
+	37,  // 77: fanout.catalog.v1.Plan.waves:type_name -> fanout.catalog.v1.Wave
+	62,  // 78: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
+	38,  // 79: fanout.catalog.v1.Wave.before:type_name -> fanout.catalog.v1.Gate
+	38,  // 80: fanout.catalog.v1.Wave.after:type_name -> fanout.catalog.v1.Gate
+	41,  // 81: fanout.catalog.v1.Wave.window:type_name -> fanout.catalog.v1.Window
+	62,  // 82: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
+	39,  // 83: fanout.catalog.v1.Gate.approval:type_name -> fanout.catalog.v1.Approval
+	40,  // 84: fanout.catalog.v1.Gate.check:type_name -> fanout.catalog.v1.Check
+	62,  // 85: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
+	62,  // 86: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
+	0,   // 87: fanout.catalog.v1.Release.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 88: fanout.catalog.v1.Release.referrers:type_name -> fanout.catalog.v1.Descriptor
+	62,  // 89: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
+	45,  // 90: fanout.catalog.v1.Rollout.items:type_name -> fanout.catalog.v1.RolloutItem
+	36,  // 91: fanout.catalog.v1.Rollout.plan:type_name -> fanout.catalog.v1.Plan
+	46,  // 92: fanout.catalog.v1.Rollout.waves:type_name -> fanout.catalog.v1.RolloutWave
+	48,  // 93: fanout.catalog.v1.Rollout.groups:type_name -> fanout.catalog.v1.RolloutGroup
+	61,  // 94: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
+	61,  // 95: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
+	49,  // 96: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
+	0,   // 97: fanout.catalog.v1.RolloutItem.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 98: fanout.catalog.v1.RolloutItem.referrers:type_name -> fanout.catalog.v1.Descriptor
+	61,  // 99: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
+	61,  // 100: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
+	62,  // 101: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
+	47,  // 102: fanout.catalog.v1.RolloutWave.gates:type_name -> fanout.catalog.v1.RolloutGate
+	62,  // 103: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
+	62,  // 104: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
+	61,  // 105: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
+	61,  // 106: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
+	61,  // 107: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
+	62,  // 108: fanout.catalog.v1.RolloutGroup.waited:type_name -> google.protobuf.Duration
+	61,  // 109: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
+	44,  // 110: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
+	53,  // 111: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
+	54,  // 112: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
+	62,  // 113: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
+	62,  // 114: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
+	43,  // 115: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
+	43,  // 116: fanout.catalog.v1.SetPolicies.expect:type_name -> fanout.catalog.v1.Policy
+	61,  // 117: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	61,  // 118: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	56,  // 119: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
+	56,  // 120: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
+	121, // [121:121] is the sub-list for method output_type
+	121, // [121:121] is the sub-list for method input_type
+	121, // [121:121] is the sub-list for extension type_name
+	121, // [121:121] is the sub-list for extension extendee
+	0,   // [0:121] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }

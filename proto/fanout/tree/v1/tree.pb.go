@@ -1491,7 +1491,9 @@ type PendingRef struct {
 	// next_attempt; absent while one is under way.
 	NextAttempt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next_attempt,json=nextAttempt,proto3" json:"next_attempt,omitempty"`
 	// attempts that failed in a row.
-	Attempts      uint32 `protobuf:"varint,11,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts uint32 `protobuf:"varint,11,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// pushed: it is held because somebody pushed or deleted the tag there while a rollout moves it.
+	Pushed        bool `protobuf:"varint,12,opt,name=pushed,proto3" json:"pushed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1601,6 +1603,13 @@ func (x *PendingRef) GetAttempts() uint32 {
 		return x.Attempts
 	}
 	return 0
+}
+
+func (x *PendingRef) GetPushed() bool {
+	if x != nil {
+		return x.Pushed
+	}
+	return false
 }
 
 // SettledRef is no longer pending.
@@ -2672,7 +2681,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x0efabric_address\x18\r \x01(\tR\rfabricAddress\x12\x18\n" +
 	"\aversion\x18\x0e \x01(\tR\aversion\x12=\n" +
 	"\flast_contact\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12 \n" +
-	"\vincarnation\x18\x10 \x01(\tR\vincarnation\"\xe0\x02\n" +
+	"\vincarnation\x18\x10 \x01(\tR\vincarnation\"\xf8\x02\n" +
 	"\n" +
 	"PendingRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
@@ -2689,7 +2698,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"bytes_left\x18\t \x01(\x03R\tbytesLeft\x12=\n" +
 	"\fnext_attempt\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1a\n" +
-	"\battempts\x18\v \x01(\rR\battempts\"R\n" +
+	"\battempts\x18\v \x01(\rR\battempts\x12\x16\n" +
+	"\x06pushed\x18\f \x01(\bR\x06pushed\"R\n" +
 	"\n" +
 	"SettledRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
