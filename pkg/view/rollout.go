@@ -24,7 +24,7 @@ type RolloutSummary struct {
 	Phase string       `json:"phase"`
 	// Wave that is open or comes next, by name; empty once all are over.
 	Wave         string     `json:"wave"`
-	WaveNumber   int        `json:"waveNumber"` // from 1; more than WaveCount once all are over
+	WaveNumber   int        `json:"waveNumber"` // from 1; that of the last once all are over
 	WaveCount    int        `json:"waveCount"`
 	Started      *time.Time `json:"started"`
 	Ended        *time.Time `json:"ended,omitempty"`
@@ -90,6 +90,8 @@ type RolloutGroup struct {
 	Released *time.Time `json:"released,omitempty"`
 	Since    *time.Time `json:"since,omitempty"`
 	Attempts uint32     `json:"attempts"`
+
+	waited time.Duration // for content, before since
 }
 
 // RolloutGate is one gate of a wave.
@@ -139,7 +141,7 @@ func RolloutsOf(r *adminv1.RolloutsResponse) Rollouts {
 
 func summaryOf(r *catalogv1.Rollout) RolloutSummary {
 	s := RolloutSummary{
-		ID: r.GetId(), Refs: []RolloutRef{}, Phase: r.GetPhase(), WaveNumber: int(r.GetWave()) + 1, WaveCount: len(r.GetWaves()),
+		ID: r.GetId(), Refs: []RolloutRef{}, Phase: r.GetPhase(), WaveNumber: min(int(r.GetWave())+1, len(r.GetWaves())), WaveCount: len(r.GetWaves()),
 		Started: moment(r.GetStarted()), Ended: moment(r.GetEnded()), Plan: r.GetPlan().GetName(), Actor: r.GetActor(), Reason: r.GetReason(),
 		ResumePhase: r.GetResumePhase(), SupersededBy: r.GetSupersededBy(),
 	}
@@ -238,6 +240,7 @@ func groupOf(g *catalogv1.RolloutGroup) RolloutGroup {
 	}
 	return RolloutGroup{
 		Group: g.GetGroup(), Phase: g.GetPhase(), Reason: g.GetReason(), Before: before, Released: moment(g.GetReleased()), Since: moment(g.GetSince()), Attempts: g.GetAttempts(),
+		waited: g.GetWaited().AsDuration(),
 	}
 }
 
