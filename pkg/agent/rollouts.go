@@ -287,7 +287,7 @@ func overdue(r *catalogv1.Rollout, now time.Time) bool {
 	}
 	for _, g := range r.GetGroups() {
 		limit := r.GetPlan().GetWaves()[g.GetWave()].GetDeadline().AsDuration()
-		if limit <= 0 || now.Sub(g.GetSince().AsTime()) <= limit {
+		if limit <= 0 || catalog.InPhase(g, now) <= limit {
 			continue
 		}
 		running := !back && g.GetWave() == r.GetWave() && r.GetWaves()[g.GetWave()].GetPhase() == catalog.WaveRunning

@@ -129,6 +129,7 @@ func (a *walk) open(w *catalogv1.RolloutWave, plan *catalogv1.Wave) bool {
 		if g.Phase == GroupPending {
 			a.set(g, GroupStaging, g.Reason)
 		}
+		g.Waited = nil
 	}
 	return true
 }
@@ -253,7 +254,7 @@ func (a *walk) overdue() bool {
 	moved := false
 	for g := range a.groupsOf(a.r.Wave) {
 		staging := g.Phase == GroupStaging && a.r.Phase != RolloutPaused
-		if limit <= 0 || g.Phase != GroupRunning && !staging || a.m.clock.Sub(g.Since.AsTime()) <= limit {
+		if limit <= 0 || g.Phase != GroupRunning && !staging || InPhase(g, a.m.clock) <= limit {
 			continue
 		}
 		reason := fmt.Sprintf("not delivered within %v", limit)
@@ -398,8 +399,24 @@ func (e *edit) set(g *catalogv1.RolloutGroup, phase, reason string) bool {
 	if g.Phase == phase {
 		return false
 	}
+	switch {
+	case g.Phase == GroupStaging && phase == GroupStaged:
+		g.Waited = durationpb.New(min(InPhase(g, e.m.clock), maxElapsed))
+	case g.Phase != GroupStaged || phase != GroupStaging:
+		g.Waited = nil
+	}
 	g.Phase, g.Since = phase, e.now()
 	return true
+}
+
+// InPhase is for how long a group has been in its phase at a time. Content that was all there and then is not any more, as a root that has just taken office must take it to be where a
+// site has not been heard yet, does not make a group's waiting for content begin anew.
+func InPhase(g *catalogv1.RolloutGroup, now time.Time) time.Duration {
+	d := now.Sub(g.GetSince().AsTime())
+	if g.GetPhase() == GroupStaging {
+		d += g.GetWaited().AsDuration()
+	}
+	return d
 }
 
 // groupsOf yields the groups of a wave.

@@ -103,7 +103,7 @@ func (a *walk) steerResume() *Refusal {
 	}
 	for g := range a.groupsOf(r.Wave) {
 		if g.Phase == GroupStaging {
-			g.Since = a.now()
+			g.Since, g.Waited = a.now(), nil
 		}
 	}
 	return nil

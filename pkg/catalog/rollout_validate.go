@@ -309,5 +309,8 @@ func validateRolloutGroup(where string, g *catalogv1.RolloutGroup, path string, 
 			return err
 		}
 	}
+	if err := validateDuration(where, g.Waited, 0, maxElapsed); err != nil {
+		return err
+	}
 	return validateWords(g.Reason)
 }
