@@ -462,7 +462,7 @@ func (a *Agent) noteRecord(snap *catalog.Snapshot, raw *catalogv1.Record) {
 		return
 	}
 	a.progress.want(ref, rec.GetRevision())
-	a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
+	a.queue.renew(key{repository: ref.Repository, tag: ref.Tag})
 }
 
 // sleep waits for a time; false when ctx ended first.

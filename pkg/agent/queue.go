@@ -71,6 +71,14 @@ func newQueue() *queue {
 // add asks for work on k soon, ending any wait after a failure.
 func (q *queue) add(k key) { q.addFor(k, prompted) }
 
+// renew is add for work that is not what failed before, or that a person wants tried again: should it fail, it waits for a short time at first.
+func (q *queue) renew(k key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.failed, k)
+	q.addLocked(k, prompted)
+}
+
 // addFor asks for work on k for a cause. A sweep leaves a key that waits after a failure to its wait.
 func (q *queue) addFor(k key, why cause) {
 	q.mu.Lock()

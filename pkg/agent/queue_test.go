@@ -73,6 +73,34 @@ func TestQueueBringsFailuresBackAndAnEventEndsTheWait(t *testing.T) {
 	})
 }
 
+// TestQueueRenewEndsAWaitAndForgetsFailures: also of a wait that the registry asked for, since a person's retry is a new record.
+func TestQueueRenewEndsAWaitAndForgetsFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		k := key{repository: "a", tag: "1"}
+		q.add(k)
+		for range 8 {
+			take(t, q)
+			q.done(k, time.Millisecond)
+		}
+		take(t, q)
+		q.postpone(k, time.Hour)
+		begin := time.Now()
+		q.renew(k)
+		if take(t, q); time.Since(begin) > 0 {
+			t.Errorf("handed out after %v", time.Since(begin))
+		}
+		if n := q.failures(k); n != 0 {
+			t.Errorf("%d failures are remembered", n)
+		}
+		q.renew(k) // while it is worked on
+		q.done(k, time.Hour)
+		if take(t, q); time.Since(begin) > 0 {
+			t.Errorf("the second time after %v", time.Since(begin))
+		}
+	})
+}
+
 func TestQueueHurryEndsWaitsThatNobodyAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()

@@ -18,10 +18,12 @@ type edit struct {
 	by       string
 	records  map[Ref]*catalogv1.Record
 	rollouts map[string]*catalogv1.Rollout
+	// anew are records that get a revision though nothing in them changes.
+	anew map[Ref]bool
 }
 
 func (m *Machine) edit(by string) *edit {
-	return &edit{m: m, by: by, records: map[Ref]*catalogv1.Record{}, rollouts: map[string]*catalogv1.Rollout{}}
+	return &edit{m: m, by: by, records: map[Ref]*catalogv1.Record{}, rollouts: map[string]*catalogv1.Rollout{}, anew: map[Ref]bool{}}
 }
 
 // record returns a copy of a record, of which fields and releases, but not what these point to, may be changed; nil: there is none.
@@ -77,7 +79,7 @@ func (e *edit) commit(first Ref) []Ref {
 	for _, ref := range refs {
 		rec := e.records[ref]
 		held, _ := e.m.get(ref)
-		if proto.Equal(held, rec) {
+		if proto.Equal(held, rec) && !e.anew[ref] {
 			continue
 		}
 		if ref != first {

@@ -166,6 +166,11 @@ func (a *walk) steerGroup(s *catalogv1.SteerRollout) *Refusal {
 	}
 	a.set(g, GroupStaging, "")
 	g.Moved, g.Counted = a.r.Version, false
+	for _, it := range a.r.Items {
+		if a.record(itemRef(it)) != nil {
+			a.anew[itemRef(it)] = true // a new revision ends the pause that a site makes after it failed
+		}
+	}
 	if w := a.r.Waves[g.Wave]; w.Phase != WaveRunning {
 		a.enter(w, WaveRunning) // the wave is not whole any more: it soaks again afterwards
 	}
