@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -93,6 +94,29 @@ spec:
 	if err != nil || len(policies.GetPolicies()) != 3 {
 		t.Errorf("%v, %v", policies, err)
 	}
+	var changing errgroup.Group
+	for _, name := range []string{"hq-a", "hq-b", "hq-c"} { // all at once, and none is lost
+		changing.Go(func() error {
+			_, err := sites[name].admin().SetPolicies(ctx, &adminv1.SetPoliciesRequest{
+				Upsert: true, Remove: []string{name}, Policies: []*catalogv1.Policy{{Name: name + "-2", Repositories: []string{"prod/" + name}, Delivery: "staged"}},
+			})
+			return err
+		})
+	}
+	if err := changing.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	policies, err = c.Policies(ctx, &adminv1.PoliciesRequest{})
+	for _, p := range policies.GetPolicies() {
+		if !strings.HasSuffix(p.GetName(), "-2") {
+			t.Errorf("%s is still there", p.GetName())
+		}
+	}
+	if err != nil || len(policies.GetPolicies()) != 3 {
+		t.Errorf("%v, %v", policies, err)
+	}
+	_, err = c.SetPolicies(ctx, &adminv1.SetPoliciesRequest{Remove: []string{"hq-a-2", "none"}})
+	isCode(t, "a policy that is not there", err, codes.NotFound)
 	_, err = c.StartRollout(ctx, &adminv1.StartRolloutRequest{Refs: []string{"app/web:9"}})
 	isCode(t, "a ref that is not there", err, codes.NotFound)
 	_, err = c.StartRollout(ctx, &adminv1.StartRolloutRequest{Refs: []string{"app/web:1.0"}, As: "stable", Plan: []byte("kind: Plam")})

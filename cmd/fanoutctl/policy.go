@@ -61,10 +61,8 @@ func policies(ctx context.Context, c *client.Client) ([]*catalogv1.Policy, error
 	return r.GetPolicies(), err
 }
 
-func (a *app) setPolicies(ctx context.Context, c *client.Client, list []*catalogv1.Policy, upsert bool) error {
-	r, err := unary(ctx, func(ctx context.Context) (*adminv1.SetPoliciesResponse, error) {
-		return c.SetPolicies(ctx, &adminv1.SetPoliciesRequest{Policies: list, Upsert: upsert})
-	})
+func (a *app) setPolicies(ctx context.Context, c *client.Client, req *adminv1.SetPoliciesRequest) error {
+	r, err := unary(ctx, func(ctx context.Context) (*adminv1.SetPoliciesResponse, error) { return c.SetPolicies(ctx, req) })
 	if err != nil {
 		return err
 	}
@@ -95,7 +93,9 @@ last. With --prune those in FILE are all there are, in the order of FILE. What w
 			for _, w := range warnings {
 				fmt.Fprintln(a.stderr, "Warning: "+screen.Clean(w.String()))
 			}
-			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error { return a.setPolicies(ctx, c, list, !prune) })
+			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				return a.setPolicies(ctx, c, &adminv1.SetPoliciesRequest{Policies: list, Upsert: !prune})
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the policies, - for stdin (required)")
@@ -110,23 +110,13 @@ func (a *app) policyDeleteCommand() *cobra.Command {
 		Use:   "delete NAME…",
 		Short: "Take policies away",
 		Long: `Takes policies away. Repositories for which one counted go by the next that matches, or are delivered as cascade. What
-was published before stays as it is. Another change of policies at the very same time may be lost.`,
+was published before stays as it is.`,
 		Example:           "  fanoutctl policy delete releases",
 		Args:              args(1, most, "at least one NAME"),
 		ValidArgsFunction: a.completePolicies,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				list, err := policies(ctx, c)
-				if err != nil {
-					return err
-				}
-				for _, name := range names {
-					if !slices.ContainsFunc(list, func(p *catalogv1.Policy) bool { return p.GetName() == name }) {
-						return &client.Problem{What: fmt.Sprintf("there is no policy %q", name), Todo: "See: fanoutctl policy list"}
-					}
-				}
-				list = slices.DeleteFunc(list, func(p *catalogv1.Policy) bool { return slices.Contains(names, p.GetName()) })
-				return a.setPolicies(ctx, c, list, false)
+				return a.setPolicies(ctx, c, &adminv1.SetPoliciesRequest{Upsert: true, Remove: names})
 			})
 		},
 	}

@@ -344,18 +344,38 @@ func (s *admin) SetPolicies(ctx context.Context, req *adminv1.SetPoliciesRequest
 	if root != nil {
 		return root.SetPolicies(onBehalf(ctx, actor), req)
 	}
-	s.a.policies.Lock() // two that add one each must both find theirs
-	defer s.a.policies.Unlock()
-	policies := req.GetPolicies()
-	if req.GetUpsert() {
-		policies = upsert(s.a.node.Catalog().Policies(), policies)
+	for {
+		set, err := newPolicies(req, s.a.node.Catalog().Policies())
+		if err != nil {
+			return nil, err
+		}
+		err = s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SetPolicies{SetPolicies: set}})
+		if errors.Is(err, catalog.ErrConflict) && sleep(ctx, policiesAgain) {
+			continue // somebody else changed them meanwhile: both changes are wanted
+		}
+		if err != nil {
+			return nil, proposed(err)
+		}
+		s.a.events.normal("PoliciesSet", "", fmt.Sprintf("%d, by %s", len(set.GetPolicies()), actor))
+		return &adminv1.SetPoliciesResponse{Policies: s.a.node.Catalog().Policies()}, nil
 	}
-	err = s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SetPolicies{SetPolicies: &catalogv1.SetPolicies{Policies: policies}}})
-	if err != nil {
-		return nil, proposed(err)
+}
+
+// policiesAgain is how long a change of policies waits that met another.
+const policiesAgain = 20 * time.Millisecond
+
+// newPolicies makes the policies that are to be in force from those that are.
+func newPolicies(req *adminv1.SetPoliciesRequest, held []*catalogv1.Policy) (*catalogv1.SetPolicies, error) {
+	if !req.GetUpsert() && len(req.GetRemove()) == 0 {
+		return &catalogv1.SetPolicies{Policies: req.GetPolicies()}, nil
 	}
-	s.a.events.normal("PoliciesSet", "", fmt.Sprintf("%d, by %s", len(policies), actor))
-	return &adminv1.SetPoliciesResponse{Policies: s.a.node.Catalog().Policies()}, nil
+	for _, name := range req.GetRemove() {
+		if !slices.ContainsFunc(held, func(p *catalogv1.Policy) bool { return p.GetName() == name }) {
+			return nil, status.Errorf(codes.NotFound, "there is no policy %q; 'fanoutctl policy list' lists those that are", name)
+		}
+	}
+	left := slices.DeleteFunc(slices.Clone(held), func(p *catalogv1.Policy) bool { return slices.Contains(req.GetRemove(), p.GetName()) })
+	return &catalogv1.SetPolicies{Policies: upsert(left, req.GetPolicies()), Compare: true, Expect: held}, nil
 }
 
 // upsert replaces policies by name, in their places, and adds the others at the end.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
@@ -43,6 +44,25 @@ func TestUpsert(t *testing.T) {
 				t.Errorf("%s with %s: the list in force was changed", c.held, c.given)
 			}
 		}
+	}
+}
+
+// TestNewPolicies: what is to be taken away and what is to be added is one change, which counts only if the policies are still those that it was made from.
+func TestNewPolicies(t *testing.T) {
+	held := []*catalogv1.Policy{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+	set, err := newPolicies(&adminv1.SetPoliciesRequest{Remove: []string{"b"}, Policies: []*catalogv1.Policy{{Name: "d"}, {Name: "a", Delivery: "staged"}}}, held)
+	var got []string
+	for _, p := range set.GetPolicies() {
+		got = append(got, p.GetName()+p.GetDelivery())
+	}
+	if err != nil || strings.Join(got, " ") != "astaged c d" || !set.GetCompare() || len(set.GetExpect()) != 3 || len(held) != 3 || held[1].GetName() != "b" {
+		t.Errorf("%v, %v", set, err)
+	}
+	if _, err := newPolicies(&adminv1.SetPoliciesRequest{Remove: []string{"a", "x"}}, held); status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), `"x"`) {
+		t.Errorf("%v", err)
+	}
+	if set, err := newPolicies(&adminv1.SetPoliciesRequest{}, held); err != nil || set.GetCompare() || len(set.GetPolicies()) != 0 {
+		t.Errorf("all replaced by none: %v, %v", set, err)
 	}
 }
 

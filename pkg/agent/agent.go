@@ -103,7 +103,6 @@ type Agent struct {
 
 	rolloutCount *prometheus.GaugeVec
 	notifiers    []*notifier
-	policies     sync.Mutex // held while policies are read and replaced
 
 	httpCert atomic.Pointer[tls.Certificate] // nil: http.listen has no TLS
 

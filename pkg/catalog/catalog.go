@@ -253,7 +253,7 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 	case *catalogv1.Change_ObserveRollout:
 		refs, err = m.observeRollout(k.ObserveRollout)
 	case *catalogv1.Change_SetPolicies:
-		err = m.setPolicies(k.SetPolicies.GetPolicies())
+		err = m.setPolicies(k.SetPolicies)
 	case *catalogv1.Change_SetFreeze:
 		err = m.setFreeze(k.SetFreeze.GetFreeze())
 	case *catalogv1.Change_SetFreezesAbove:

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -18,25 +19,35 @@ const (
 // maxPolicies bounds the list, which every publish may go through.
 const maxPolicies = 256
 
-// setPolicies replaces the policies. What was published before keeps what it was published with until it changes.
-func (m *Machine) setPolicies(list []*catalogv1.Policy) *Refusal {
+// setPolicies replaces the policies, where compare is set only those that are expected. What was published before keeps what it was published with until it changes.
+func (m *Machine) setPolicies(set *catalogv1.SetPolicies) *Refusal {
 	if !m.founded {
 		return refuse(ErrNotHeadquarters, "policies are kept at headquarters only")
 	}
+	if set.GetCompare() && !samePolicies(set.GetExpect(), m.policies) {
+		return refuse(ErrConflict, "the policies are not those that were expected")
+	}
+	list := set.GetPolicies()
 	if err := validatePolicies(list); err != nil {
 		return err
 	}
-	same := len(list) == len(m.policies)
-	policies := make([]*catalogv1.Policy, len(list))
-	for i, p := range list {
-		policies[i] = proto.CloneOf(p)
-		same = same && proto.Equal(p, m.policies[i])
-	}
-	if same {
+	if samePolicies(list, m.policies) {
 		return refuse(ErrUnchanged, "these policies are in force")
 	}
-	m.policies = policies
+	m.policies = copyPolicies(list)
 	return nil
+}
+
+func samePolicies(a, b []*catalogv1.Policy) bool {
+	return slices.EqualFunc(a, b, func(x, y *catalogv1.Policy) bool { return proto.Equal(x, y) })
+}
+
+func copyPolicies(list []*catalogv1.Policy) []*catalogv1.Policy {
+	out := make([]*catalogv1.Policy, len(list))
+	for i, p := range list {
+		out[i] = proto.CloneOf(p)
+	}
+	return out
 }
 
 func validatePolicies(list []*catalogv1.Policy) *Refusal {

@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,6 +44,35 @@ func TestRollouts_LastHundredAreRemembered(t *testing.T) {
 	}
 	if out := s.run(t, "hq publish app0:v1 C"); strings.HasPrefix(out, "refused") {
 		t.Error(out)
+	}
+}
+
+// TestSetPolicies_Compare: of two changes that were made from the same policies the second is refused, and changes nothing.
+func TestSetPolicies_Compare(t *testing.T) {
+	s := newStage()
+	s.run(t, "hq found e1")
+	s.run(t, "hq policy a:staged:a b:staged:b")
+	m := s.machine("hq")
+	held := m.Snapshot().Policies()
+	set := func(list, expect []*catalogv1.Policy) error {
+		return m.Apply(&catalogv1.Command{Changes: []*catalogv1.Change{{Kind: &catalogv1.Change_SetPolicies{
+			SetPolicies: &catalogv1.SetPolicies{Policies: list, Compare: true, Expect: expect},
+		}}}})[0].Err
+	}
+	if err := set(held[:1], held); err != nil {
+		t.Fatal(err)
+	}
+	if err := set(held[1:], held); !errors.Is(err, catalog.ErrConflict) {
+		t.Errorf("%v", err)
+	}
+	if got := m.Snapshot().Policies(); len(got) != 1 || got[0].Name != "a" {
+		t.Errorf("%v", got)
+	}
+	if err := set(nil, held[:1]); err != nil || len(m.Snapshot().Policies()) != 0 {
+		t.Errorf("%v: %v", err, m.Snapshot().Policies())
+	}
+	if err := set(held, nil); err != nil || len(m.Snapshot().Policies()) != 2 {
+		t.Errorf("%v: %v", err, m.Snapshot().Policies())
 	}
 }
 
