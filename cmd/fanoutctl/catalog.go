@@ -279,6 +279,10 @@ func (a *app) restoreCatalog(ctx context.Context, file io.ReadSeeker, name strin
 		}
 		fmt.Fprintln(a.stderr, "Warning: "+warning+".")
 	}
+	if !m.Snapshot().Founded() {
+		fmt.Fprintln(a.stderr, "Warning: "+screen.Clean(name)+" has the catalog of a group below headquarters. It knows no policies and no rollouts, and of releases only\n"+
+			"what concerns that group: put the policies in force again before anything is pushed, and promote again what other groups had.")
+	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}

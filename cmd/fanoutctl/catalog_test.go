@@ -193,7 +193,7 @@ func TestCatalogAdopt(t *testing.T) {
 		t.Errorf("without --yes: %+v", r)
 	}
 	r := runCtl(t, "--server", server, "-o", "json", "catalog", "adopt", "--from", from, "--yes")
-	if r.code != 0 || !bytes.Equal(to.got, part) || !strings.Contains(r.out, `"from": "e1"`) || !strings.Contains(r.err, "Warning") {
+	if r.code != 0 || !bytes.Equal(to.got, part) || !strings.Contains(r.out, `"from": "e1"`) || !strings.Contains(r.err, "knows no policies") {
 		t.Errorf("%+v", r)
 	}
 	if r := runCtl(t, "--server", server, "catalog", "adopt"); r.code != exitUsage {

@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -23,6 +25,7 @@ func (m *Machine) restoreCatalog(r *catalogv1.RestoreCatalog) ([]Ref, *Refusal) 
 		m.revisions.Clear()
 		m.sums.Clear()
 		m.deletions.Clear()
+		m.rollouts.Clear()
 		m.live = 0
 		m.position, m.ancestors, m.founded, m.restoring = &catalogv1.Position{}, nil, false, r.Id
 		m.accepted, m.demand, m.freezesAbove = "", nil, nil
@@ -39,6 +42,9 @@ func (m *Machine) restoreCatalog(r *catalogv1.RestoreCatalog) ([]Ref, *Refusal) 
 			panic(err) // all that can be wrong was checked before
 		}
 	}
+	for _, x := range r.Rollouts {
+		m.rollouts.Set(proto.CloneOf(x))
+	}
 	if !r.End {
 		return refs, nil
 	}
@@ -49,7 +55,41 @@ func (m *Machine) restoreCatalog(r *catalogv1.RestoreCatalog) ([]Ref, *Refusal) 
 	}
 	m.founded, m.restoring, m.pruned = true, "", min(r.Pruned, saved.Revision)
 	m.moveTo(&catalogv1.Position{Epoch: r.Epoch, Revision: saved.Revision, Sum: saved.Sum})
+	if len(r.Policies) > 0 { // else those that a person has set already stand
+		m.policies = copyPolicies(r.Policies)
+	}
+	if r.Freeze != nil {
+		m.freeze = proto.CloneOf(r.Freeze)
+	}
+	m.haltRollouts()
 	return refs, nil
+}
+
+// haltRollouts pauses the rollouts that were under way when the catalog was saved: how far the groups have come since is not known, and a person is to look first. One whose records
+// were not saved with it can't go on.
+func (m *Machine) haltRollouts() {
+	e := m.edit(fanout)
+	const reason = "headquarters' catalog was restored: look at what the groups show now, then resume, abort or roll back"
+	for _, r := range m.rollouts.Items() {
+		if Ended(r) {
+			continue
+		}
+		a := &walk{edit: e, r: e.rollout(r.Id)}
+		a.r.Version++
+		switch {
+		case slices.ContainsFunc(r.Items, func(it *catalogv1.RolloutItem) bool { return e.release(r, it) == nil }):
+			e.end(a.r, RolloutAborted, "headquarters' catalog was restored without the records of this rollout")
+			a.r.Settled = true
+		case r.Phase != RolloutPaused:
+			a.pause(reason)
+		default:
+			a.r.Reason = reason
+		}
+		e.step(a.r, fanout, a.r.Phase+": "+a.r.Reason)
+	}
+	for _, r := range e.rollouts {
+		m.rollouts.Set(r)
+	}
 }
 
 func (m *Machine) validateRestore(r *catalogv1.RestoreCatalog) *Refusal {
@@ -86,8 +126,24 @@ func (m *Machine) validateRestore(r *catalogv1.RestoreCatalog) *Refusal {
 			return err
 		}
 	}
+	if n := m.rollouts.Len() + len(r.Rollouts); n > 2*(maxActive+maxEnded) { // the same part may come once more
+		return refuse(ErrInvalid, "%d rollouts, at most %d are kept", n, maxActive+maxEnded)
+	}
+	for _, x := range r.Rollouts {
+		if err := validateRollout(x); err != nil {
+			return err
+		}
+	}
 	if !r.End {
 		return nil
+	}
+	if err := validatePolicies(r.Policies); err != nil {
+		return err
+	}
+	if r.Freeze != nil {
+		if err := validateFreeze(r.Freeze); err != nil {
+			return err
+		}
 	}
 	if err := validateEpoch(r.Epoch); err != nil {
 		return err

@@ -277,10 +277,13 @@ func (s *stage) takeover(m *catalog.Machine, o options) string {
 		part.Records = append(part.Records, rec)
 	}
 	parts = append(parts, part)
+	if rollouts := saved.Rollouts(); len(rollouts) > 0 {
+		parts = append(parts, &catalogv1.RestoreCatalog{Id: id, Rollouts: rollouts})
+	}
 	if !slices.Contains(o.bare, "stop") {
 		p := saved.Position()
 		line := append(slices.Clone(saved.Ancestors()), &catalogv1.Ancestor{Position: &catalogv1.Position{Epoch: p.Epoch, Revision: p.Revision, Sum: p.Sum}})
-		parts = append(parts, &catalogv1.RestoreCatalog{Id: id, End: true, Epoch: o.bare[1], Ancestors: line})
+		parts = append(parts, &catalogv1.RestoreCatalog{Id: id, End: true, Epoch: o.bare[1], Ancestors: line, Policies: saved.Policies(), Freeze: saved.Freeze()})
 	}
 	var out strings.Builder
 	for _, r := range parts {

@@ -227,7 +227,7 @@ func (m *Machine) restore(item *catalogv1.SnapshotItem, first bool) error {
 		}
 	case *catalogv1.SnapshotItem_Rollout:
 		if refusal = validateRollout(k.Rollout); refusal == nil {
-			if !m.founded {
+			if !m.founded && m.restoring == "" {
 				return corrupt("a rollout below headquarters")
 			}
 			m.rollouts.Set(k.Rollout)
@@ -348,8 +348,10 @@ func (m *Machine) finish(in *itemReader, t *catalogv1.SnapshotTrailer, sum []byt
 	case m.resync == "" && m.resyncSeen.Len() > 0:
 		return corrupt("refs of a resync without its ID")
 	}
-	if err := m.checkRollouts(); err != nil {
-		return err
+	if m.restoring == "" { // else its records may be still to come
+		if err := m.checkRollouts(); err != nil {
+			return err
+		}
 	}
 	if _, err := in.r.ReadByte(); !errors.Is(err, io.EOF) {
 		if err != nil {

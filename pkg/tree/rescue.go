@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -114,12 +115,27 @@ func restoreParts(saved *catalog.Snapshot, group, id, epoch string) []*catalogv1
 		p := add(rec)
 		p.Records = append(p.Records, rec)
 	}
+	for _, r := range saved.Rollouts() {
+		p := add(r)
+		p.Rollouts = append(p.Rollouts, r)
+	}
 	at := saved.Position()
+	part.Policies, part.Freeze = saved.Policies(), freezeOf(saved, group)
 	part.End, part.Epoch, part.Pruned = true, epoch, saved.Pruned()
 	part.Ancestors = append(append([]*catalogv1.Ancestor{}, saved.Ancestors()...), &catalogv1.Ancestor{
 		Position: &catalogv1.Position{Epoch: at.GetEpoch(), Revision: at.GetRevision(), Sum: at.GetSum()},
 	})
 	return append(parts, restoreChange(part))
+}
+
+// freezeOf finds a group's freeze in its own catalog or in that of a group below it; nil: it has none.
+func freezeOf(saved *catalog.Snapshot, group string) *catalogv1.Freeze {
+	for _, f := range saved.Freezes(time.Time{}) {
+		if f.GetGroup() == group {
+			return f
+		}
+	}
+	return nil
 }
 
 func restoreChange(r *catalogv1.RestoreCatalog) *catalogv1.Change {

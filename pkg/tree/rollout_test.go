@@ -7,6 +7,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/tree"
@@ -129,5 +132,47 @@ func TestPropose_RevisionsThatAreNotCounted(t *testing.T) {
 		if len(rec.GetReleases()) > 0 || rec.GetTarget().GetDigest() != digest("new") {
 			t.Errorf("%s is %v", b(w), rec)
 		}
+	}
+}
+
+// TestRestore_CarriesDelivery: policies, headquarters' freeze, and rollouts come with a saved catalog.
+func TestRestore_CarriesDelivery(t *testing.T) {
+	f := newFabric(t)
+	hq := f.group("hq", []string{"solo"})
+	f.start("solo")
+	r := root(t, hq)
+	change := func(c *catalogv1.Change) {
+		t.Helper()
+		res, err := r.node.Propose(t.Context(), "ann", c)
+		if err != nil || res[0].Err != nil {
+			t.Fatal(err, res)
+		}
+	}
+	change(&catalogv1.Change{Kind: &catalogv1.Change_SetPolicies{SetPolicies: &catalogv1.SetPolicies{Policies: []*catalogv1.Policy{
+		{Name: "releases", Repositories: []string{"prod/**"}, Delivery: "staged"}}}}})
+	change(&catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{Freeze: &catalogv1.Freeze{
+		Group: "hq", Reason: "stocktaking", By: "ann", Until: timestamppb.New(time.Now().Add(time.Hour))}}}})
+	change(startChange("r1", false, catalog.Ref{Repository: "prod/web", Tag: "v1"}))
+	change(observeChange("r1", 1, "staged"))
+	change(startChange("r2", false, catalog.Ref{Repository: "prod/web", Tag: "v2"}))
+	change(&catalogv1.Change{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: "r2", Verb: "abort"}}})
+	saved := hq[0].saved()
+	r = renew(t, hq)
+	if _, err := r.node.RestoreCatalog(t.Context(), "ann", saved); err != nil {
+		t.Fatal(err)
+	}
+	now := r.saved() // as a member that comes later reads it
+	if p := now.Policies(); len(p) != 1 || p[0].GetName() != "releases" {
+		t.Errorf("policies %v", p)
+	}
+	if f := now.Freeze(); f.GetReason() != "stocktaking" || !f.GetUntil().AsTime().Equal(saved.Freeze().GetUntil().AsTime()) {
+		t.Errorf("freeze %v", f)
+	}
+	if a, b := now.Rollout("r1"), now.Rollout("r2"); a.GetPhase() != "paused" || a.GetResumePhase() != "running" || b.GetPhase() != "aborted" {
+		t.Errorf("rollouts %v, %v", a, b)
+	}
+	change(&catalogv1.Change{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: "r1", Verb: "resume"}}})
+	if a := r.node.Catalog().Rollout("r1"); a.GetPhase() != "running" {
+		t.Errorf("resumed: %v", a)
 	}
 }
