@@ -203,7 +203,7 @@ func (a *Agent) compareViews(ctx context.Context, client adminv1.AdminServiceCli
 			}
 			scope = g.GetDemand()
 		}
-		if viewDigest(snap, scope, req.GetWithin()) == theirs.GetView() {
+		if viewDigest(snap, theirs.GetGroup(), scope, req.GetWithin()) == theirs.GetView() {
 			return nil, nil
 		}
 		if time.Since(begin) > viewPatience {

@@ -54,10 +54,11 @@ func whole() *catalogv1.Scope {
 	return &catalogv1.Scope{AnyOf: []*catalogv1.Subscription{{Repositories: []string{"**"}}}}
 }
 
-func viewDigest(snap *catalog.Snapshot, scope *catalogv1.Scope, within []*catalogv1.Scope) string {
+// viewDigest is a view of a group, as far as the group may know it, as one value.
+func viewDigest(snap *catalog.Snapshot, group string, scope *catalogv1.Scope, within []*catalogv1.Scope) string {
 	var t catalog.Tally
 	for rec := range viewed(snap, scope, within) {
-		t.AddRecord(rec)
+		t.AddRecord(catalog.Within(rec, group))
 	}
 	return t.Digest()
 }
@@ -67,7 +68,7 @@ func (a *Agent) ownView(within []*catalogv1.Scope) *adminv1.ViewResponse {
 	snap := a.node.Catalog()
 	return &adminv1.ViewResponse{
 		Site: a.cfg.Site, Group: a.cfg.Group, Epoch: snap.Position().GetEpoch(), Revision: snap.Position().GetRevision(),
-		View: viewDigest(snap, whole(), within), Scope: snap.Demand(),
+		View: viewDigest(snap, a.cfg.Group, whole(), within), Scope: snap.Demand(),
 	}
 }
 
@@ -331,6 +332,6 @@ func (v *verifying) summary(state string) *adminv1.VerifyDone {
 // done sums up a site of which there is nothing to look at.
 func (v *verifying) done(state string) error {
 	d := v.summary(state)
-	d.View = viewDigest(v.snap, whole(), v.req.GetWithin())
+	d.View = viewDigest(v.snap, v.a.cfg.Group, whole(), v.req.GetWithin())
 	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Done{Done: d}})
 }

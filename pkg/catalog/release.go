@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"slices"
+	"strings"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
@@ -38,6 +39,22 @@ func Project(rec *catalogv1.Record, group string) *catalogv1.Record {
 		if d != out.Target.GetDigest() {
 			out.History = append(out.History, d)
 		}
+	}
+	return out
+}
+
+// Within returns a record as a group, named by its path, may know it: its releases name that group and those below it, and no others. For all of these it shows the same, and its
+// content is the same. With an empty path, or where nothing is to be left out, it is returned as it is. The result shares what it points to: read only.
+func Within(rec *catalogv1.Record, group string) *catalogv1.Record {
+	outside := func(path string) bool { return path != group && !strings.HasPrefix(path, group+"/") }
+	if group == "" || !slices.ContainsFunc(rec.GetReleases(), func(r *catalogv1.Release) bool { return slices.ContainsFunc(r.GetGroups(), outside) }) {
+		return rec
+	}
+	out := copyRecord(rec)
+	out.Releases = make([]*catalogv1.Release, len(rec.Releases))
+	for i, r := range rec.Releases {
+		out.Releases[i] = copyRelease(r)
+		out.Releases[i].Groups = slices.DeleteFunc(slices.Clone(r.Groups), outside)
 	}
 	return out
 }

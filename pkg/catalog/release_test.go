@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -299,5 +300,48 @@ func TestPolicies(t *testing.T) {
 	res := below.Apply(&catalogv1.Command{Changes: []*catalogv1.Change{{Kind: &catalogv1.Change_SetPolicies{SetPolicies: &catalogv1.SetPolicies{}}}}})
 	if !errors.Is(res[0].Err, catalog.ErrNotHeadquarters) {
 		t.Errorf("below headquarters: %v", res[0].Err)
+	}
+}
+
+// TestWithin: what a group is told of releases names it and those below it alone, and it and they show the same, with the same content, as by the whole record.
+func TestWithin(t *testing.T) {
+	d := func(w string) *catalogv1.Descriptor { return &catalogv1.Descriptor{Digest: digest(w), Size: 1} }
+	rec := &catalogv1.Record{Repository: "app", Tag: "v1", Target: d("A"), Revision: 7, Releases: []*catalogv1.Release{
+		{Target: d("B"), Groups: []string{"hq", "hq/gd", "hq/gd/sz", "hq/gx"}, Rollout: "r1"},
+		{Target: d("C"), Groups: []string{"hq/gd/sz", "hq/gdx", "hq/gx"}, Rollout: "r2"},
+		{Groups: []string{"hq/gx/nn"}, Rollout: "r3"},
+	}}
+	whole := proto.CloneOf(rec)
+	for _, c := range []struct {
+		group, names string
+		knows        []string
+	}{
+		{"hq/gd", "hq/gd,hq/gd/sz;hq/gd/sz;", []string{"hq/gd", "hq/gd/sz", "hq/gd/fs"}},
+		{"hq/gd/sz", "hq/gd/sz;hq/gd/sz;", []string{"hq/gd/sz"}},
+		{"hq/gx", "hq/gx;hq/gx;hq/gx/nn", []string{"hq/gx", "hq/gx/nn"}},
+		{"hq/hn", ";;", []string{"hq/hn"}},
+	} {
+		got := catalog.Within(rec, c.group)
+		var names []string
+		for _, r := range got.Releases {
+			names = append(names, strings.Join(r.Groups, ","))
+		}
+		if strings.Join(names, ";") != c.names {
+			t.Errorf("%s is told of %q", c.group, names)
+		}
+		for _, g := range c.knows {
+			if a, b := catalog.Project(rec, g), catalog.Project(got, g); !proto.Equal(a, b) {
+				t.Errorf("%s shows %v, by what %s is told %v", g, a, c.group, b)
+			}
+		}
+		if a, b := catalog.Content(rec), catalog.Content(got); len(a) != len(b) {
+			t.Errorf("%s is told of %d targets of %d", c.group, len(b), len(a))
+		}
+		if again := catalog.Within(got, c.group); !proto.Equal(again, got) {
+			t.Errorf("twice: %v", again)
+		}
+	}
+	if catalog.Within(rec, "") != rec || catalog.Within(rec, "hq") != rec || !proto.Equal(rec, whole) {
+		t.Error("a record of which nothing is left out is another, or the record was changed")
 	}
 }

@@ -17,6 +17,8 @@ type View struct {
 	scope *catalogv1.Scope
 	// keep the newest tags of each repository; 0: all.
 	keep uint32
+	// group whose subtree alone releases name; empty: they name all groups.
+	group string
 }
 
 // View returns the view of a scope, such as a child group's demand.
@@ -29,6 +31,12 @@ func (s *Snapshot) View(scope *catalogv1.Scope) View {
 // Newest narrows the view to the newest tags of each repository, see [Snapshot.Newest]; 0: all. It is what a group's own registries show, and never what a group is sent.
 func (v View) Newest(keep uint32) View {
 	v.keep = keep
+	return v
+}
+
+// For narrows what the view's records say of releases to a group, named by its path, and those below it: what a group is sent, so that it learns of no group outside its subtree.
+func (v View) For(group string) View {
+	v.group = group
 	return v
 }
 
@@ -62,7 +70,7 @@ func (v View) Since(revision uint64) iter.Seq[*catalogv1.Record] {
 			if rec.Revision > v.snap.position.Revision {
 				return
 			}
-			if v.Match(rec) && !yield(rec) {
+			if v.Match(rec) && !yield(Within(rec, v.group)) {
 				return
 			}
 		}
@@ -108,7 +116,7 @@ func (v View) Digests() iter.Seq2[string, string] {
 				repo, within = rec.Repository, v.all || MatchScope(v.scope, rec.Repository)
 			}
 			if within && !Tombstone(rec) && rec.Revision <= v.snap.position.Revision && newest.Has(RefOf(rec)) {
-				t.AddRecord(rec)
+				t.AddRecord(Within(rec, v.group))
 			}
 		}
 		if !t.done {

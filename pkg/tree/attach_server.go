@@ -70,7 +70,7 @@ func (o *office) serveChild(h *held, stream attachServerStream) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer h.cancel(nil)
-	f := &feeder{o: o, stream: stream, demand: catalog.Union(hello.GetDemand()), at: hello.GetPosition(), accepted: hello.GetAccepted()}
+	f := &feeder{o: o, stream: stream, group: hello.GetGroup(), demand: catalog.Union(hello.GetDemand()), at: hello.GetPosition(), accepted: hello.GetAccepted()}
 	wg.Go(func() { h.cancel(f.run(h.ctx)) })
 	for {
 		h.touch()
@@ -167,6 +167,7 @@ func (o *office) lostChild(c *child) {
 type feeder struct {
 	o      *office
 	stream attachServerStream
+	group  string // the child
 	demand *catalogv1.Scope
 	at     *catalogv1.Position // where the child is when it has taken in all that was sent
 	// accepted is the epoch that the child takes in place of what it holds.
@@ -225,7 +226,7 @@ func (f *feeder) run(ctx context.Context) error {
 func (f *feeder) welcome() error {
 	n := f.o.n
 	snap := n.Catalog()
-	v := snap.View(f.demand)
+	v := snap.View(f.demand).For(f.group)
 	f.epoch = snap.Position().GetEpoch()
 	f.foreign = f.relation(v) == catalog.RelationForeign
 	f.parents = f.o.parentMembers()
@@ -253,7 +254,7 @@ func (f *feeder) step(whole bool) (more bool, err error) {
 	if snap.Position().GetEpoch() != f.epoch {
 		return false, fmt.Errorf("%w: the epoch changed", errAgain)
 	}
-	v := snap.View(f.demand)
+	v := snap.View(f.demand).For(f.group)
 	relation := f.relation(v)
 	if (relation == catalog.RelationForeign) != f.foreign {
 		return false, fmt.Errorf("%w: whether the epoch is foreign changed", errAgain)

@@ -1,6 +1,7 @@
 package tree_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -133,6 +134,75 @@ func TestPropose_RevisionsThatAreNotCounted(t *testing.T) {
 			t.Errorf("%s is %v", b(w), rec)
 		}
 	}
+}
+
+// TestAttach_TellsAGroupOfItsSubtreeAlone: no word of another province comes to a province or its cities, neither in what is sent as it changes nor in a resync; what each is to
+// show is as headquarters has it.
+func TestAttach_TellsAGroupOfItsSubtreeAlone(t *testing.T) {
+	f := newFabric(t)
+	hq := f.group("hq", []string{"solo"})
+	gd := f.group("hq/gd", []string{"gd-a"}, "solo")
+	gx := f.group("hq/gx", []string{"gx-a"}, "solo")
+	sz := f.group("hq/gd/sz", []string{"sz-a"}, "gd-a")
+	f.start("solo", "gd-a", "gx-a", "sz-a")
+	r := root(t, hq)
+	change := func(c *catalogv1.Change) {
+		t.Helper()
+		res, err := r.node.Propose(t.Context(), "ann", c)
+		if err != nil || res[0].Err != nil {
+			t.Fatal(err, res)
+		}
+	}
+	r.publish("prod/web", "v1", "old")
+	web := catalog.Ref{Repository: "prod/web", Tag: "v1"}
+	start := startChange("r1", false, web)
+	start.GetStartRollout().GetRollout().GetPlan().Waves[0].Groups = []string{"hq/gd", "hq/gd/sz", "hq/gx"}
+	start.GetStartRollout().GetRollout().GetPlan().Waves[0].MaxConcurrent = 3
+	change(start)
+	seen := observeChange("r1", 1, "staged")
+	for _, g := range []string{"hq/gd/sz", "hq/gx"} {
+		seen.GetObserveRollout().Groups = append(seen.GetObserveRollout().Groups, &catalogv1.ObservedGroup{Group: g, State: "staged"})
+	}
+	change(seen)
+	rec, _ := r.node.Catalog().Get(web)
+	if !slices.Equal(rec.GetReleases()[0].GetGroups(), []string{"hq/gd", "hq/gd/sz", "hq/gx"}) {
+		t.Fatalf("%v", rec)
+	}
+	told := func() {
+		t.Helper()
+		for _, c := range []struct {
+			at    *site
+			group string
+			not   []string
+		}{{gd[0], "hq/gd", []string{"hq/gx"}}, {sz[0], "hq/gd/sz", []string{"hq/gx"}}, {gx[0], "hq/gx", []string{"hq/gd"}}} {
+			until(t, c.group+" has received it", func() bool { return c.at.position().GetRevision() == rec.GetRevision() })
+			got, _ := c.at.node.Catalog().Get(web)
+			if catalog.ShownBy(got, c.group) != digest("new") {
+				t.Errorf("%s shows %v", c.group, got)
+			}
+			var all bytes.Buffer
+			if _, err := c.at.node.Catalog().WriteTo(&all); err != nil {
+				t.Fatal(err)
+			}
+			for _, word := range c.not {
+				if bytes.Contains(all.Bytes(), []byte(word)) {
+					t.Errorf("the catalog of %s has a word of %s: %v", c.group, word, got)
+				}
+			}
+			// Proved equal by one value all the same.
+			demand := catalog.Union(&catalogv1.Scope{AnyOf: []*catalogv1.Subscription{{Repositories: []string{"**"}}}})
+			if here, there := r.node.Catalog().View(demand).For(c.group).Digest(), c.at.node.Catalog().View(demand).For(c.group).Digest(); here != there {
+				t.Errorf("%s has %s, headquarters has for it %s", c.group, there, here)
+			}
+		}
+	}
+	told()
+	for _, s := range []*site{gd[0], gx[0], sz[0]} {
+		s.kill()
+		s.wipe()
+		s.start()
+	}
+	told()
 }
 
 // TestRestore_CarriesDelivery: policies, headquarters' freeze, and rollouts come with a saved catalog.
