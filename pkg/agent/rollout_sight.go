@@ -161,6 +161,9 @@ func (s *sight) site(r *catalogv1.Rollout, g *catalogv1.RolloutGroup, group *tre
 		return catalog.ObservedDelivered, "" // what is held is for another wave
 	case unreachable:
 		return catalog.ObservedOffline, unreachableReason(h)
+	case p.GetState() == "held" && p.GetPushed() && g.GetAttempts() > 0:
+		// The registry had the release, and somebody put something else over it: nobody turns that back while the rollout goes on.
+		return catalog.ObservedFailed, fmt.Sprintf("%s was changed there meanwhile, and shows %s: push the release there again, or go on without it", ref, shown(p.GetDigest()))
 	case p.GetState() == "held":
 		return catalog.ObservedStaged, p.GetReason()
 	case p.GetState() == "drifted":
@@ -169,6 +172,14 @@ func (s *sight) site(r *catalogv1.Rollout, g *catalogv1.RolloutGroup, group *tre
 		return catalog.ObservedFailed, fmt.Sprintf("%s: %s", ref, p.GetReason())
 	}
 	return catalog.ObservedPending, fmt.Sprintf("%s: %s", ref, cmp.Or(p.GetReason(), p.GetState()))
+}
+
+// shown is a digest for people to tell apart.
+func shown(digest string) string {
+	if digest == "" {
+		return "nothing"
+	}
+	return digest[:min(len(digest), len("sha256:")+12)]
 }
 
 // wanted says whether a group's registries are to show a ref at all.

@@ -427,6 +427,40 @@ func TestRollouts_OfflineAndFrozen(t *testing.T) {
 	})
 }
 
+// TestRollouts_PushedOver: somebody pushes over what a registry of headquarters was released. The group has failed, in words, and does not wait until its deadline; when the release is
+// pushed there again it is done.
+func TestRollouts_PushedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fakes(t, "hq/gd", "hq/hn")
+		defer func() { f.stop() }()
+		f.start(&catalogv1.Wave{Name: "w", Groups: []string{"hq/gd", "hq/hn"}, Deadline: durationpb.New(6 * time.Hour)})
+		other := "sha256:" + strings.Repeat("7", 64)
+		pushed := func() {
+			rec, _ := f.catalog().Get(web)
+			f.site("hq/gd", "synced", &treev1.PendingRef{Site: "hq/gd", State: "held", Digest: other, Revision: rec.GetRevision(), Pushed: true, Reason: "pushed here"})
+		}
+		pushed()
+		f.follow("hq/hn")
+		time.Sleep(2 * time.Second)
+		if g := f.catalog().Rollout("r1").GetGroups()[0]; g.GetPhase() != catalog.GroupRunning {
+			t.Fatalf("before it was released: %s %q", g.GetPhase(), g.GetReason())
+		}
+		pushed() // again, as of the release
+		begin := time.Now()
+		r := f.in(catalog.RolloutPaused, time.Minute, "hq/hn")
+		if g := r.GetGroups()[0]; g.GetPhase() != catalog.GroupFailed || !strings.Contains(g.GetReason(), "was changed there meanwhile, and shows sha256:777777777777: push the release there again") || time.Since(begin) > 10*time.Second {
+			t.Errorf("after %v: %s %q", time.Since(begin), g.GetPhase(), g.GetReason())
+		}
+		f.follow("hq/gd")
+		time.Sleep(2 * time.Second)
+		if g := f.catalog().Rollout("r1").GetGroups()[0]; g.GetPhase() != catalog.GroupSucceeded {
+			t.Errorf("put right: %s %q", g.GetPhase(), g.GetReason())
+		}
+		f.steer(catalog.SteerResume, "")
+		f.in(catalog.RolloutSucceeded, time.Minute, "hq/gd", "hq/hn")
+	})
+}
+
 // TestRollouts_Window: a wave waits for its window, and groups of an open wave do too.
 func TestRollouts_Window(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -265,6 +265,7 @@ func (a *Agent) refused(ref catalog.Ref, rec *catalogv1.Record, ours string, err
 	}
 	why := fmt.Sprintf("%s, and not published before the rollout has ended: %v", what, err)
 	a.differs(ref, rec, ours, "held", why)
+	a.progress.update(ref, func(p *treev1.PendingRef) { p.Pushed = true }, false)
 	a.events.warning("UnderRollout", ref.String(), why)
 	a.refusals.note(ref)
 	if a.node.Catalog().ActiveRollout(ref) == nil { // it ended meanwhile, or is not known here yet

@@ -560,6 +560,42 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
+// TestRollouts_RetryActsAtOnce: a group whose registry has refused for so long that the site waits is tried again when a person says so, and not when the site would have.
+func TestRollouts_RetryActsAtOnce(t *testing.T) {
+	gdReg := newGate(t, embeddedRegistry(t))
+	tree := runTree(t, map[string]*gate{"hq/gd": gdReg}, "hq", "hq/gd")
+	hq, gd := tree["hq"], tree["hq/gd"]
+	hq.stage("prod/**")
+	digest := hq.push("prod/web:1")
+	gd.state("prod/web:1", "held", "waits for a promotion")
+	gdReg.refuses(func(r *http.Request) bool {
+		return r.Method == http.MethodPut && r.URL.Path == "/v2/prod/web/manifests/1"
+	})
+	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd")
+	var next time.Time
+	waitFor(t, "the site waits for long", func() error {
+		all, _ := gd.progress.snapshot()
+		p := all["prod/web:1"]
+		next = p.GetNextAttempt().AsTime()
+		if p.GetAttempts() < failedAttempts || p.GetNextAttempt() == nil || time.Until(next) < 4*time.Second {
+			return fmt.Errorf("it is told as %v", p)
+		}
+		return nil
+	})
+	waitFor(t, "the group has failed", func() error {
+		if g := hq.node.Catalog().Rollout("r1").GetGroups()[0]; g.GetPhase() != catalog.GroupFailed {
+			return fmt.Errorf("it is %s: %s", g.GetPhase(), g.GetReason())
+		}
+		return nil
+	})
+	gdReg.refuses(nil)
+	hq.must(&catalogv1.Change{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{Id: "r1", Verb: catalog.SteerRetry, Group: "hq/gd"}}})
+	gd.shows("prod/web:1", digest)
+	if !time.Now().Before(next) {
+		t.Errorf("shown only when the site would have tried by itself")
+	}
+}
+
 // TestPushUnderRollout: a push at headquarters of a ref that a rollout moves is neither lost nor turned back: it is published when the rollout has ended.
 func TestPushUnderRollout(t *testing.T) {
 	tree := runTree(t, nil, "hq", "hq/gd")
@@ -570,6 +606,13 @@ func TestPushUnderRollout(t *testing.T) {
 	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd")
 	two := hq.push("prod/web:1")
 	hq.state("prod/web:1", "held", "under rollout r1")
+	waitFor(t, "the push is told apart from a wave", func() error {
+		all, _ := hq.progress.snapshot()
+		if p := all["prod/web:1"]; !p.GetPushed() {
+			return fmt.Errorf("it is told as %v", p)
+		}
+		return nil
+	})
 	hq.steer("r1", "abort")
 	waitFor(t, "the push is published", func() error {
 		if _, rec := hq.record(at("prod/web:1")); rec.GetTarget().GetDigest() != two {
