@@ -87,6 +87,8 @@ spec:
 		}
 		if p := dry.GetPreflight(); len(p) != 1 || p[0].GetSite() != "gd-a" || p[0].GetWave() != "first" || p[0].GetBytesMissing() != 0 {
 			t.Errorf("at %s: %v", name, p)
+		} else if c := p[0].GetChecks(); len(c) != 3 || c[0].GetName() != "registry" || c[0].GetState() != "ok" {
+			t.Errorf("at %s the province says of itself: %v", name, c)
 		}
 	}
 	c := sites["hq-b"].admin()

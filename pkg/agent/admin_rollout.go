@@ -66,7 +66,7 @@ func (s *admin) StartRollout(ctx context.Context, req *adminv1.StartRolloutReque
 			return nil, err
 		}
 		resp.Rollout = begun(s.a.node.Catalog(), start.Rollout, actor)
-		resp.Preflight = s.a.preflight(ctx, resp.Rollout)
+		resp.Preflight = s.a.preflight(ctx, resp.Rollout, actor)
 		return resp, nil
 	}
 	start.Rollout.Id = strings.ToLower(rand.Text()[:rolloutID])

@@ -64,6 +64,52 @@ func harborProject(repo string) (project, name string, err error) {
 	return project, name, nil
 }
 
+// Quota is how much of a project's room is used, in bytes.
+type Quota struct {
+	Project string
+	Used    int64
+	// Limit is negative where there is none.
+	Limit int64
+}
+
+// Quota asks for the quota of the project that a repository is in. ErrUnsupported: the registry has no quotas. ErrNotFound: the project is not there yet. ErrDenied: these credentials are
+// not told. Safe for concurrent use.
+func (c *Client) Quota(ctx context.Context, repo string) (Quota, error) {
+	if err := checkRepository(repo); err != nil {
+		return Quota{}, err
+	}
+	if !c.harbor {
+		return Quota{}, fmt.Errorf("quota of %s: %w", repo, ErrUnsupported)
+	}
+	project, _, err := harborProject(repo)
+	if err != nil {
+		return Quota{}, err
+	}
+	in := call{
+		op: "read the quota of the project of", repo: repo, method: http.MethodGet, api: true, path: harborAPI + "/projects/" + url.PathEscape(project) + "/summary",
+		header: http.Header{"X-Is-Resource-Name": {"true"}}, want: []int{http.StatusOK},
+	}
+	resp, err := c.do(ctx, in)
+	if err != nil {
+		return Quota{}, err
+	}
+	defer closeBody(resp)
+	var summary struct {
+		Quota *struct{ Hard, Used map[string]int64 } `json:"quota"`
+	}
+	if err := c.decode(ctx, in, resp, &summary); err != nil {
+		return Quota{}, err
+	}
+	if summary.Quota == nil { // it leaves out what the account may not read
+		return Quota{}, fmt.Errorf("quota of project %s: %w", project, ErrDenied)
+	}
+	q := Quota{Project: project, Used: summary.Quota.Used["storage"], Limit: -1}
+	if limit, limited := summary.Quota.Hard["storage"]; limited {
+		q.Limit = limit
+	}
+	return q, nil
+}
+
 func (c *Client) projectExists(ctx context.Context, repo, project string) (bool, error) {
 	resp, err := c.do(ctx, call{
 		op: "look for the project of", repo: repo, method: http.MethodHead, api: true,

@@ -92,6 +92,32 @@ func TestHarbor_MayNotMakeProject(t *testing.T) {
 	wantWords(t, err, "project app", "403", "Only system level robot")
 }
 
+func TestHarbor_Quota(t *testing.T) {
+	h, c := harbor(t, harbortest.Config{})
+	_, err := c.Quota(t.Context(), "app/web")
+	wantIs(t, err, registry.ErrNotFound)
+	must(t, c.EnsureRepository(t.Context(), "app/web"))
+	q, err := c.Quota(t.Context(), "app/web")
+	must(t, err)
+	if q != (registry.Quota{Project: "app", Limit: -1}) {
+		t.Errorf("without a limit: %+v", q)
+	}
+	h.SetProject("app", harbortest.Project{Quota: 1000})
+	pushBlob(t, c, "app/web", make([]byte, 300))
+	q, err = c.Quota(t.Context(), "app/other")
+	must(t, err)
+	if q != (registry.Quota{Project: "app", Used: 300, Limit: 1000}) {
+		t.Errorf("%+v", q)
+	}
+	_, c = harbor(t, harbortest.Config{Knobs: harbortest.Knobs{NoQuotaRight: true}})
+	must(t, c.EnsureRepository(t.Context(), "app/web"))
+	_, err = c.Quota(t.Context(), "app/web")
+	wantIs(t, err, registry.ErrDenied)
+	_, c = harbor(t, harbortest.Config{Knobs: harbortest.Knobs{Plain: true}})
+	_, err = c.Quota(t.Context(), "app/web")
+	wantIs(t, err, registry.ErrUnsupported)
+}
+
 func TestHarbor_ImmutableTag(t *testing.T) {
 	h, c := harbor(t, harbortest.Config{})
 	one, two := registrytest.NewImage(1), registrytest.NewImage(2)

@@ -228,6 +228,9 @@ func (f *Fetcher) Lookup(digest string) (*Flight, bool) {
 // Rate is the number of bytes received a second, over the last few seconds.
 func (f *Fetcher) Rate() int64 { return f.meter.value() }
 
+// LinkRate is the number of bytes a second at which content came when it came last; 0: nothing that could be measured has come yet.
+func (f *Fetcher) LinkRate() int64 { return f.meter.link() }
+
 // Progress is a flight as others may see it.
 type Progress struct {
 	Digest     string

@@ -17,9 +17,19 @@ type meter struct {
 	mu   sync.Mutex
 	rate float64
 	last time.Time
+	// A burst is bytes that came without a pause between them; what came first in it took no time that could be measured.
+	began, came time.Time
+	bytes       int64
+	measured    float64
 }
 
-const meterSpan = 5 * time.Second
+const (
+	meterSpan = 5 * time.Second
+	// burstPause ends a burst, burstLeast is how long one must have gone on to say anything, and burstMost how long it is added up.
+	burstPause = time.Second
+	burstLeast = 200 * time.Millisecond
+	burstMost  = 10 * time.Second
+)
 
 func (m *meter) decay(now time.Time) {
 	if d := now.Sub(m.last); d > 0 {
@@ -31,8 +41,25 @@ func (m *meter) decay(now time.Time) {
 func (m *meter) add(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.decay(time.Now())
+	now := time.Now()
+	m.decay(now)
 	m.rate += float64(n) / meterSpan.Seconds()
+	if now.Sub(m.came) > burstPause || now.Sub(m.began) > burstMost {
+		m.began, m.came, m.bytes = now, now, 0
+		return
+	}
+	m.came = now
+	m.bytes += int64(n)
+	if d := now.Sub(m.began); d >= burstLeast {
+		m.measured = float64(m.bytes) / d.Seconds()
+	}
+}
+
+// link is the rate at which bytes came while they did, of the last time that this could be measured; 0: never.
+func (m *meter) link() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return int64(m.measured)
 }
 
 func (m *meter) value() int64 {

@@ -39,14 +39,19 @@ type Check struct {
 
 // Add takes a site in.
 func (d *Doctor) Add(r *adminv1.DoctorResponse) {
-	s := CheckedSite{Site: r.GetSite(), Group: r.GetGroup(), Checks: []Check{}}
-	for _, c := range r.GetChecks() {
-		s.Checks = append(s.Checks, Check{Name: c.GetName(), State: c.GetState(), Detail: c.GetDetail(), Mend: c.GetMend()})
-	}
+	s := CheckedSite{Site: r.GetSite(), Group: r.GetGroup(), Checks: checksOf(r.GetChecks())}
 	d.Sites = append(d.Sites, s)
 	slices.SortStableFunc(d.Sites, func(a, b CheckedSite) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Site, b.Site))
 	})
+}
+
+func checksOf(list []*adminv1.Check) []Check {
+	out := []Check{}
+	for _, c := range list {
+		out = append(out, Check{Name: c.GetName(), State: c.GetState(), Detail: c.GetDetail(), Mend: c.GetMend()})
+	}
+	return out
 }
 
 // Count of checks in a state.

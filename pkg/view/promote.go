@@ -26,11 +26,22 @@ type PreflightSite struct {
 	State        string `json:"state"`
 	Reason       string `json:"reason"`
 	BytesMissing int64  `json:"bytesMissing"`
-	// Seconds that these take at the rate seen last; null: not known.
+	// Seconds that these take at the rates measured last; null: not known.
 	Seconds *float64 `json:"seconds"`
 	// Shows are the digests that the refs show there now, in the order of the refs; empty: none.
 	Shows []string `json:"shows"`
+	// Checks that the site made of itself when it was asked.
+	Checks []Check `json:"checks"`
 }
+
+// ready says whether nothing is known that would keep a site from taking in the release.
+func (p PreflightSite) ready() bool {
+	well := p.State == "synced" || p.State == "syncing" || p.State == "witness"
+	return well && p.Reason == "" && !slices.ContainsFunc(p.Checks, Check.bad)
+}
+
+// bad: something was found, which is not the same as that nothing could be.
+func (c Check) bad() bool { return c.State == CheckWarn || c.State == CheckFail }
 
 // PromotionOf makes the document of an answer.
 func PromotionOf(r *adminv1.StartRolloutResponse, dryRun bool, asOf *time.Time) Promotion {
@@ -38,7 +49,7 @@ func PromotionOf(r *adminv1.StartRolloutResponse, dryRun bool, asOf *time.Time) 
 	doc.Warnings = append(doc.Warnings, r.GetWarnings()...)
 	for _, p := range r.GetPreflight() {
 		site := PreflightSite{
-			Site: p.GetSite(), Group: p.GetGroup(), Wave: p.GetWave(), State: p.GetState(), Reason: p.GetReason(), BytesMissing: p.GetBytesMissing(), Shows: p.GetShows(),
+			Site: p.GetSite(), Group: p.GetGroup(), Wave: p.GetWave(), State: p.GetState(), Reason: p.GetReason(), BytesMissing: p.GetBytesMissing(), Shows: p.GetShows(), Checks: checksOf(p.GetChecks()),
 		}
 		if p.GetSeconds() >= 0 {
 			s := finite(p.GetSeconds())
@@ -175,19 +186,33 @@ func (p Promotion) sitesText(s Style) string {
 	}
 	var rows [][]cell
 	var notes []string
+	asked := 0
 	for _, x := range p.Preflight {
-		if x.Reason != "" || x.State != "synced" && x.State != "syncing" && x.State != "witness" {
-			rows = append(rows, []cell{plain(x.Site), plain(x.Group), state(x.State)})
-			notes = append(notes, wrap(x.Reason, 4, textWidth))
+		if len(x.Checks) > 0 {
+			asked++
 		}
+		if x.ready() {
+			continue
+		}
+		rows = append(rows, []cell{plain(x.Site), plain(x.Group), state(x.State)})
+		note := wrap(x.Reason, 4, textWidth)
+		for _, c := range x.Checks {
+			if c.bad() && !(c.Name == "agent" && x.Reason != "") { // what is known of a site says already that it can't be asked
+				note += wrap(c.Name+": "+c.Detail, 4, textWidth) + wrap("mend: "+c.Mend, 6, textWidth)
+			}
+		}
+		notes = append(notes, note)
 	}
 	if len(rows) == 0 {
+		if asked == len(p.Preflight) {
+			fmt.Fprintf(&b, "Asked just now, %s: the registry answers, and no lack of room is known.\n", plural(asked, "site"))
+		}
 		return b.String()
 	}
 	const most = 20
 	more := len(rows) - most
 	rows, notes = rows[:min(most, len(rows))], notes[:min(most, len(rows))]
-	fmt.Fprintf(&b, "\nNot well, of %s:\n\n%s", plural(len(p.Preflight), "site"), interleave(table(s, []string{"SITE", "GROUP", "STATE"}, rows), notes))
+	fmt.Fprintf(&b, "\nNot ready, of %s:\n\n%s", plural(len(p.Preflight), "site"), interleave(table(s, []string{"SITE", "GROUP", "STATE"}, rows), notes))
 	if more > 0 {
 		fmt.Fprintf(&b, "… and %d more: --dry-run -o json has all of them\n", more)
 	}

@@ -118,8 +118,11 @@ func rolloutDocuments() map[string]document {
 		p := &adminv1.PreflightSite{Site: fmt.Sprintf("site-%02d", i), Group: g.Group, Wave: preflight.Rollout.Waves[g.Wave].Name, State: "synced", Shows: []string{digestA, ""}}
 		switch g.Group {
 		case "hq/hunan":
-			p.State, p.Reason, p.BytesMissing, p.Seconds = "degraded", "quota: 2 GiB left, 3 GiB needed", 3<<30, 754
+			p.BytesMissing, p.Seconds = 3<<30, 754
+			p.Checks = []*adminv1.Check{{Name: "registry", State: "ok", Detail: "it answered in 3ms"}, {Name: "quota of project prod", State: "fail",
+				Detail: "8.0 GiB of 10 GiB are used, and up to 3.0 GiB would be added", Mend: "raise the quota to 11 GiB, or delete what is not needed there"}}
 		case "hq/qinghai":
+			p.Checks = []*adminv1.Check{{Name: "agent", State: "fail", Detail: "it can't be asked"}}
 			p.State, p.Reason, p.BytesMissing, p.Seconds, p.Shows = "unreachable", "no contact for 3h12m", 1<<30, 300, nil
 		case "hq/guangdong/city-03":
 			p.BytesMissing, p.Seconds, p.Shows = 4<<20, -1, []string{digestB, digestA}

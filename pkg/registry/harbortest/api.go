@@ -30,11 +30,41 @@ func (h *Harbor) api(w http.ResponseWriter, r *http.Request) {
 		h.makeProject(w, r)
 	case p == "repositories" && r.Method == http.MethodGet:
 		h.listRepositories(w, r, known)
+	case strings.HasPrefix(p, "projects/") && strings.HasSuffix(p, "/summary") && r.Method == http.MethodGet:
+		h.summary(w, strings.TrimSuffix(strings.TrimPrefix(p, "projects/"), "/summary"), known)
 	case strings.HasPrefix(p, "projects/") && r.Method == http.MethodDelete:
 		h.deleteTag(w, strings.Split(p, "/"))
 	default:
 		http.NotFound(w, r)
 	}
+}
+
+// summary tells of a project, and of its quota only whom it lets read that.
+func (h *Harbor) summary(w http.ResponseWriter, project string, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.projects[project]
+	switch {
+	case !known:
+		fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized")
+		return
+	case p == nil:
+		fail(w, http.StatusNotFound, "NOT_FOUND", "project "+project+" not found")
+		return
+	}
+	out := map[string]any{"repo_count": 0}
+	if !h.knobs.NoQuotaRight {
+		used := 0
+		for _, n := range h.sizes(project) {
+			used += n
+		}
+		hard := p.Quota
+		if hard <= 0 {
+			hard = -1
+		}
+		out["quota"] = map[string]any{"hard": map[string]int64{"storage": hard}, "used": map[string]int{"storage": used}}
+	}
+	writeJSON(w, jsonType, out)
 }
 
 func (h *Harbor) makeProject(w http.ResponseWriter, r *http.Request) {

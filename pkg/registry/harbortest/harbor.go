@@ -56,6 +56,8 @@ type Knobs struct {
 	DeleteRight bool
 	// NoProjectRight refuses to make projects.
 	NoProjectRight bool
+	// NoQuotaRight tells nothing of quotas.
+	NoQuotaRight bool
 	// NoCatalog refuses /v2/_catalog, as to a robot of one project.
 	NoCatalog bool
 	// NoReferrers has no referrers API.

@@ -4435,7 +4435,7 @@ type PreflightSite struct {
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// bytes_missing there.
 	BytesMissing int64 `protobuf:"varint,6,opt,name=bytes_missing,json=bytesMissing,proto3" json:"bytes_missing,omitempty"`
-	// seconds that these take at the rate seen last; negative: not known.
+	// seconds that these take at the rates measured last at the site and at the groups above it; negative: not known.
 	Seconds float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	// shows: the digests that each ref shows there now, in the order of the refs; empty: none.
 	Shows []string `protobuf:"bytes,8,rep,name=shows,proto3" json:"shows,omitempty"`
@@ -4601,7 +4601,9 @@ type Need struct {
 	// bytes that are missing there.
 	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// largest blob of the content, in bytes.
-	Largest       int64 `protobuf:"varint,3,opt,name=largest,proto3" json:"largest,omitempty"`
+	Largest int64 `protobuf:"varint,3,opt,name=largest,proto3" json:"largest,omitempty"`
+	// counted: bytes that may count against a quota of the repository's project, those included that are there in another repository and only mounted.
+	Counted       int64 `protobuf:"varint,4,opt,name=counted,proto3" json:"counted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4657,6 +4659,13 @@ func (x *Need) GetLargest() int64 {
 	return 0
 }
 
+func (x *Need) GetCounted() int64 {
+	if x != nil {
+		return x.Counted
+	}
+	return 0
+}
+
 // ReadyResponse is what a site found out about itself.
 type ReadyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4665,7 +4674,9 @@ type ReadyResponse struct {
 	// group of the site.
 	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	// checks in a fixed order. Of what can't be known the state is unknown.
-	Checks        []*Check `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
+	Checks []*Check `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
+	// rate of receiving that was measured when content came last, in bytes per second; 0: none came since the agent started.
+	Rate          int64 `protobuf:"varint,4,opt,name=rate,proto3" json:"rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4719,6 +4730,13 @@ func (x *ReadyResponse) GetChecks() []*Check {
 		return x.Checks
 	}
 	return nil
+}
+
+func (x *ReadyResponse) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
 }
 
 // RolloutsRequest selects rollouts.
@@ -5665,17 +5683,19 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06checks\x18\t \x03(\v2\x16.fanout.admin.v1.CheckR\x06checks\"O\n" +
 	"\fReadyRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12+\n" +
-	"\x05needs\x18\x02 \x03(\v2\x15.fanout.admin.v1.NeedR\x05needs\"V\n" +
+	"\x05needs\x18\x02 \x03(\v2\x15.fanout.admin.v1.NeedR\x05needs\"p\n" +
 	"\x04Need\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x18\n" +
-	"\alargest\x18\x03 \x01(\x03R\alargest\"i\n" +
+	"\alargest\x18\x03 \x01(\x03R\alargest\x12\x18\n" +
+	"\acounted\x18\x04 \x01(\x03R\acounted\"}\n" +
 	"\rReadyResponse\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
-	"\x06checks\x18\x03 \x03(\v2\x16.fanout.admin.v1.CheckR\x06checks\"7\n" +
+	"\x06checks\x18\x03 \x03(\v2\x16.fanout.admin.v1.CheckR\x06checks\x12\x12\n" +
+	"\x04rate\x18\x04 \x01(\x03R\x04rate\"7\n" +
 	"\x0fRolloutsRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xaf\x01\n" +
