@@ -98,7 +98,11 @@ func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.R
 }
 
 // publishReferrers adds to a record the referrers of its target that this registry has and the record lacks. Else it gives those that the record has and the registry does not list.
+// Where nothing is to be shown, there are none: the content may never have been here.
 func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record) (changed bool, unlisted []*catalogv1.Descriptor, err error) {
+	if rec.GetDeleted() {
+		return false, nil, nil
+	}
 	_, closure, err := a.readClosure(ctx, ref.Repository, rec.GetTarget().GetDigest())
 	if err != nil {
 		return false, nil, err

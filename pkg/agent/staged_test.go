@@ -488,6 +488,15 @@ func TestStaged_ToAnotherRepository(t *testing.T) {
 	if hq.look("prod/web:stable") != "" {
 		t.Error("headquarters shows what was released to a province")
 	}
+	hq.state("prod/web:stable", "held", "waits for a wave of rollout r1")
+	for _, l := range []*live{hq, gd} {
+		all, _, _ := l.events.since(0)
+		for _, ev := range all {
+			if ev.GetType() == "Warning" && strings.HasPrefix(ev.GetRef(), "prod/") {
+				t.Errorf("%s warns of what is as it should be: %s %s", l.cfg.Group, ev.GetReason(), ev.GetMessage())
+			}
+		}
+	}
 }
 
 // TestRollback_AtTheSiteThatPushed: a registry of headquarters shows again what was pushed there before, and does not take the promotion for a push.
