@@ -146,7 +146,7 @@ func (a *app) freezeCommand() *cobra.Command {
 now (36h). Content still comes. Headquarters sees the freeze with its reason and end; a rollout passes over the group
 or waits for it, as its plan says of groups that are offline. A policy may say how long a freeze may last.
 
-Ask an agent of the group itself, or one above it.`,
+Ask an agent of the group itself: no other may freeze it, or thaw it.`,
 		Example: `  fanoutctl freeze hq/guangdong --reason "stocktaking" --until 36h
   fanoutctl freeze hq/guangdong --reason "stocktaking" --until 2026-10-08T06:00:00+08:00`,
 		Args:              args(1, 1, "one GROUP"),

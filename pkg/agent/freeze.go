@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/reconcile"
@@ -131,4 +134,40 @@ func (w *freezeWatch) look(a *Agent, snap *catalog.Snapshot) {
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 	}
 	a.progress.touch()
+}
+
+// freezesBelow tells, at headquarters' root, of freezes of the groups below: who waits for a group is to see why, without asking for it.
+type freezesBelow struct {
+	told map[string]string // by group
+	at   time.Time
+}
+
+// toldAlready is how old a freeze is that the root before told of.
+const toldAlready = time.Minute
+
+// look compares the freezes that are in force with those that were told, at most once a second. The first look of a term takes for told what is older than a change of root takes.
+func (w *freezesBelow) look(now time.Time, own string, groups func() []*treev1.GroupHealth, e *events) {
+	if now.Sub(w.at) < lookEvery {
+		return
+	}
+	first := w.at.IsZero()
+	w.at = now
+	in := map[string]string{}
+	for _, g := range groups() {
+		f := g.GetFreeze()
+		if g.GetGroup() == own || !f.GetUntil().AsTime().After(now) {
+			continue
+		}
+		words := fmt.Sprintf("%s is frozen until %s by %s: %s", g.GetGroup(), f.GetUntil().AsTime().UTC().Format(time.RFC3339), f.GetBy(), f.GetReason())
+		in[g.GetGroup()] = words
+		if w.told[g.GetGroup()] != words && !(first && now.Sub(f.GetSince().AsTime()) > toldAlready) {
+			e.warning("GroupFrozen", "", words)
+		}
+	}
+	for _, group := range slices.Sorted(maps.Keys(w.told)) {
+		if in[group] == "" {
+			e.normal("GroupThawed", "", group+" is not frozen any more: its tags move again")
+		}
+	}
+	w.told = in
 }

@@ -431,7 +431,9 @@ func (a *Agent) rolloutOffice(ctx context.Context) {
 	for _, n := range a.notifiers {
 		telling.Go(func() { n.run(ctx) })
 	}
+	below := freezesBelow{}
 	c.run(ctx, changed, health, func(snap *catalog.Snapshot) {
+		below.look(time.Now(), a.cfg.Group, func() []*treev1.GroupHealth { return a.node.Health().Groups }, a.events)
 		countRollouts(a.rolloutCount, snap.Rollouts())
 		news.look(snap)
 	})

@@ -22,7 +22,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 
@@ -521,51 +520,6 @@ func TestRollback_AtTheSiteThatPushed(t *testing.T) {
 	hq.saw("r1", "hq", catalog.ObservedDelivered)
 	if p := hq.node.Catalog().Rollout("r1").GetPhase(); p != catalog.RolloutRolledBack {
 		t.Errorf("the rollout is %s", p)
-	}
-}
-
-// TestFreeze: a freeze keeps the tags of a group and of those below it, while content comes; when it ends they move.
-func TestFreeze(t *testing.T) {
-	tree := runTree(t, nil, "hq", "hq/gd", "hq/gd/sz")
-	hq, gd, city := tree["hq"], tree["hq/gd"], tree["hq/gd/sz"]
-	one := hq.push("app/web:1")
-	city.shows("app/web:1", one)
-	city.state("app/web:1", "")
-	until := time.Now().Add(time.Hour)
-	gd.must(&catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{Freeze: &catalogv1.Freeze{
-		Group: "hq/gd", Reason: "the fair", By: "user/li", Until: timestamppb.New(until),
-	}}}})
-	waitFor(t, "the city hears of it", func() error {
-		if f := city.node.Catalog().Freezes(time.Now()); len(f) != 1 || f[0].GetGroup() != "hq/gd" {
-			return fmt.Errorf("it knows of %v", f)
-		}
-		return nil
-	})
-	waitFor(t, "headquarters hears of it", func() error {
-		for _, g := range hq.node.Health().Groups {
-			if g.GetGroup() == "hq/gd" && g.GetFreeze().GetReason() == "the fair" {
-				return nil
-			}
-		}
-		return fmt.Errorf("not yet")
-	})
-	for _, g := range hq.tree("hq/gd").GetGroups() {
-		if frozen := g.GetGroup() == "hq/gd"; (g.GetFreeze() != nil) != frozen || strings.Contains(g.GetReason(), "frozen by hq/gd until ") != frozen {
-			t.Errorf("the tree says of %s: %s, %v", g.GetGroup(), g.GetReason(), g.GetFreeze())
-		}
-	}
-	two := hq.push("app/web:1")
-	for _, l := range []*live{gd, city} {
-		l.state("app/web:1", "held", "frozen by hq/gd until ", "the fair")
-		l.holdsContent("app/web:1", two)
-		if d := l.look("app/web:1"); d != one {
-			t.Errorf("%s shows %s, want %s", l.cfg.Group, d, one)
-		}
-	}
-	gd.must(&catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{}}})
-	for _, l := range []*live{gd, city} {
-		l.shows("app/web:1", two)
-		l.state("app/web:1", "")
 	}
 }
 

@@ -77,7 +77,7 @@ func (f Freeze) Text(s Style) string {
 	}
 	text := fmt.Sprintf("%s is frozen until %s", group, stamp(f.Until))
 	if f.Since != nil && f.Until != nil {
-		text += ", " + span(f.Until.Sub(*f.Since)) + " in all"
+		text += ", " + span(f.Until.Sub(*f.Since).Round(time.Minute)) + " in all"
 	}
 	text += "\n" + wrap(f.Reason, 2, textWidth)
 	return text + "Its tags and those of the groups below stay as they are; content still comes.\n" +

@@ -5237,7 +5237,7 @@ func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
 // SetFreezeRequest freezes or thaws a group.
 type SetFreezeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// group that is meant: the agent's own, or one below it.
+	// group that is meant: the agent's own, for no other can be frozen or thawed there; empty: that.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// thaw ends the freeze; else the fields below are set.
 	Thaw bool `protobuf:"varint,2,opt,name=thaw,proto3" json:"thaw,omitempty"`
