@@ -222,13 +222,13 @@ func TestAsk(t *testing.T) {
 		{"/round", false, "more than 5 redirects"},
 		{"/endless", true, "status 200"},
 	} {
-		passed, detail := ask(t.Context(), newCheckClient(), server.URL+c.path)
+		passed, detail := ask(t.Context(), newCheckClient(), server.URL+c.path, checkAttempt)
 		if passed != c.passed || !strings.Contains(detail, c.detail) || len(detail) > 500 {
 			t.Errorf("%s: %v %q", c.path, passed, detail)
 		}
 	}
 	server.Close()
-	if passed, detail := ask(t.Context(), newCheckClient(), server.URL+"/yes"); passed || !strings.Contains(detail, "refused") {
+	if passed, detail := ask(t.Context(), newCheckClient(), server.URL+"/yes", checkAttempt); passed || !strings.Contains(detail, "refused") {
 		t.Errorf("nobody listens: %v %q", passed, detail)
 	}
 }

@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// checkAttempt bounds one attempt of a check: an address that hangs is tried again.
+	// checkAttempt bounds one attempt of a check: an address that hangs is tried again. The last attempt has what is left of the check's time, and at least lastAttempt.
 	checkAttempt = 10 * time.Second
+	lastAttempt  = time.Second
 	// maxCheckBody is how much of an answer is read, in bytes, and maxCheckWord how much of that is kept.
 	maxCheckBody = 4 << 10
 	maxCheckWord = 120
@@ -72,17 +73,22 @@ func checkDue(r *catalogv1.Rollout) (gateKey, *catalogv1.RolloutGate, *catalogv1
 	return gateKey{}, nil, nil
 }
 
+// attemptLimit is how long an attempt may take that begins when so much of a check's time is left.
+func attemptLimit(left time.Duration) time.Duration {
+	return min(checkAttempt, max(left, lastAttempt))
+}
+
 // attempt asks the address of a check once.
-func attempt(ctx context.Context, client *http.Client, key gateKey, check *catalogv1.Check) *catalogv1.ObservedCheck {
+func attempt(ctx context.Context, client *http.Client, key gateKey, check *catalogv1.Check, limit time.Duration) *catalogv1.ObservedCheck {
 	out := &catalogv1.ObservedCheck{Wave: key.wave, After: key.after, Index: key.index}
 	begin := time.Now()
-	out.Passed, out.Detail = ask(ctx, client, check.GetUrl())
+	out.Passed, out.Detail = ask(ctx, client, check.GetUrl(), limit)
 	out.Took = durationpb.New(time.Since(begin))
 	return out
 }
 
-func ask(ctx context.Context, client *http.Client, url string) (passed bool, detail string) {
-	ctx, cancel := context.WithTimeout(ctx, checkAttempt)
+func ask(ctx context.Context, client *http.Client, url string, limit time.Duration) (passed bool, detail string) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -92,7 +98,7 @@ func ask(ctx context.Context, client *http.Client, url string) (passed bool, det
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return false, fmt.Sprintf("no answer within %s", checkAttempt)
+			return false, fmt.Sprintf("no answer within %s", limit.Round(100*time.Millisecond))
 		}
 		return false, words(withoutURL(err).Error())
 	}

@@ -248,7 +248,7 @@ func (w *tended) need(s *sight, r *catalogv1.Rollout, o *catalogv1.ObserveRollou
 	case s.now.Sub(w.whole) >= lookEvery && overdue(r, latest(s.now, s.snap.Clock())):
 		return needWhole
 	}
-	return timeNeed(r, o.GetElapsed().AsDuration())
+	return timeNeed(r, o.GetElapsed().AsDuration(), w.cancel != nil)
 }
 
 func latest(a, b time.Time) time.Time {
@@ -309,8 +309,9 @@ func overdue(r *catalogv1.Rollout, now time.Time) bool {
 	return false
 }
 
-// timeNeed says whether it matters how much time has passed.
-func timeNeed(r *catalogv1.Rollout, elapsed time.Duration) need {
+// timeNeed says whether it matters how much time has passed. A check whose time is over while its address is asked is not judged before that answer is there: the last attempt ends soon,
+// and what comes of it is the reason that people read.
+func timeNeed(r *catalogv1.Rollout, elapsed time.Duration, asking bool) need {
 	if r.GetPhase() == catalog.RolloutPaused || r.GetPhase() == catalog.RolloutRollingBack || int(r.GetWave()) >= len(r.GetWaves()) {
 		return needNothing
 	}
@@ -326,9 +327,9 @@ func timeNeed(r *catalogv1.Rollout, elapsed time.Duration) need {
 		return needNothing
 	}
 	switch {
-	case elapsed >= left:
+	case elapsed >= left && !(asking && w.GetPhase() == catalog.WaveChecking):
 		return needWhole
-	case elapsed >= step:
+	case elapsed >= step && elapsed < left:
 		return needTime
 	}
 	return needNothing
@@ -353,7 +354,7 @@ func (c *rollouts) windowOpen(r *catalogv1.Rollout, now time.Time) bool {
 
 // check has the address asked that a rollout waits for, one attempt at a time. An attempt whose gate is not waited for any more is given up.
 func (c *rollouts) check(ctx context.Context, w *tended, now time.Time, r *catalogv1.Rollout) {
-	key, _, check := checkDue(r)
+	key, gate, check := checkDue(r)
 	if key != w.gate {
 		w.stop()
 		w.gate, w.next = key, now
@@ -362,13 +363,17 @@ func (c *rollouts) check(ctx context.Context, w *tended, now time.Time, r *catal
 		return
 	}
 	w.next = now.Add(check.GetInterval().AsDuration())
+	left := check.GetTimeout().AsDuration() - gate.GetWaited().AsDuration()
+	if !w.at.IsZero() {
+		left -= now.Sub(w.at)
+	}
 	w.run++
 	run := w.run
 	actx, cancel := context.WithCancel(ctx)
 	w.cancel = cancel
 	c.checking.Go(func() {
 		defer cancel()
-		out := attempt(actx, c.client, key, check)
+		out := attempt(actx, c.client, key, check, attemptLimit(left))
 		select {
 		case c.results <- checkResult{key.rollout, run, out}:
 		case <-actx.Done():
