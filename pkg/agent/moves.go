@@ -16,7 +16,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/registry"
 )
 
-// Refs that one rollout released to this group move together: when the content of all is here their tags are put one right after the other, and when one can't be put those before it are
+// Refs that one rollout released to this group, or takes back from it, move together: when the content of all is here their tags are put one right after the other, and when one can't be put those before it are
 // put back. A registry has no more than that to offer.
 
 // moves sees to it that one set of refs moves at a time.
@@ -25,22 +25,45 @@ type moves struct {
 	failed map[string]catalog.Ref // by rollout: what could not be moved last, and is tried first
 }
 
-// movesWith gives the records that the same rollout released to this group, this one excepted.
-func (a *Agent) movesWith(raw *catalogv1.Record) []*catalogv1.Record {
-	r := releaseFor(raw, a.cfg.Group)
-	if r.GetRollout() == "" || r.GetTarget() == nil {
+// moveOf names the rollout that moves a record's tag from what it shows: the one whose release counts for a group, or, on the way back, the newest of those that name the group no more, or not
+// yet, and to whose target the tag was moved. Empty: no rollout moves it.
+func moveOf(raw *catalogv1.Record, group, ours string) (rollout string, back bool) {
+	if r := releaseFor(raw, group); r.GetTarget() != nil && r.GetRollout() != "" && r.GetTarget().GetDigest() != ours {
+		return r.GetRollout(), false
+	}
+	for _, r := range slices.Backward(raw.GetReleases()) {
+		if r.GetRollout() != "" && ours != "" && r.GetTarget().GetDigest() == ours && !slices.Contains(r.GetGroups(), group) {
+			return r.GetRollout(), true
+		}
+	}
+	return "", false
+}
+
+// movesWith gives the records that the same rollout moves at this group, this one excepted: those that it released to the group, or those that it took back.
+func (a *Agent) movesWith(raw *catalogv1.Record, rollout string, back bool) []*catalogv1.Record {
+	if rollout == "" {
 		return nil
 	}
 	var out []*catalogv1.Record
 	snap := a.node.Catalog()
 	for rec := range snap.Records() {
-		if ref := catalog.RefOf(rec); len(rec.GetReleases()) > 0 && ref != catalog.RefOf(raw) && a.keeping.has(snap, ref) {
-			if o := releaseFor(rec, a.cfg.Group); o.GetRollout() == r.GetRollout() && o.GetTarget() != nil {
-				out = append(out, rec)
-			}
+		ref := catalog.RefOf(rec)
+		if len(rec.GetReleases()) == 0 || ref == catalog.RefOf(raw) || !a.keeping.has(snap, ref) {
+			continue
+		}
+		released := releaseFor(rec, a.cfg.Group)
+		if !back && released.GetRollout() == rollout && released.GetTarget() != nil || back && takenBack(rec, rollout, a.cfg.Group) {
+			out = append(out, rec)
 		}
 	}
 	return out
+}
+
+// takenBack says whether a record has a release of a rollout that does not name a group.
+func takenBack(rec *catalogv1.Record, rollout, group string) bool {
+	return slices.ContainsFunc(rec.GetReleases(), func(r *catalogv1.Release) bool {
+		return r.GetRollout() == rollout && r.GetTarget() != nil && !slices.Contains(r.GetGroups(), group)
+	})
 }
 
 // move is one tag that is put.
@@ -52,8 +75,8 @@ type move struct {
 	d      *delivery
 }
 
-// moveTogether moves the tag of a record with those of the others of its rollout.
-func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv1.Record, ours string, with []*catalogv1.Record) error {
+// moveTogether moves the tag of a record with those of the others of a rollout.
+func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv1.Record, ours, rollout string, with []*catalogv1.Record) error {
 	if err := a.bringAhead(ctx, ref); err != nil {
 		return err
 	}
@@ -70,7 +93,6 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 	}
 	a.moves.mu.Lock()
 	defer a.moves.mu.Unlock()
-	rollout := releaseFor(raw, a.cfg.Group).GetRollout()
 	set, err := a.gatherMoves(ctx, append([]*catalogv1.Record{raw}, with...))
 	if err != nil {
 		return err

@@ -299,8 +299,9 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 				return err
 			}
 		}
-		if with := a.movesWith(raw); len(with) > 0 && ours != showsDigest(rec) && changesTag(v, in) {
-			if err := a.moveTogether(ctx, ref, raw, ours, with); err != nil {
+		rollout, back := moveOf(raw, a.cfg.Group, ours)
+		if with := a.movesWith(raw, rollout, back); len(with) > 0 && ours != showsDigest(rec) && changesTag(v, in) {
+			if err := a.moveTogether(ctx, ref, raw, ours, rollout, with); err != nil {
 				return err
 			}
 		} else if err := a.deliver(ctx, ref, rec, ours); err != nil {

@@ -107,8 +107,12 @@ func (a *Agent) bringAhead(ctx context.Context, ref catalog.Ref) error {
 	a.ahead.note(ref, raw.GetRevision())
 	a.events.normal("Held", ref.String(), fmt.Sprintf("all content of revision %d is here", raw.GetRevision()))
 	a.queue.add(key{repository: ref.Repository, tag: ref.Tag}) // judged once more, it is settled
-	for _, m := range a.movesWith(raw) {
-		a.queue.add(key{repository: m.GetRepository(), tag: m.GetTag()}) // it may have waited for this content
+	for _, r := range raw.GetReleases() {
+		for _, back := range []bool{false, true} {
+			for _, m := range a.movesWith(raw, r.GetRollout(), back) {
+				a.queue.add(key{repository: m.GetRepository(), tag: m.GetTag()}) // it may have waited for this content
+			}
+		}
 	}
 	return nil
 }

@@ -464,6 +464,19 @@ func TestStaged_TogetherOrNotAtAll(t *testing.T) {
 		gd.shows(ref, next[ref])
 		gd.state(ref, "")
 	}
+	hq.saw("r2", "hq/gd", catalog.ObservedDelivered)
+
+	// So they do on the way back.
+	gdReg.wrote()
+	gdReg.refuses(tagPut)
+	hq.steer("r2", catalog.SteerRollback)
+	gd.state("prod/web:1", "failed", "quota")
+	gd.state("prod/api:1", "failed", "moves together with prod/web:1")
+	gd.shows("prod/api:1", next["prod/api:1"])
+	gdReg.refuses(nil)
+	for _, ref := range refs {
+		gd.shows(ref, old[ref])
+	}
 }
 
 // TestStaged_ToAnotherRepository: content that a site has in the repository that it is promoted from is mounted there.
