@@ -52,6 +52,9 @@ func (m *Machine) setFreezesAbove(list []*catalogv1.Freeze) *Refusal {
 	if m.founded {
 		return refuse(ErrFounded, "nothing is above headquarters")
 	}
+	if m.restoring != "" {
+		return refuse(ErrFounded, "restore %s is under way: nothing is above headquarters", m.restoring)
+	}
 	if err := validateFreezesAbove(list); err != nil {
 		return err
 	}

@@ -224,6 +224,14 @@ func TestFreezes(t *testing.T) {
 	}
 
 	m = catalog.New()
+	if err := apply(&catalogv1.Change{Kind: &catalogv1.Change_RestoreCatalog{RestoreCatalog: &catalogv1.RestoreCatalog{Id: "r1", Begin: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := above(&catalogv1.Freeze{Group: "hq", Until: at(time.Hour)}); !errors.Is(err, catalog.ErrFounded) {
+		t.Errorf("above what is to be headquarters again: %v", err)
+	}
+
+	m = catalog.New()
 	m.Apply(&catalogv1.Command{Time: at(0)})
 	gd, hq := &catalogv1.Freeze{Group: "hq/gd", Until: at(2 * time.Hour)}, &catalogv1.Freeze{Group: "hq", Until: at(time.Hour)}
 	if err := above(gd, hq); err != nil {
