@@ -26,13 +26,17 @@ const (
 	lookPause = 100 * time.Millisecond
 	// reasonEvery is how often the words alone of what is seen are written down.
 	reasonEvery = 5 * time.Second
-	// checkStep is how often the time is written down that a check has waited; a soak's is its 600th part, within soakStep.
-	checkStep = 10 * time.Second
-	soakParts = 600
+	// checkStep is how often the time is written down that a check has waited; a soak's is its 600th part, within soakStep, and a deadline's its 100th, within deadlineStep.
+	checkStep     = 10 * time.Second
+	soakParts     = 600
+	deadlineParts = 100
 )
 
-// soakStep bounds how much of a soak is lost at most when the root changes.
-var soakStep = struct{ least, most time.Duration }{time.Second, 30 * time.Second}
+// soakStep and deadlineStep bound how much of a soak, or of what a deadline bounds, is lost at most when the root changes.
+var (
+	soakStep     = struct{ least, most time.Duration }{time.Second, 30 * time.Second}
+	deadlineStep = struct{ least, most time.Duration }{time.Second, 10 * time.Minute}
+)
 
 // rollouts is the controller of rollouts: headquarters' root, for one term of office, looks how the groups are, asks the addresses of checks, judges windows and counts time, and
 // proposes what it saw. What follows from that is the catalog's affair. It goes by the catalog as it is at each look and keeps nothing that the next root could not do without.
@@ -245,17 +249,8 @@ func (w *tended) need(s *sight, r *catalogv1.Rollout, o *catalogv1.ObserveRollou
 		return needWhole
 	case o.GetWindowOpen() != w.window, o.GetWindowOpen() && w.wave != r.GetWave():
 		return needWhole
-	case s.now.Sub(w.whole) >= lookEvery && overdue(r, latest(s.now, s.snap.Clock())):
-		return needWhole
 	}
 	return timeNeed(r, o.GetElapsed().AsDuration(), w.cancel != nil)
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // settles says whether a sight brings a group of a rollout that has ended to rest.
@@ -279,55 +274,47 @@ func differ(was, is []*catalogv1.ObservedGroup) (states, reasons bool) {
 	return states, reasons
 }
 
-// overdue says whether the deadline of a group is over, so that an observation would have it fail.
-func overdue(r *catalogv1.Rollout, now time.Time) bool {
-	back := r.GetPhase() == catalog.RolloutRollingBack
-	if r.GetResumePhase() == catalog.RolloutRollingBack || !back && int(r.GetWave()) >= len(r.GetWaves()) {
-		return false
-	}
+// deadline is the time until the first deadline of a group is over, by what was written down, and how often it is to be written down that some of it has passed. Not any: none counts now.
+func deadline(r *catalogv1.Rollout) (left, step time.Duration, any bool) {
 	for _, g := range r.GetGroups() {
 		limit := r.GetPlan().GetWaves()[g.GetWave()].GetDeadline().AsDuration()
-		if limit <= 0 || catalog.InPhase(g, now) <= limit {
+		if limit <= 0 || !catalog.DeadlineCounts(r, g) {
 			continue
 		}
-		running := !back && g.GetWave() == r.GetWave() && r.GetWaves()[g.GetWave()].GetPhase() == catalog.WaveRunning
-		switch g.GetPhase() {
-		case catalog.GroupRollingBack:
-			if back {
-				return true
-			}
-		case catalog.GroupRunning:
-			if running {
-				return true
-			}
-		case catalog.GroupStaging:
-			if running && r.GetPhase() != catalog.RolloutPaused {
-				return true
-			}
+		if l := limit - g.GetWaited().AsDuration(); !any || l < left {
+			left = l
 		}
+		if s := min(max(limit/deadlineParts, deadlineStep.least), deadlineStep.most); !any || s < step {
+			step = s
+		}
+		any = true
 	}
-	return false
+	return left, step, any
 }
 
 // timeNeed says whether it matters how much time has passed. A check whose time is over while its address is asked is not judged before that answer is there: the last attempt ends soon,
 // and what comes of it is the reason that people read.
 func timeNeed(r *catalogv1.Rollout, elapsed time.Duration, asking bool) need {
-	if r.GetPhase() == catalog.RolloutPaused || r.GetPhase() == catalog.RolloutRollingBack || int(r.GetWave()) >= len(r.GetWaves()) {
+	left, step, any := deadline(r)
+	goes := r.GetPhase() != catalog.RolloutPaused && r.GetPhase() != catalog.RolloutRollingBack && int(r.GetWave()) < len(r.GetWaves())
+	if !any && !goes {
 		return needNothing
 	}
-	w := r.GetWaves()[r.GetWave()]
-	var left, step time.Duration
-	if w.GetPhase() == catalog.WaveSoaking {
-		soak := r.GetPlan().GetWaves()[r.GetWave()].GetSoak().AsDuration()
-		left = soak - w.GetSoaked().AsDuration()
-		step = min(max(soak/soakParts, soakStep.least), soakStep.most)
-	} else if _, g, check := checkDue(r); check != nil {
-		left, step = check.GetTimeout().AsDuration()-g.GetWaited().AsDuration(), checkStep
-	} else {
-		return needNothing
+	asks := false
+	if !any { // a deadline counts neither while a wave soaks nor at its gates
+		w := r.GetWaves()[r.GetWave()]
+		if w.GetPhase() == catalog.WaveSoaking {
+			soak := r.GetPlan().GetWaves()[r.GetWave()].GetSoak().AsDuration()
+			left = soak - w.GetSoaked().AsDuration()
+			step = min(max(soak/soakParts, soakStep.least), soakStep.most)
+		} else if _, g, check := checkDue(r); check != nil {
+			left, step, asks = check.GetTimeout().AsDuration()-g.GetWaited().AsDuration(), checkStep, asking
+		} else {
+			return needNothing
+		}
 	}
 	switch {
-	case elapsed >= left && !(asking && w.GetPhase() == catalog.WaveChecking):
+	case elapsed >= left && !asks:
 		return needWhole
 	case elapsed >= step && elapsed < left:
 		return needTime

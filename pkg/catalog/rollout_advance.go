@@ -245,7 +245,7 @@ func gateReason(gate *catalogv1.Gate, g *catalogv1.RolloutGate) string {
 	return strings.TrimSuffix(fmt.Sprintf("rejected by %s: %s", g.By, g.Detail), ": ")
 }
 
-// overdue fails the groups of the open wave whose deadline is over. While the rollout is paused, what was not released is not expected to be.
+// overdue fails the groups of the open wave whose deadline is over, by the time that roots counted. While the rollout is paused, what was not released is not expected to be.
 func (a *walk) overdue() bool {
 	if int(a.r.Wave) >= len(a.r.Waves) || a.r.Waves[a.r.Wave].Opened == nil || a.r.ResumePhase == RolloutRollingBack {
 		return false
@@ -254,7 +254,7 @@ func (a *walk) overdue() bool {
 	moved := false
 	for g := range a.groupsOf(a.r.Wave) {
 		staging := g.Phase == GroupStaging && a.r.Phase != RolloutPaused
-		if limit <= 0 || g.Phase != GroupRunning && !staging || InPhase(g, a.m.clock) <= limit {
+		if limit <= 0 || g.Phase != GroupRunning && !staging || g.Waited.AsDuration() < limit {
 			continue
 		}
 		reason := fmt.Sprintf("not delivered within %v", limit)
@@ -399,24 +399,13 @@ func (e *edit) set(g *catalogv1.RolloutGroup, phase, reason string) bool {
 	if g.Phase == phase {
 		return false
 	}
-	switch {
-	case g.Phase == GroupStaging && phase == GroupStaged:
-		g.Waited = durationpb.New(min(InPhase(g, e.m.clock), maxElapsed))
-	case g.Phase != GroupStaged || phase != GroupStaging:
+	// Content that was all there and then is not any more, as a root that has just taken office must take it to be where a site has not been heard yet, does not make a group's waiting for
+	// content begin anew.
+	if ahead := []string{GroupStaging, GroupStaged}; !slices.Contains(ahead, g.Phase) || !slices.Contains(ahead, phase) {
 		g.Waited = nil
 	}
 	g.Phase, g.Since = phase, e.now()
 	return true
-}
-
-// InPhase is for how long a group has been in its phase at a time. Content that was all there and then is not any more, as a root that has just taken office must take it to be where a
-// site has not been heard yet, does not make a group's waiting for content begin anew.
-func InPhase(g *catalogv1.RolloutGroup, now time.Time) time.Duration {
-	d := now.Sub(g.GetSince().AsTime())
-	if g.GetPhase() == GroupStaging {
-		d += g.GetWaited().AsDuration()
-	}
-	return d
 }
 
 // groupsOf yields the groups of a wave.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -34,8 +35,15 @@ func (m *Machine) observeRollout(o *catalogv1.ObserveRollout) ([]Ref, *Refusal) 
 	fresh := r.Version != r.Observed // something else changed since the root last looked: time that passed before it counts for nothing
 	r.Version++
 	r.Observed = r.Version
-	if !ended && r.Phase != RolloutPaused {
-		e.spend(r, o, fresh)
+	if fresh {
+		o = proto.CloneOf(o)
+		o.Elapsed = nil
+	}
+	if !ended {
+		e.wait(r, o.Elapsed.AsDuration())
+		if r.Phase != RolloutPaused {
+			e.spend(r, o)
+		}
 	}
 	if !r.Settled || r.Phase == RolloutRolledBack { // of what was taken over, and perhaps changed since, nothing can be said any more
 		e.advance(r, saw)
@@ -91,15 +99,38 @@ func validateObservation(o *catalogv1.ObserveRollout) *Refusal {
 	return validateWords(o.GetCheck().GetDetail())
 }
 
+// DeadlineCounts says whether the time that passes counts for a group's deadline: from its release until it shows what it is to show, on the way back as well, and from the opening of its wave
+// until its content is there. While the rollout is paused, what was not released is not expected to be.
+func DeadlineCounts(r *catalogv1.Rollout, g *catalogv1.RolloutGroup) bool {
+	back := r.GetPhase() == RolloutRollingBack || r.GetResumePhase() == RolloutRollingBack
+	open := !Ended(r) && !back && g.GetWave() == r.GetWave() && r.GetWaves()[g.GetWave()].GetPhase() == WaveRunning
+	switch g.GetPhase() {
+	case GroupRollingBack:
+		return back
+	case GroupRunning:
+		return open
+	case GroupStaging:
+		return open && r.GetPhase() != RolloutPaused
+	}
+	return false
+}
+
+// wait counts time that passed for the deadlines of groups. It is what roots measured, as for a soak, and not what their clocks say: a root whose clock is an hour ahead would else fail
+// every group that is under way, and one whose clock is behind wait for as long as that.
+func (e *edit) wait(r *catalogv1.Rollout, elapsed time.Duration) {
+	for _, g := range r.Groups {
+		if elapsed > 0 && DeadlineCounts(r, g) {
+			g.Waited = addElapsed(g.Waited, elapsed)
+		}
+	}
+}
+
 // spend counts time that passed, and an attempt of a check, for the wave that is open.
-func (e *edit) spend(r *catalogv1.Rollout, o *catalogv1.ObserveRollout, fresh bool) {
+func (e *edit) spend(r *catalogv1.Rollout, o *catalogv1.ObserveRollout) {
 	if int(r.Wave) >= len(r.Waves) || r.Phase == RolloutRollingBack {
 		return
 	}
 	elapsed := o.Elapsed.AsDuration()
-	if fresh {
-		elapsed = 0
-	}
 	w, plan := r.Waves[r.Wave], r.Plan.Waves[r.Wave]
 	switch w.Phase {
 	case WaveSoaking:

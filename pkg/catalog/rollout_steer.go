@@ -249,7 +249,7 @@ func (a *walk) overdueBack(wave uint32, plan *catalogv1.Wave) bool {
 	limit := plan.Deadline.AsDuration()
 	moved := false
 	for g := range a.groupsOf(wave) {
-		if g.Phase == GroupRollingBack && limit > 0 && a.m.clock.Sub(g.Since.AsTime()) > limit {
+		if g.Phase == GroupRollingBack && limit > 0 && g.Waited.AsDuration() >= limit {
 			a.failGroup(g, fmt.Sprintf("not rolled back within %v", limit))
 			moved = true
 		}

@@ -90,8 +90,8 @@ type RolloutGroup struct {
 	Released *time.Time `json:"released,omitempty"`
 	Since    *time.Time `json:"since,omitempty"`
 	Attempts uint32     `json:"attempts"`
-
-	waited time.Duration // for content, before since
+	// WaitedSeconds count for the deadline. They are written down now and then.
+	WaitedSeconds float64 `json:"waitedSeconds,omitempty"`
 }
 
 // RolloutGate is one gate of a wave.
@@ -239,8 +239,7 @@ func groupOf(g *catalogv1.RolloutGroup) RolloutGroup {
 		before = []string{}
 	}
 	return RolloutGroup{
-		Group: g.GetGroup(), Phase: g.GetPhase(), Reason: g.GetReason(), Before: before, Released: moment(g.GetReleased()), Since: moment(g.GetSince()), Attempts: g.GetAttempts(),
-		waited: g.GetWaited().AsDuration(),
+		Group: g.GetGroup(), Phase: g.GetPhase(), Reason: g.GetReason(), Before: before, Released: moment(g.GetReleased()), Since: moment(g.GetSince()), Attempts: g.GetAttempts(), WaitedSeconds: seconds(g.GetWaited()),
 	}
 }
 

@@ -52,6 +52,9 @@ func rollout() *catalogv1.Rollout {
 		if since > 0 {
 			g.Since = before(since)
 		}
+		if phase == "running" || phase == "staging" {
+			g.Waited = durationpb.New(since)
+		}
 		r.Groups = append(r.Groups, g)
 	}
 	for i := range 14 {

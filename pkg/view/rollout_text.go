@@ -164,8 +164,8 @@ func (r Rollout) foldedRow(w RolloutWave, f folded) []cell {
 	switch {
 	case g.Phase == catalog.GroupRunning || g.Phase == catalog.GroupStaging:
 		waits := r.Phase == catalog.RolloutPaused && g.Phase == catalog.GroupStaging // it gets its time anew when the rollout goes on
-		if w.DeadlineSeconds > 0 && g.Since != nil && r.AsOf != nil && !waits {
-			note = until("deadline", g.Since.Add(duration(w.DeadlineSeconds)-g.waited).Sub(*r.AsOf))
+		if w.DeadlineSeconds > 0 && !waits {
+			note = until("deadline", duration(w.DeadlineSeconds-g.WaitedSeconds))
 		}
 	case g.Attempts > 1:
 		note = fmt.Sprintf("released %s", times(g.Attempts))

@@ -4327,7 +4327,7 @@ type RolloutGroup struct {
 	Moved uint64 `protobuf:"varint,9,opt,name=moved,proto3" json:"moved,omitempty"`
 	// counted: its failure has paused the rollout once, and resuming accepts it.
 	Counted bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
-	// waited for content before since, in the open wave: what counts for the deadline beside the time since then. All of the content was there meanwhile, and some is not any more.
+	// waited so far for what the deadline bounds, in elapsed time that roots measured: for content since the wave opened, for the release since it was made, or for the way back.
 	Waited        *durationpb.Duration `protobuf:"bytes,11,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
