@@ -333,19 +333,26 @@ func within(t testing.TB, patience time.Duration, what string, check func() erro
 // ctl runs fanoutctl against a site.
 func (s *site) ctl(args ...string) ([]byte, int) {
 	s.t.Helper()
+	out, _, code := s.says(args...)
+	return out, code
+}
+
+// says is ctl with what fanoutctl wrote to stderr.
+func (s *site) says(args ...string) (stdout, stderr []byte, code int) {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "fanoutctl"), append([]string{"--server", s.fabric}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if err != nil && cmd.ProcessState == nil {
 		s.t.Fatalf("fanoutctl %v: %v", args, err)
 	}
 	if cmd.ProcessState.ExitCode() != 0 {
-		s.t.Logf("fanoutctl %v: exit %d: %s", args, cmd.ProcessState.ExitCode(), stderr.Bytes())
+		s.t.Logf("fanoutctl %v: exit %d: %s", args, cmd.ProcessState.ExitCode(), errs.Bytes())
 	}
-	return out, cmd.ProcessState.ExitCode()
+	return out, errs.Bytes(), cmd.ProcessState.ExitCode()
 }
 
 // metric reads one from a site.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
@@ -109,13 +110,17 @@ func TestUnpublishAndUndo(t *testing.T) {
 
 type conflictDoc struct {
 	Conflicts []struct {
-		Ref, Reason   string
-		Winner, Loser struct{ Digest, Site string }
+		Ref, Reason string
+		Winner, Now struct {
+			Digest, Site string
+			PushedAt     time.Time
+		}
+		Loser struct{ Digest, Site string }
 	}
 }
 
 // TestConflict: two Harbors and a witness; a tag that was pushed differently at both while one's agent was away is shown as the catalog has it, the other push is kept and listed, and
-// settling it either way ends the matter everywhere.
+// settling it either way ends the matter everywhere. What won is listed also when it was superseded since, and can be kept where a registry of headquarters has it still.
 func TestConflict(t *testing.T) {
 	t.Parallel()
 	const often = "sweep: {interval: 2s}\n"
@@ -124,7 +129,7 @@ func TestConflict(t *testing.T) {
 		spec{name: "hq-w", group: "hq", extra: "registry: {type: none}\n"},
 		spec{name: "gd-a", group: "hq/gd"},
 	)
-	for i, keep := range []string{"loser", "winner"} {
+	for i, keep := range []string{"loser", "winner", "superseded winner", "lost winner"} {
 		ref := fmt.Sprintf("app/web:%d", i)
 		old := push(t, sites["hq-a"], ref, image(t, 1<<16, 1))
 		sites["hq-a"].quiet(ref, old)
@@ -161,7 +166,31 @@ func TestConflict(t *testing.T) {
 		if _, code := sites["hq-a"].ctl("conflicts", "settle", ref, "--keep", old); code != 1 {
 			t.Errorf("keeping what is in no conflict: exit %d", code)
 		}
-		kept := map[string]string{"loser": loser, "winner": winner}[keep]
+		kept := winner
+		switch keep {
+		case "loser":
+			kept = loser
+		case "superseded winner", "lost winner":
+			later := push(t, sites["hq-a"], ref, image(t, 1<<16, 1))
+			shows(t, sites["hq-b"], ref, later)
+			before := c.Winner
+			sites["hq-w"].document(&doc, "conflicts")
+			if c = doc.Conflicts[0]; c.Winner != before || c.Winner.PushedAt.IsZero() || c.Now.Digest != later || c.Now.Site != "hq-a" {
+				t.Errorf("listed after %s had come: %+v, before: %+v", later, c, before)
+			}
+		}
+		if keep == "lost winner" {
+			for _, s := range []string{"hq-a", "hq-b"} {
+				if err := remote.Delete(reference(t, sites[s], "app/web@"+winner)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, out, code := sites["hq-w"].says("conflicts", "settle", ref, "--keep", winner)
+			if code != 1 || !strings.Contains(string(out), "push it again, or keep "+c.Now.Digest+" (shown now) or "+loser+" (lost, held at hq-b)") {
+				t.Errorf("keeping what nobody has: exit %d, %s", code, out)
+			}
+			kept = loser
+		}
 		var said struct {
 			Digest  string
 			Settled int

@@ -70,10 +70,10 @@ func TestConflicts(t *testing.T) {
 	}
 	list.Conflicts = []*adminv1.ConflictInfo{{
 		Ref: "team/app:1", Reason: "pushed here and elsewhere at about the same time", NotedAt: timestamppb.New(time.Unix(1_800_000_000, 0)),
-		Winner: &adminv1.ConflictSide{Digest: digestA, Site: "hq-a", PublishedBy: "webhook"}, Loser: &adminv1.ConflictSide{Digest: digestB, Site: "hq-b"},
+		Winner: &adminv1.ConflictSide{Digest: digestA, Site: "hq-a", PublishedBy: "webhook"}, Now: &adminv1.ConflictSide{Digest: digestA}, Loser: &adminv1.ConflictSide{Digest: digestB, Site: "hq-b"},
 	}}
 	r := runCtl(t, "--server", server, "conflicts")
-	for _, want := range []string{"team/app:1", "shown", digestA, "hq-a", "webhook", "lost", digestB, "hq-b", "conflicts settle REF --keep DIGEST"} {
+	for _, want := range []string{"team/app:1", "won, and shown now", digestA, "a push at hq-a", "lost", digestB, "a push at hq-b", "conflicts settle REF --keep DIGEST"} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("%q is not in:\n%s", want, r.out)
 		}
@@ -83,7 +83,7 @@ func TestConflicts(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.out), &doc); err != nil {
 		t.Fatalf("%v: %+v", err, r)
 	}
-	if lacking := subset(keys(t, doc, "conflicts"), "ref winner loser notedAt reason"); lacking != nil || strings.Contains(r.out, "null") {
+	if lacking := subset(keys(t, doc, "conflicts"), "ref winner loser now notedAt reason"); lacking != nil || strings.Contains(r.out, "null") {
 		t.Errorf("lacking %v: %s", lacking, r.out)
 	}
 	if r := runCtl(t, "--server", server, "conflicts", "settle", "team/app:1", "--keep", digestB); r.code != 0 || !strings.Contains(r.out, "shows "+digestB+", as revision 9; 1 conflict settled") {

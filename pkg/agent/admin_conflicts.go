@@ -35,7 +35,8 @@ func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv
 	}
 	c := &catalogv1.Conflict{
 		Repository: ref.Repository, Tag: ref.Tag, Target: target, Site: a.cfg.Site,
-		Winner: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Reason: reason,
+		Winner: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Reason: reason, PushedBy: a.pushes.by(ref.String(), ours),
+		WinnerSite: rec.GetOrigin(), WinnerPushedAt: rec.GetPushedAt(), WinnerPublishedBy: rec.GetPublishedBy(),
 	}
 	if at := a.pushes.of(ref.String(), ours); !at.IsZero() {
 		c.PushedAt = timestamppb.New(at)
@@ -168,7 +169,10 @@ func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.Un
 func (s *admin) contentAt(ctx context.Context, ref catalog.Ref, digest string) error {
 	var words []string
 	if s.a.registry != nil {
-		_, _, err := s.a.readClosure(ctx, ref.Repository, digest)
+		target, _, err := s.a.readClosure(ctx, ref.Repository, digest)
+		if err == nil {
+			err = s.a.reallyHas(ctx, ref, target)
+		}
 		if err == nil {
 			return nil
 		}
@@ -207,20 +211,32 @@ func (s *admin) Conflicts(ctx context.Context, req *adminv1.ConflictsRequest) (*
 		return root.Conflicts(ctx, req)
 	}
 	resp := &adminv1.ConflictsResponse{}
-	snap := s.a.node.Catalog()
-	for c := range snap.AllConflicts() {
-		ref := catalog.Ref{Repository: c.GetRepository(), Tag: c.GetTag()}
-		info := &adminv1.ConflictInfo{
-			Ref: ref.String(), NotedAt: c.GetNotedAt(), Reason: c.GetReason(),
-			Loser:  &adminv1.ConflictSide{Digest: c.GetTarget().GetDigest(), Site: c.GetSite(), PushedAt: c.GetPushedAt()},
-			Winner: &adminv1.ConflictSide{Digest: c.GetWinner()},
-		}
-		if _, rec := s.a.record(ref); rec != nil && rec.GetTarget().GetDigest() == c.GetWinner() {
-			info.Winner.Site, info.Winner.PushedAt, info.Winner.PublishedBy = rec.GetOrigin(), rec.GetPushedAt(), rec.GetPublishedBy()
-		}
-		resp.Conflicts = append(resp.Conflicts, info)
+	for c := range s.a.node.Catalog().AllConflicts() {
+		_, rec := s.a.record(catalog.Ref{Repository: c.GetRepository(), Tag: c.GetTag()})
+		resp.Conflicts = append(resp.Conflicts, conflictInfo(c, rec))
 	}
 	return resp, nil
+}
+
+// conflictInfo describes a conflict and what its ref shows now.
+func conflictInfo(c *catalogv1.Conflict, rec *catalogv1.Record) *adminv1.ConflictInfo {
+	info := &adminv1.ConflictInfo{
+		Ref: catalog.Ref{Repository: c.GetRepository(), Tag: c.GetTag()}.String(), NotedAt: c.GetNotedAt(), Reason: c.GetReason(),
+		Loser: &adminv1.ConflictSide{Digest: c.GetTarget().GetDigest(), Site: c.GetSite(), PushedAt: c.GetPushedAt(), PushedBy: c.GetPushedBy()},
+		Winner: &adminv1.ConflictSide{
+			Digest: c.GetWinner(), Site: c.GetWinnerSite(), PushedAt: c.GetWinnerPushedAt(), PublishedBy: c.GetWinnerPublishedBy(),
+			PushedBy: pushedBy(c.GetWinnerPublishedBy()), Revision: c.GetRevision(),
+		},
+		Now: &adminv1.ConflictSide{
+			Digest: showsDigest(rec), Site: rec.GetOrigin(), PushedAt: rec.GetPushedAt(), PublishedBy: rec.GetPublishedBy(),
+			PushedBy: pushedBy(rec.GetPublishedBy()), Revision: rec.GetRevision(),
+		},
+	}
+	if info.Winner.GetPublishedBy() == "" && showsDigest(rec) == c.GetWinner() {
+		// It was noted before these were kept with it.
+		info.Winner.Site, info.Winner.PushedAt, info.Winner.PublishedBy, info.Winner.PushedBy = rec.GetOrigin(), rec.GetPushedAt(), rec.GetPublishedBy(), info.Now.GetPushedBy()
+	}
+	return info
 }
 
 // SettleConflict implements adminv1.AdminServiceServer. Who has the content publishes it; the list is settled after that, so that a break in between leaves a conflict listed
@@ -246,15 +262,22 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 	if len(losers) == 0 {
 		return nil, status.Errorf(codes.NotFound, "no conflict over %s is listed; 'fanoutctl conflicts' lists all", ref)
 	}
-	if rec.GetDeleted() || rec.GetTarget().GetDigest() != req.GetKeep() {
-		i := slices.IndexFunc(losers, func(c *catalogv1.Conflict) bool { return c.GetTarget().GetDigest() == req.GetKeep() })
-		if i < 0 {
-			return nil, status.Errorf(codes.InvalidArgument, "%q is none of the digests that %s is in conflict over: keep %s", req.GetKeep(), ref, choices(rec, losers))
+	if keep := req.GetKeep(); showsDigest(rec) != keep {
+		lost := slices.IndexFunc(losers, func(c *catalogv1.Conflict) bool { return c.GetTarget().GetDigest() == keep })
+		switch {
+		case lost >= 0 && losers[lost].GetSite() != s.a.cfg.Site:
+			return s.settleAt(ctx, losers[lost].GetSite(), actor, req)
+		case lost >= 0:
+			rec, err = s.publishHeld(ctx, ref, keep, actor)
+		case slices.ContainsFunc(losers, func(c *catalogv1.Conflict) bool { return c.GetWinner() == keep }):
+			// It won then and was superseded: nobody holds it, though a registry may have it still.
+			if rec, err = s.publishHeld(ctx, ref, keep, actor); status.Code(err) == codes.FailedPrecondition && !passedOn(ctx) {
+				return s.settleAnywhere(ctx, ref, actor, req, losers)
+			}
+		default:
+			err = status.Errorf(codes.InvalidArgument, "%q is none of the digests that %s is in conflict over: keep %s", keep, ref, choices(rec, losers, ""))
 		}
-		if site := losers[i].GetSite(); site != s.a.cfg.Site {
-			return s.settleAt(ctx, site, actor, req)
-		}
-		if rec, err = s.publishHeld(ctx, ref, req.GetKeep(), actor); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -268,13 +291,22 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 	}, nil
 }
 
-func choices(rec *catalogv1.Record, losers []*catalogv1.Conflict) string {
+// choices names what may be kept, and what each is; not one that is known to be gone.
+func choices(rec *catalogv1.Record, losers []*catalogv1.Conflict, gone string) string {
 	var out []string
-	if !rec.GetDeleted() {
-		out = append(out, rec.GetTarget().GetDigest())
+	named := []string{gone}
+	add := func(digest, what string) {
+		if digest != "" && !slices.Contains(named, digest) {
+			named = append(named, digest)
+			out = append(out, digest+" ("+what+")")
+		}
+	}
+	add(showsDigest(rec), "shown now")
+	for _, c := range losers {
+		add(c.GetTarget().GetDigest(), "lost, held at "+c.GetSite())
 	}
 	for _, c := range losers {
-		out = append(out, c.GetTarget().GetDigest())
+		add(c.GetWinner(), "won then")
 	}
 	return strings.Join(out, " or ")
 }
@@ -294,9 +326,39 @@ func (s *admin) settleAt(ctx context.Context, site, actor string, req *adminv1.S
 	return nil, status.Errorf(codes.Unavailable, "%s is only at site %s, which is not connected now; try again when it is back", req.GetKeep(), site)
 }
 
+// settleAnywhere has one of the other members settle that has what is to be kept. It is asked when this one lacks it.
+func (s *admin) settleAnywhere(ctx context.Context, ref catalog.Ref, actor string, req *adminv1.SettleConflictRequest, losers []*catalogv1.Conflict) (*adminv1.SettleConflictResponse, error) {
+	var away []string
+	for _, m := range s.a.node.Roster().Members {
+		if m.Site == s.a.cfg.Site {
+			continue
+		}
+		r, err := s.settleAt(ctx, m.Site, actor, req)
+		switch status.Code(err) {
+		case codes.OK:
+			return r, nil
+		case codes.FailedPrecondition: // it lacks it, too
+		default:
+			away = append(away, m.Site+": "+status.Convert(err).Message())
+		}
+	}
+	_, rec := s.a.record(ref)
+	words := fmt.Sprintf("%s won then, was superseded since, and no registry of headquarters that answers has it whole any more", req.GetKeep())
+	if len(away) > 0 {
+		words += " (" + strings.Join(away, "; ") + ")"
+	}
+	return nil, status.Errorf(codes.FailedPrecondition, "%s: push it again, or keep %s", words, choices(rec, losers, req.GetKeep()))
+}
+
 // publishHeld publishes what this site holds, in place of whatever the record shows.
 func (s *admin) publishHeld(ctx context.Context, ref catalog.Ref, digest, actor string) (*catalogv1.Record, error) {
+	if s.a.registry == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "%s has no registry", s.a.cfg.Site)
+	}
 	target, closure, err := s.a.readClosure(ctx, ref.Repository, digest)
+	if err == nil {
+		err = s.a.reallyHas(ctx, ref, target)
+	}
 	if err != nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "the registry of %s no longer has %s whole: %v; push it again", s.a.cfg.Site, digest, err)
 	}

@@ -187,6 +187,22 @@ func (c *checker) ahead(ctx context.Context, raw, rec *catalogv1.Record) (diffs 
 	return diffs, nil
 }
 
+// reallyHas asks the registry for all under a digest, whatever the store remembers of it: before something is published on a person's word and not because it was pushed just now.
+func (a *Agent) reallyHas(ctx context.Context, ref catalog.Ref, target *catalogv1.Descriptor) error {
+	c := a.newChecker(false, rate.NewLimiter(verifyRate, minBurst))
+	c.enter(ref.Repository)
+	var lacks *trouble
+	err := c.closure(ctx, &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: target}, target, func(_ bool, _ string, t *trouble) {
+		if lacks == nil {
+			lacks = t
+		}
+	})
+	if err == nil && lacks != nil {
+		err = errors.New(lacks.reason)
+	}
+	return err
+}
+
 // lists says whether the registry lists a tag that it can't resolve. Where it can't tell, no.
 func (c *checker) lists(ctx context.Context, ref catalog.Ref) bool {
 	if c.tags == nil {

@@ -82,7 +82,7 @@ func (a *Agent) overwritten(ctx context.Context, ref catalog.Ref, rec *catalogv1
 		return false, err
 	}
 	// No origin: the registry does not show it any more, and is put right like the others.
-	got, err := a.propose(ctx, ref, rec, target, referrers, "", p.at, a.publisher(ref))
+	got, err := a.propose(ctx, ref, rec, target, referrers, "", p.at, a.pusher(ref, p.digest))
 	if err != nil {
 		return false, a.refused(ref, rec, ours, err)
 	}

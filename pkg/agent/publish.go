@@ -153,7 +153,7 @@ func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 		a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, wait)
 		return false, nil
 	}
-	a.entered.note(ref.String(), "", time.Now())
+	a.entered.note(ref.String(), "", "", time.Now())
 	lost, err := a.forgetLost(ctx, ref, unlisted)
 	if err != nil || lost == 0 {
 		return false, err

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
 )
 
 // The time of a push is that of what was pushed, and of nothing that came later without being told of.
@@ -14,7 +16,7 @@ func TestPushes(t *testing.T) {
 			t.Errorf("nothing was told: %s", at)
 		}
 		first := time.Now()
-		p.note("app:1", "sha256:a", first)
+		p.note("app:1", "sha256:a", "alice", first)
 		time.Sleep(time.Second)
 		for _, c := range []struct {
 			digest string
@@ -24,18 +26,26 @@ func TestPushes(t *testing.T) {
 				t.Errorf("pushed %q: %s, want %s", c.digest, at, c.want)
 			}
 		}
-		p.note("app:1", "sha256:old", first.Add(-time.Hour)) // told late
+		p.note("app:1", "sha256:old", "bob", first.Add(-time.Hour)) // told late
 		if at := p.of("app:1", "sha256:a"); !at.Equal(first) {
 			t.Errorf("after an older one: %s", at)
 		}
 		second := time.Now()
-		p.note("app:1", "sha256:b", second)
+		p.note("app:1", "sha256:b", "", second)
 		if at := p.of("app:1", "sha256:b"); !at.Equal(second) || !p.get("app:1").Equal(second) {
 			t.Errorf("the second push: %s", at)
 		}
-		p.note("app:2", "", first)
+		p.note("app:2", "", "carol", first)
 		if at := p.of("app:2", "sha256:c"); !at.Equal(first) {
 			t.Errorf("a push of which no digest was told: %s", at)
+		}
+		for _, c := range []struct{ ref, digest, want string }{
+			{"app:1", "sha256:b", ""}, {"app:1", "sha256:a", ""}, {"app:2", "sha256:c", ""}, {"app:2", "", ""}, {"app:3", "sha256:c", "dave"},
+		} {
+			p.note("app:3", "sha256:c", "dave", first)
+			if by := p.by(c.ref, c.digest); by != c.want {
+				t.Errorf("%s at %s was pushed by %q, want %q", c.digest, c.ref, by, c.want)
+			}
 		}
 
 		var d pushes
@@ -50,4 +60,24 @@ func TestPushes(t *testing.T) {
 			t.Errorf("another: %s", at)
 		}
 	})
+}
+
+// Who pushed is said as the registry said it, and only of what it was said of; a name that is shaped like ours stays one.
+func TestPusher(t *testing.T) {
+	a, ref := &Agent{}, catalog.Ref{Repository: "app", Tag: "1"}
+	if by := a.pusher(ref, "sha256:a"); by != "sweep" || pushedBy(by) != "" {
+		t.Errorf("nothing was told: %s", by)
+	}
+	for _, name := range []string{"robot$ci+push", "alice", "webhook (bob)", ")"} {
+		a.pushes.note(ref.String(), "sha256:a", name, time.Now())
+		if by := a.pusher(ref, "sha256:a"); by != "webhook ("+name+")" || pushedBy(by) != name {
+			t.Errorf("pushed by %q: %q", name, by)
+		}
+	}
+	if by := a.pusher(ref, "sha256:b"); by != "webhook" || pushedBy(by) != "" {
+		t.Errorf("something else: %s", by)
+	}
+	if by := pushedBy("alice"); by != "" {
+		t.Errorf("published by a person: %q", by)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,19 +61,20 @@ type pushes struct {
 type pushed struct {
 	at     time.Time
 	digest string // empty: not told
+	actor  string // who pushed it, in the registry's words; empty: not told
 }
 
 // maxPushes bounds it; it only sharpens judgement, so old ones may go.
 const maxPushes = 10_000
 
-func (p *pushes) note(ref, digest string, at time.Time) {
+func (p *pushes) note(ref, digest, actor string, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.at == nil || len(p.at) >= maxPushes {
 		p.at = map[string]pushed{}
 	}
 	if at.After(p.at[ref].at) {
-		p.at[ref] = pushed{at, digest}
+		p.at[ref] = pushed{at, digest, actor}
 	}
 }
 
@@ -97,7 +99,7 @@ func (p *pushes) since(ref, digest string) time.Time {
 		p.at = map[string]pushed{}
 	}
 	now := time.Now()
-	p.at[ref] = pushed{now, digest}
+	p.at[ref] = pushed{at: now, digest: digest}
 	return now
 }
 
@@ -111,6 +113,16 @@ func (p *pushes) of(ref, digest string) time.Time {
 		return time.Time{}
 	}
 	return last.at
+}
+
+// by says who pushed what a ref shows, in the registry's words; empty: it did not say.
+func (p *pushes) by(ref, digest string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := p.at[ref]; digest != "" && last.digest == digest {
+		return last.actor
+	}
+	return ""
 }
 
 // work takes keys from the queue until ctx ends.
@@ -289,7 +301,7 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 	}
 	switch v.Action {
 	case reconcile.Publish:
-		if _, err = a.publish(ctx, ref, ours, rec, a.publisher(ref), looked); err != nil {
+		if _, err = a.publish(ctx, ref, ours, rec, a.pusher(ref, ours), looked); err != nil {
 			return a.refused(ref, rec, ours, err)
 		}
 		return nil
@@ -463,5 +475,24 @@ func (a *Agent) publisher(ref catalog.Ref) string {
 	if a.pushes.get(ref.String()).IsZero() {
 		return "sweep"
 	}
-	return "webhook"
+	return byWebhook
+}
+
+// byWebhook is who publishes what a registry told of.
+const byWebhook = "webhook"
+
+// pusher is publisher for a push of a digest, with the name of who pushed it where the registry told that.
+func (a *Agent) pusher(ref catalog.Ref, digest string) string {
+	if by := a.pushes.by(ref.String(), digest); by != "" {
+		return byWebhook + " (" + by + ")"
+	}
+	return a.publisher(ref)
+}
+
+// pushedBy gives the name that pusher put into a record; empty: none.
+func pushedBy(publisher string) string {
+	if by, ok := strings.CutPrefix(publisher, byWebhook+" ("); ok && strings.HasSuffix(by, ")") {
+		return strings.TrimSuffix(by, ")")
+	}
+	return ""
 }

@@ -293,7 +293,7 @@ func (a *Agent) notice(ctx context.Context, ev registry.Event) {
 			at = time.Now()
 		}
 		if ev.Action == registry.ActionPush {
-			a.pushes.note(ev.Repository+":"+ev.Tag, ev.Digest, at)
+			a.pushes.note(ev.Repository+":"+ev.Tag, ev.Digest, ev.Actor, at)
 		}
 		a.queue.add(key{repository: ev.Repository, tag: ev.Tag})
 	case ev.Digest != "" && hq && ev.Action == registry.ActionPush:

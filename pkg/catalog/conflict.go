@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
@@ -81,13 +82,12 @@ func validateConflict(c *catalogv1.Conflict) *Refusal {
 	if !ValidDigest(c.Winner) {
 		return refuse(ErrInvalid, "%s: winner %s", where, quote(c.Winner))
 	}
-	if err := validateTime(where, c.PushedAt); err != nil {
-		return err
+	for _, t := range []*timestamppb.Timestamp{c.PushedAt, c.NotedAt, c.WinnerPushedAt} {
+		if err := validateTime(where, t); err != nil {
+			return err
+		}
 	}
-	if err := validateTime(where, c.NotedAt); err != nil {
-		return err
-	}
-	return validateWords(c.Reason)
+	return validateWords(c.Reason, c.PushedBy, c.WinnerSite, c.WinnerPublishedBy)
 }
 
 // AllConflicts yields the conflicts that are not settled, by ref, target and site.

@@ -133,7 +133,8 @@ func drawHealing(t *rapid.T, snap *catalog.Snapshot, ref catalog.Ref) *catalogv1
 	case 1:
 		return &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: &catalogv1.Conflict{
 			Repository: ref.Repository, Tag: ref.Tag, Target: descriptor(drawTarget.Draw(t, "loser")), Winner: digest(drawTarget.Draw(t, "winner")),
-			Site: "hq-a", PushedAt: timestamppb.New(time.Unix(5, 0)),
+			Site: "hq-a", PushedAt: timestamppb.New(time.Unix(5, 0)), PushedBy: "alice", WinnerSite: "hq-b", WinnerPublishedBy: "webhook (bob)",
+			WinnerPushedAt: timestamppb.New(time.Unix(int64(rapid.IntRange(0, 2).Draw(t, "pushed")), 0)),
 		}}}}
 	case 2:
 		return &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: &catalogv1.SettleConflict{
@@ -241,7 +242,7 @@ func TestReplicas_EqualWhateverRestarts(t *testing.T) {
 					rec.Target.Digest = "changed"
 				}
 				if k := c.GetNoteConflict().GetConflict(); k != nil {
-					k.Target.Digest = "changed"
+					k.Target.Digest, k.WinnerPushedAt.Seconds, k.PushedBy = "changed", 99, "changed"
 				}
 			}
 			data := snapshotBytes(t, replicas[0].Snapshot())

@@ -42,7 +42,7 @@ func descriptor(word string) *catalogv1.Descriptor {
 //	NAME pull PARENT [scope=PATTERN,…] [limit=N] [resync=ID] [again]  asks the parent's view for a batch after its position and imports it
 //	NAME import EPOCH/REVISION [scope=HASH] [sum=WORD] [resync=ID] [end] [from=EPOCH/REVISION]… [REF=TARGET@REVISION]…
 //	NAME prune REVISION
-//	NAME conflict REF LOSER WINNER [site=NAME]
+//	NAME conflict REF LOSER WINNER [site=NAME] [by=NAME] [won=SITE/NAME]
 //	NAME settle REF [LOSER]
 //	NAME vanish REF [site=NAME] [expect=N]                            notes a deletion
 //	NAME travel REF [site=NAME]                                       an observed unpublish
@@ -177,9 +177,11 @@ func (s *stage) run(t *testing.T, line string) string {
 	case "conflict":
 		ref := splitRef(o.bare[0])
 		held, _ := snap.Get(ref)
+		winnerSite, winnerBy, _ := strings.Cut(o.keys["won"], "/")
 		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: &catalogv1.Conflict{
 			Repository: ref.Repository, Tag: ref.Tag, Target: s.descriptor(o.bare[1]), Winner: s.descriptor(o.bare[2]).Digest,
 			Site: cmp.Or(o.keys["site"], "hq-b"), Revision: held.GetRevision(), Reason: o.keys["reason"],
+			PushedBy: o.keys["by"], WinnerSite: winnerSite, WinnerPublishedBy: winnerBy, WinnerPushedAt: held.GetPushedAt(),
 		}}}})
 	case "settle":
 		ref := splitRef(o.bare[0])
@@ -371,7 +373,15 @@ func (s *stage) show(snap *catalog.Snapshot) string {
 		fmt.Fprintf(&out, "  pruned through %d\n", snap.Pruned())
 	}
 	for c := range snap.AllConflicts() {
-		fmt.Fprintf(&out, "  conflict over %s:%s: %s at %s, against %s@%d\n", c.Repository, c.Tag, s.word(c.Target.Digest), c.Site, s.word(c.Winner), c.Revision)
+		fmt.Fprintf(&out, "  conflict over %s:%s: %s at %s", c.Repository, c.Tag, s.word(c.Target.Digest), c.Site)
+		if c.PushedBy != "" {
+			out.WriteString(" by " + c.PushedBy)
+		}
+		fmt.Fprintf(&out, ", against %s@%d", s.word(c.Winner), c.Revision)
+		if c.WinnerSite+c.WinnerPublishedBy != "" {
+			fmt.Fprintf(&out, " at %s by %s", c.WinnerSite, c.WinnerPublishedBy)
+		}
+		out.WriteString("\n")
 	}
 	for d := range snap.AllDeletions() {
 		fmt.Fprintf(&out, "  deletion of %s:%s at %s, noted at %d", d.Repository, d.Tag, d.Site, d.NotedAt.AsTime().Unix())

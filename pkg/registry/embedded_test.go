@@ -201,6 +201,7 @@ func TestFakeHarbor_Webhooks(t *testing.T) {
 			{Action: registry.ActionPush, Repository: repo, Tag: "v3", Digest: digest},
 			{Action: registry.ActionDelete, Repository: repo, Tag: "v3", Digest: digest},
 		} {
+			want.Actor = "admin"
 			if diff := cmp.Diff(want, next(t, events), ignoreTime); diff != "" {
 				t.Fatalf("event (-want +got):\n%s", diff)
 			}

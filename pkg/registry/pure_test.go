@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -239,7 +240,7 @@ func TestWalk_TooDeep(t *testing.T) {
 
 func TestParseHarbor(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("5a", 32)
-	want := registry.Event{Repository: "app/web", Digest: digest, Time: time.Date(2026, 11, 23, 20, 24, 53, 0, time.UTC)}
+	want := registry.Event{Repository: "app/web", Digest: digest, Actor: "admin", Time: time.Date(2026, 11, 23, 20, 24, 53, 0, time.UTC)}
 	for name, f := range map[string]func(*registry.Event){
 		"default-push.json":            func(e *registry.Event) { e.Action, e.Tag = registry.ActionPush, "v1" },
 		"default-push-by-digest.json":  func(e *registry.Event) { e.Action = registry.ActionPush },
@@ -286,13 +287,17 @@ func TestParseDistribution(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("5a", 32)
 	when := time.Date(2026, 11, 23, 20, 24, 53, 5e8, time.UTC)
 	want := []registry.Event{
-		{Action: registry.ActionPush, Repository: "app/web", Tag: "v1", Digest: digest, UserAgent: "crane/1", Time: when},
+		{Action: registry.ActionPush, Repository: "app/web", Tag: "v1", Digest: digest, Actor: "alice", UserAgent: "crane/1", Time: when},
 		{Action: registry.ActionPush, Repository: "app/web", Digest: digest, UserAgent: "crane/1", Time: when},
 		{Action: registry.ActionDelete, Repository: "app/web", Tag: "v2", Time: when},
 		{Action: registry.ActionDelete, Repository: "app/web", Digest: digest, Time: when},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	long := `{"type":"PUSH_ARTIFACT","operator":"` + strings.Repeat("ü\\u0007", 300) + `","event_data":{"resources":[{"tag":"v1"}],"repository":{"repo_full_name":"a/b"}}}`
+	if got, err := registry.ParseHarbor([]byte(long)); err != nil || len(got) != 1 || len(got[0].Actor) > 128 || !utf8.ValidString(got[0].Actor) || strings.ContainsRune(got[0].Actor, 7) {
+		t.Errorf("an operator that is none: %v, %v", got, err)
 	}
 	for _, bad := range []string{``, `[]`, `{"events":[{"action":"delete","target":{"repository":"A"}}]}`, `{"events":[` + strings.Repeat(`{},`, 10_000) + `{}]}`} {
 		if _, err := registry.ParseDistribution([]byte(bad)); !errors.Is(err, registry.ErrInvalid) {

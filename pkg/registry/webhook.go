@@ -11,6 +11,7 @@ const (
 	// MaxHookBytes is the largest body that is read.
 	MaxHookBytes = 4 << 20
 	maxHookItems = 10_000
+	maxActor     = 128
 )
 
 // Actions of an Event.
@@ -29,6 +30,8 @@ type Event struct {
 	Tag string
 	// Digest; may be empty.
 	Digest string
+	// Actor who did it, where the registry says so; nothing vouches for it.
+	Actor string
 	// UserAgent of the client that did it, where the registry says so.
 	UserAgent string
 	// Time at which the registry says that it happened; may be zero.
@@ -48,7 +51,8 @@ type harborData struct {
 }
 
 type harborHook struct {
-	Type string `json:"type"`
+	Type     string `json:"type"`
+	Operator string `json:"operator"`
 	// Default format.
 	OccurAt   int64      `json:"occur_at"`
 	EventData harborData `json:"event_data"`
@@ -86,10 +90,10 @@ func ParseHarbor(body []byte) ([]Event, error) {
 	} else if h.OccurAt > 0 {
 		when = time.Unix(h.OccurAt, 0)
 	}
-	return data.events(action, when.UTC())
+	return data.events(action, actorName(h.Operator), when.UTC())
 }
 
-func (d *harborData) events(action string, when time.Time) ([]Event, error) {
+func (d *harborData) events(action, actor string, when time.Time) ([]Event, error) {
 	repo := d.Repository.FullName
 	if repo == "" {
 		repo = d.Repository.Namespace + "/" + d.Repository.Name
@@ -99,7 +103,7 @@ func (d *harborData) events(action string, when time.Time) ([]Event, error) {
 	}
 	events := make([]Event, 0, len(d.Resources))
 	for _, r := range d.Resources {
-		e := Event{Action: action, Repository: repo, Tag: r.Tag, Digest: r.Digest, Time: when}
+		e := Event{Action: action, Repository: repo, Tag: r.Tag, Digest: r.Digest, Actor: actor, Time: when}
 		// A push by digest has the digest for a tag.
 		if ValidDigest(e.Tag) {
 			if e.Digest == "" {
@@ -130,6 +134,14 @@ func (e *Event) check() error {
 	return nil
 }
 
+// actorName bounds a name: it is kept in the catalog, and must not make a push unfit for it.
+func actorName(s string) string {
+	if len(s) > maxActor {
+		s = s[:maxActor]
+	}
+	return clean(s)
+}
+
 type distributionHook struct {
 	Events []struct {
 		Timestamp string `json:"timestamp"`
@@ -143,6 +155,9 @@ type distributionHook struct {
 		Request struct {
 			UserAgent string `json:"useragent"`
 		} `json:"request"`
+		Actor struct {
+			Name string `json:"name"`
+		} `json:"actor"`
 	} `json:"events"`
 }
 
@@ -169,7 +184,7 @@ func ParseDistribution(body []byte) ([]Event, error) {
 		}
 		e := Event{
 			Action: in.Action, Repository: in.Target.Repository, Tag: in.Target.Tag, Digest: in.Target.Digest,
-			UserAgent: clean(in.Request.UserAgent),
+			Actor: actorName(in.Actor.Name), UserAgent: clean(in.Request.UserAgent),
 		}
 		if when, err := time.Parse(time.RFC3339, in.Timestamp); err == nil {
 			e.Time = when.UTC()

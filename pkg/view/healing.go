@@ -54,52 +54,81 @@ type Conflicts struct {
 	Conflicts     []Conflict `json:"conflicts"`
 }
 
-// Conflict is one push that lost.
+// Conflict is one push that lost: what won then, and what the ref shows now.
 type Conflict struct {
 	Ref     string     `json:"ref"`
 	Winner  Push       `json:"winner"`
 	Loser   Push       `json:"loser"`
+	Now     Push       `json:"now"`
 	NotedAt *time.Time `json:"notedAt,omitempty"`
 	Reason  string     `json:"reason"`
 }
 
-// Push is one side of a Conflict.
+// Push is one side of a Conflict. Without a digest: it was deleted.
 type Push struct {
-	Digest      string     `json:"digest"`
-	Site        string     `json:"site"`
-	PushedAt    *time.Time `json:"pushedAt,omitempty"`
-	PublishedBy string     `json:"publishedBy,omitempty"`
+	Digest   string     `json:"digest"`
+	Site     string     `json:"site"`
+	PushedAt *time.Time `json:"pushedAt,omitempty"`
+	// PushedBy whom, where the registry said it.
+	PushedBy    string `json:"pushedBy,omitempty"`
+	PublishedBy string `json:"publishedBy,omitempty"`
+	Revision    uint64 `json:"revision,omitempty"`
+}
+
+// by says whose it was, as far as that is known.
+func (p Push) by() string {
+	switch {
+	case p.PushedBy != "":
+		return p.PushedBy
+	case p.PublishedBy != "" && p.PublishedBy != "webhook" && p.PublishedBy != "sweep":
+		return p.PublishedBy
+	case p.Site != "":
+		return "a push at " + p.Site
+	}
+	return "unknown"
 }
 
 // ConflictsOf makes it.
 func ConflictsOf(r *adminv1.ConflictsResponse) Conflicts {
 	side := func(x *adminv1.ConflictSide) Push {
-		return Push{Digest: x.GetDigest(), Site: x.GetSite(), PushedAt: moment(x.GetPushedAt()), PublishedBy: x.GetPublishedBy()}
+		return Push{
+			Digest: x.GetDigest(), Site: x.GetSite(), PushedAt: moment(x.GetPushedAt()), PushedBy: x.GetPushedBy(), PublishedBy: x.GetPublishedBy(), Revision: x.GetRevision(),
+		}
 	}
 	doc := Conflicts{SchemaVersion: SchemaVersion, Conflicts: []Conflict{}}
 	for _, c := range r.GetConflicts() {
 		doc.Conflicts = append(doc.Conflicts, Conflict{
-			Ref: c.GetRef(), Winner: side(c.GetWinner()), Loser: side(c.GetLoser()), NotedAt: moment(c.GetNotedAt()), Reason: c.GetReason(),
+			Ref: c.GetRef(), Winner: side(c.GetWinner()), Loser: side(c.GetLoser()), Now: side(c.GetNow()), NotedAt: moment(c.GetNotedAt()), Reason: c.GetReason(),
 		})
 	}
 	return doc
 }
 
-// Text is two lines a conflict, one for each side: whole digests, since one of them is to be named.
+// Text is a line for each side of each conflict: whole digests, since one of them is to be named. Those of a ref come one after the other, and after them what it shows now, where that is
+// neither.
 func (c Conflicts) Text(s Style) string {
 	if len(c.Conflicts) == 0 {
 		return "No conflicts.\n"
 	}
-	rows := make([][]cell, 0, 2*len(c.Conflicts))
-	for _, x := range c.Conflicts {
-		for _, p := range []struct {
-			what string
-			Push
-		}{{"shown", x.Winner}, {"lost", x.Loser}} {
-			rows = append(rows, []cell{plain(x.Ref), plain(p.what), plain(p.Digest), plain(p.Site), plain(stamp(p.PushedAt)), plain(p.PublishedBy)})
+	var rows [][]cell
+	row := func(ref, what string, p Push) {
+		rows = append(rows, []cell{plain(ref), plain(what), plain(fallback(p.Digest, "(deleted)")), plain(p.Site), plain(stamp(p.PushedAt)), plain(p.by())})
+	}
+	for i, x := range c.Conflicts {
+		row(x.Ref, "lost", x.Loser)
+		last := i+1 == len(c.Conflicts) || c.Conflicts[i+1].Ref != x.Ref
+		switch next := !last && c.Conflicts[i+1].Winner.Digest == x.Winner.Digest; {
+		case next: // it is told once, with the last that lost against it
+		case x.Winner.Digest == x.Now.Digest:
+			row(x.Ref, "won, and shown now", x.Winner)
+		default:
+			row(x.Ref, "won then", x.Winner)
+		}
+		if last && x.Winner.Digest != x.Now.Digest && x.Now.Revision > 0 {
+			row(x.Ref, "shown now", x.Now)
 		}
 	}
-	return table(s, []string{"REF", "", "DIGEST", "SITE", "PUSHED", "BY"}, rows) +
+	return table(s, []string{"REF", "WHAT", "DIGEST", "SITE", "PUSHED", "BY"}, rows) +
 		"\nSettle one with: fanoutctl conflicts settle REF --keep DIGEST\n"
 }
 

@@ -133,6 +133,7 @@ func documents() map[string]document {
 		"contexts": view.Contexts{SchemaVersion: 1, Contexts: []view.Context{{Name: "lab", Server: "127.0.0.1:7400"}, {Name: "prod", Current: true, Server: "hq.example.com:7400", Cert: "/c", Key: "/k", CA: "/ca", TrustDomain: "example.com"}}},
 	}
 	maps.Copy(all, rolloutDocuments())
+	maps.Copy(all, healingDocuments())
 	return all
 }
 

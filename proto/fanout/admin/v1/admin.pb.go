@@ -2073,14 +2073,16 @@ type ConflictInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ref as REPOSITORY:TAG.
 	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	// loser and winner.
+	// loser is the push that lost.
 	Loser *ConflictSide `protobuf:"bytes,2,opt,name=loser,proto3" json:"loser,omitempty"`
-	// winner that the ref shows, or showed when the conflict was noticed.
+	// winner is what the ref showed when the conflict was noticed. It may have been superseded since.
 	Winner *ConflictSide `protobuf:"bytes,3,opt,name=winner,proto3" json:"winner,omitempty"`
 	// noted_at is when it was listed.
 	NotedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=noted_at,json=notedAt,proto3" json:"noted_at,omitempty"`
 	// reason in words.
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// now is what the ref shows now; its digest is empty when it was deleted.
+	Now           *ConflictSide `protobuf:"bytes,6,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2150,17 +2152,28 @@ func (x *ConflictInfo) GetReason() string {
 	return ""
 }
 
-// ConflictSide is one of two pushes.
+func (x *ConflictInfo) GetNow() *ConflictSide {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
+// ConflictSide is one of two pushes, or what a ref shows.
 type ConflictSide struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// digest that was pushed.
 	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	// site at which.
+	// site at whose registry; empty: at none, a person had it published.
 	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
 	// pushed_at is when its registry was first seen to show it; absent: not known.
 	PushedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=pushed_at,json=pushedAt,proto3" json:"pushed_at,omitempty"`
-	// published_by whom; empty at a loser.
-	PublishedBy   string `protobuf:"bytes,4,opt,name=published_by,json=publishedBy,proto3" json:"published_by,omitempty"`
+	// published_by whom, as in the record; empty at a loser.
+	PublishedBy string `protobuf:"bytes,4,opt,name=published_by,json=publishedBy,proto3" json:"published_by,omitempty"`
+	// pushed_by is who pushed it, in the words of the site's registry; empty: it did not say.
+	PushedBy string `protobuf:"bytes,5,opt,name=pushed_by,json=pushedBy,proto3" json:"pushed_by,omitempty"`
+	// revision of the record; 0 at a loser.
+	Revision      uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2221,6 +2234,20 @@ func (x *ConflictSide) GetPublishedBy() string {
 		return x.PublishedBy
 	}
 	return ""
+}
+
+func (x *ConflictSide) GetPushedBy() string {
+	if x != nil {
+		return x.PushedBy
+	}
+	return ""
+}
+
+func (x *ConflictSide) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // SettleConflictRequest names a ref and what is to be kept.
@@ -5519,18 +5546,21 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\"\x12\n" +
 	"\x10ConflictsRequest\"P\n" +
 	"\x11ConflictsResponse\x12;\n" +
-	"\tconflicts\x18\x01 \x03(\v2\x1d.fanout.admin.v1.ConflictInfoR\tconflicts\"\xdb\x01\n" +
+	"\tconflicts\x18\x01 \x03(\v2\x1d.fanout.admin.v1.ConflictInfoR\tconflicts\"\x8c\x02\n" +
 	"\fConflictInfo\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x123\n" +
 	"\x05loser\x18\x02 \x01(\v2\x1d.fanout.admin.v1.ConflictSideR\x05loser\x125\n" +
 	"\x06winner\x18\x03 \x01(\v2\x1d.fanout.admin.v1.ConflictSideR\x06winner\x125\n" +
 	"\bnoted_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\anotedAt\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x96\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12/\n" +
+	"\x03now\x18\x06 \x01(\v2\x1d.fanout.admin.v1.ConflictSideR\x03now\"\xcf\x01\n" +
 	"\fConflictSide\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x127\n" +
 	"\tpushed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bpushedAt\x12!\n" +
-	"\fpublished_by\x18\x04 \x01(\tR\vpublishedBy\"=\n" +
+	"\fpublished_by\x18\x04 \x01(\tR\vpublishedBy\x12\x1b\n" +
+	"\tpushed_by\x18\x05 \x01(\tR\bpushedBy\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\"=\n" +
 	"\x15SettleConflictRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
 	"\x04keep\x18\x02 \x01(\tR\x04keep\"x\n" +
@@ -5888,100 +5918,101 @@ var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	28, // 22: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	28, // 23: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
 	79, // 24: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	79, // 25: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	33, // 26: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	79, // 27: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	18, // 28: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	81, // 29: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	81, // 30: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	81, // 31: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	54, // 32: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	55, // 33: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	56, // 34: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	57, // 35: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	60, // 36: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	82, // 37: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	63, // 38: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	60, // 39: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	65, // 40: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	60, // 41: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	82, // 42: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	79, // 43: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	69, // 44: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,  // 45: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	82, // 46: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	83, // 47: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	83, // 48: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	83, // 49: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	79, // 50: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	80, // 51: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,  // 52: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 53: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 54: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 55: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12, // 56: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	14, // 57: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	16, // 58: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	19, // 59: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	21, // 60: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	23, // 61: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	25, // 62: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	29, // 63: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	31, // 64: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	34, // 65: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	36, // 66: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	38, // 67: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	40, // 68: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	42, // 69: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	44, // 70: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	46, // 71: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	48, // 72: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	61, // 73: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	67, // 74: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	70, // 75: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	72, // 76: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	74, // 77: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	76, // 78: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	50, // 79: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	52, // 80: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	58, // 81: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	64, // 82: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,  // 83: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 84: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 85: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 86: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13, // 87: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	15, // 88: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	17, // 89: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	20, // 90: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	22, // 91: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	24, // 92: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	26, // 93: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	30, // 94: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	32, // 95: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	35, // 96: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	37, // 97: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	39, // 98: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	41, // 99: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	43, // 100: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	45, // 101: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	47, // 102: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	49, // 103: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	62, // 104: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	68, // 105: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	71, // 106: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	73, // 107: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	75, // 108: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	77, // 109: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	51, // 110: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	53, // 111: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	59, // 112: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	66, // 113: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	83, // [83:114] is the sub-list for method output_type
-	52, // [52:83] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	28, // 25: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	79, // 26: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	33, // 27: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	79, // 28: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	18, // 29: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	81, // 30: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	81, // 31: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	81, // 32: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	54, // 33: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	55, // 34: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	56, // 35: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	57, // 36: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	60, // 37: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	82, // 38: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	63, // 39: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	60, // 40: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	65, // 41: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	60, // 42: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	82, // 43: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	79, // 44: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	69, // 45: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,  // 46: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	82, // 47: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	83, // 48: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	83, // 49: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	83, // 50: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	79, // 51: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	80, // 52: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,  // 53: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 54: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 55: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 56: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12, // 57: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	14, // 58: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	16, // 59: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	19, // 60: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	21, // 61: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	23, // 62: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	25, // 63: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	29, // 64: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	31, // 65: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	34, // 66: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	36, // 67: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	38, // 68: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	40, // 69: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	42, // 70: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	44, // 71: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	46, // 72: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	48, // 73: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	61, // 74: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	67, // 75: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	70, // 76: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	72, // 77: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	74, // 78: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	76, // 79: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	50, // 80: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	52, // 81: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	58, // 82: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	64, // 83: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,  // 84: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 85: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 86: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 87: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13, // 88: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	15, // 89: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	17, // 90: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	20, // 91: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	22, // 92: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	24, // 93: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	26, // 94: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	30, // 95: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	32, // 96: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	35, // 97: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	37, // 98: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	39, // 99: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	41, // 100: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	43, // 101: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	45, // 102: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	47, // 103: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	49, // 104: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	62, // 105: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	68, // 106: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	71, // 107: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	73, // 108: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	75, // 109: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	77, // 110: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	51, // 111: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	53, // 112: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	59, // 113: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	66, // 114: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	84, // [84:115] is the sub-list for method output_type
+	53, // [53:84] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }

@@ -114,7 +114,7 @@ type Record struct {
 	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	// published_at is when headquarters' root proposed the change.
 	PublishedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
-	// published_by names the user, or "webhook" or "sweep".
+	// published_by names the user, or "webhook" or "sweep"; "webhook (NAME)" where the registry said who pushed.
 	PublishedBy string `protobuf:"bytes,7,opt,name=published_by,json=publishedBy,proto3" json:"published_by,omitempty"`
 	// origin is the site whose registry showed the target, or on a tombstone no longer showed it, when the change was proposed; empty: none did, it was a person's word.
 	Origin string `protobuf:"bytes,8,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -2109,9 +2109,17 @@ type Conflict struct {
 	// revision of the record that won.
 	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	// reason in words.
-	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// pushed_by is who pushed what lost, in the words of that registry; empty: it did not say.
+	PushedBy string `protobuf:"bytes,10,opt,name=pushed_by,json=pushedBy,proto3" json:"pushed_by,omitempty"`
+	// winner_site is the origin of the record that won, as it was then. This and what follows is kept here since the record may be superseded before anyone looks.
+	WinnerSite string `protobuf:"bytes,11,opt,name=winner_site,json=winnerSite,proto3" json:"winner_site,omitempty"`
+	// winner_pushed_at as in that record.
+	WinnerPushedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=winner_pushed_at,json=winnerPushedAt,proto3" json:"winner_pushed_at,omitempty"`
+	// winner_published_by as in that record.
+	WinnerPublishedBy string `protobuf:"bytes,13,opt,name=winner_published_by,json=winnerPublishedBy,proto3" json:"winner_published_by,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Conflict) Reset() {
@@ -2203,6 +2211,34 @@ func (x *Conflict) GetRevision() uint64 {
 func (x *Conflict) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Conflict) GetPushedBy() string {
+	if x != nil {
+		return x.PushedBy
+	}
+	return ""
+}
+
+func (x *Conflict) GetWinnerSite() string {
+	if x != nil {
+		return x.WinnerSite
+	}
+	return ""
+}
+
+func (x *Conflict) GetWinnerPushedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WinnerPushedAt
+	}
+	return nil
+}
+
+func (x *Conflict) GetWinnerPublishedBy() string {
+	if x != nil {
+		return x.WinnerPublishedBy
 	}
 	return ""
 }
@@ -5274,7 +5310,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vForgetGroup\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"!\n" +
 	"\x05Prune\x12\x18\n" +
-	"\athrough\x18\x01 \x01(\x04R\athrough\"\xc3\x02\n" +
+	"\athrough\x18\x01 \x01(\x04R\athrough\"\xf7\x03\n" +
 	"\bConflict\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -5286,7 +5322,13 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\bnoted_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\anotedAt\x12\x16\n" +
 	"\x06winner\x18\a \x01(\tR\x06winner\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x16\n" +
-	"\x06reason\x18\t \x01(\tR\x06reason\"G\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x1b\n" +
+	"\tpushed_by\x18\n" +
+	" \x01(\tR\bpushedBy\x12\x1f\n" +
+	"\vwinner_site\x18\v \x01(\tR\n" +
+	"winnerSite\x12D\n" +
+	"\x10winner_pushed_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x0ewinnerPushedAt\x12.\n" +
+	"\x13winner_published_by\x18\r \x01(\tR\x11winnerPublishedBy\"G\n" +
 	"\fNoteConflict\x127\n" +
 	"\bconflict\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.ConflictR\bconflict\"Z\n" +
 	"\x0eSettleConflict\x12\x1e\n" +
@@ -5649,80 +5691,81 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,   // 49: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
 	61,  // 50: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
 	61,  // 51: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
-	24,  // 52: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
-	61,  // 53: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
-	1,   // 54: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
-	10,  // 55: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
-	3,   // 56: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	44,  // 57: fanout.catalog.v1.RestoreCatalog.rollouts:type_name -> fanout.catalog.v1.Rollout
-	43,  // 58: fanout.catalog.v1.RestoreCatalog.policies:type_name -> fanout.catalog.v1.Policy
-	56,  // 59: fanout.catalog.v1.RestoreCatalog.freeze:type_name -> fanout.catalog.v1.Freeze
-	33,  // 60: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
-	1,   // 61: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
-	6,   // 62: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
-	10,  // 63: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
-	35,  // 64: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
-	34,  // 65: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
-	24,  // 66: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
-	27,  // 67: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
-	44,  // 68: fanout.catalog.v1.SnapshotItem.rollout:type_name -> fanout.catalog.v1.Rollout
-	2,   // 69: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
-	3,   // 70: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	61,  // 71: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
-	7,   // 72: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
-	5,   // 73: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
-	43,  // 74: fanout.catalog.v1.SnapshotHeader.policies:type_name -> fanout.catalog.v1.Policy
-	56,  // 75: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
-	56,  // 76: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
-	37,  // 77: fanout.catalog.v1.Plan.waves:type_name -> fanout.catalog.v1.Wave
-	62,  // 78: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
-	38,  // 79: fanout.catalog.v1.Wave.before:type_name -> fanout.catalog.v1.Gate
-	38,  // 80: fanout.catalog.v1.Wave.after:type_name -> fanout.catalog.v1.Gate
-	41,  // 81: fanout.catalog.v1.Wave.window:type_name -> fanout.catalog.v1.Window
-	62,  // 82: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
-	39,  // 83: fanout.catalog.v1.Gate.approval:type_name -> fanout.catalog.v1.Approval
-	40,  // 84: fanout.catalog.v1.Gate.check:type_name -> fanout.catalog.v1.Check
-	62,  // 85: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
-	62,  // 86: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
-	0,   // 87: fanout.catalog.v1.Release.target:type_name -> fanout.catalog.v1.Descriptor
-	0,   // 88: fanout.catalog.v1.Release.referrers:type_name -> fanout.catalog.v1.Descriptor
-	62,  // 89: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
-	45,  // 90: fanout.catalog.v1.Rollout.items:type_name -> fanout.catalog.v1.RolloutItem
-	36,  // 91: fanout.catalog.v1.Rollout.plan:type_name -> fanout.catalog.v1.Plan
-	46,  // 92: fanout.catalog.v1.Rollout.waves:type_name -> fanout.catalog.v1.RolloutWave
-	48,  // 93: fanout.catalog.v1.Rollout.groups:type_name -> fanout.catalog.v1.RolloutGroup
-	61,  // 94: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
-	61,  // 95: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
-	49,  // 96: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
-	0,   // 97: fanout.catalog.v1.RolloutItem.target:type_name -> fanout.catalog.v1.Descriptor
-	0,   // 98: fanout.catalog.v1.RolloutItem.referrers:type_name -> fanout.catalog.v1.Descriptor
-	61,  // 99: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
-	61,  // 100: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
-	62,  // 101: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
-	47,  // 102: fanout.catalog.v1.RolloutWave.gates:type_name -> fanout.catalog.v1.RolloutGate
-	62,  // 103: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
-	62,  // 104: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
-	61,  // 105: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
-	61,  // 106: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
-	61,  // 107: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
-	62,  // 108: fanout.catalog.v1.RolloutGroup.waited:type_name -> google.protobuf.Duration
-	61,  // 109: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
-	44,  // 110: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
-	53,  // 111: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
-	54,  // 112: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
-	62,  // 113: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
-	62,  // 114: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
-	43,  // 115: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
-	43,  // 116: fanout.catalog.v1.SetPolicies.expect:type_name -> fanout.catalog.v1.Policy
-	61,  // 117: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	61,  // 118: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	56,  // 119: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
-	56,  // 120: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
-	121, // [121:121] is the sub-list for method output_type
-	121, // [121:121] is the sub-list for method input_type
-	121, // [121:121] is the sub-list for extension type_name
-	121, // [121:121] is the sub-list for extension extendee
-	0,   // [0:121] is the sub-list for field type_name
+	61,  // 52: fanout.catalog.v1.Conflict.winner_pushed_at:type_name -> google.protobuf.Timestamp
+	24,  // 53: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
+	61,  // 54: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
+	1,   // 55: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
+	10,  // 56: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
+	3,   // 57: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	44,  // 58: fanout.catalog.v1.RestoreCatalog.rollouts:type_name -> fanout.catalog.v1.Rollout
+	43,  // 59: fanout.catalog.v1.RestoreCatalog.policies:type_name -> fanout.catalog.v1.Policy
+	56,  // 60: fanout.catalog.v1.RestoreCatalog.freeze:type_name -> fanout.catalog.v1.Freeze
+	33,  // 61: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
+	1,   // 62: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
+	6,   // 63: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
+	10,  // 64: fanout.catalog.v1.SnapshotItem.group:type_name -> fanout.catalog.v1.Group
+	35,  // 65: fanout.catalog.v1.SnapshotItem.trailer:type_name -> fanout.catalog.v1.SnapshotTrailer
+	34,  // 66: fanout.catalog.v1.SnapshotItem.resync_seen:type_name -> fanout.catalog.v1.ResyncSeen
+	24,  // 67: fanout.catalog.v1.SnapshotItem.conflict:type_name -> fanout.catalog.v1.Conflict
+	27,  // 68: fanout.catalog.v1.SnapshotItem.deletion:type_name -> fanout.catalog.v1.Deletion
+	44,  // 69: fanout.catalog.v1.SnapshotItem.rollout:type_name -> fanout.catalog.v1.Rollout
+	2,   // 70: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
+	3,   // 71: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	61,  // 72: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	7,   // 73: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
+	5,   // 74: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
+	43,  // 75: fanout.catalog.v1.SnapshotHeader.policies:type_name -> fanout.catalog.v1.Policy
+	56,  // 76: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
+	56,  // 77: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
+	37,  // 78: fanout.catalog.v1.Plan.waves:type_name -> fanout.catalog.v1.Wave
+	62,  // 79: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
+	38,  // 80: fanout.catalog.v1.Wave.before:type_name -> fanout.catalog.v1.Gate
+	38,  // 81: fanout.catalog.v1.Wave.after:type_name -> fanout.catalog.v1.Gate
+	41,  // 82: fanout.catalog.v1.Wave.window:type_name -> fanout.catalog.v1.Window
+	62,  // 83: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
+	39,  // 84: fanout.catalog.v1.Gate.approval:type_name -> fanout.catalog.v1.Approval
+	40,  // 85: fanout.catalog.v1.Gate.check:type_name -> fanout.catalog.v1.Check
+	62,  // 86: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
+	62,  // 87: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
+	0,   // 88: fanout.catalog.v1.Release.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 89: fanout.catalog.v1.Release.referrers:type_name -> fanout.catalog.v1.Descriptor
+	62,  // 90: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
+	45,  // 91: fanout.catalog.v1.Rollout.items:type_name -> fanout.catalog.v1.RolloutItem
+	36,  // 92: fanout.catalog.v1.Rollout.plan:type_name -> fanout.catalog.v1.Plan
+	46,  // 93: fanout.catalog.v1.Rollout.waves:type_name -> fanout.catalog.v1.RolloutWave
+	48,  // 94: fanout.catalog.v1.Rollout.groups:type_name -> fanout.catalog.v1.RolloutGroup
+	61,  // 95: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
+	61,  // 96: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
+	49,  // 97: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
+	0,   // 98: fanout.catalog.v1.RolloutItem.target:type_name -> fanout.catalog.v1.Descriptor
+	0,   // 99: fanout.catalog.v1.RolloutItem.referrers:type_name -> fanout.catalog.v1.Descriptor
+	61,  // 100: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
+	61,  // 101: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
+	62,  // 102: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
+	47,  // 103: fanout.catalog.v1.RolloutWave.gates:type_name -> fanout.catalog.v1.RolloutGate
+	62,  // 104: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
+	62,  // 105: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
+	61,  // 106: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
+	61,  // 107: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
+	61,  // 108: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
+	62,  // 109: fanout.catalog.v1.RolloutGroup.waited:type_name -> google.protobuf.Duration
+	61,  // 110: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
+	44,  // 111: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
+	53,  // 112: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
+	54,  // 113: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
+	62,  // 114: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
+	62,  // 115: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
+	43,  // 116: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
+	43,  // 117: fanout.catalog.v1.SetPolicies.expect:type_name -> fanout.catalog.v1.Policy
+	61,  // 118: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	61,  // 119: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	56,  // 120: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
+	56,  // 121: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
+	122, // [122:122] is the sub-list for method output_type
+	122, // [122:122] is the sub-list for method input_type
+	122, // [122:122] is the sub-list for extension type_name
+	122, // [122:122] is the sub-list for extension extendee
+	0,   // [0:122] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }
