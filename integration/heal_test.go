@@ -48,16 +48,25 @@ func TestUnpublishAndUndo(t *testing.T) {
 	sites["hq-a"].quiet("app/web:1", digest)
 	sites["hq-a"].quiet("app/web:2", other)
 
-	var deleted struct {
-		Digest, UndoUntil string
-		Revision          uint64
+	type unpublished struct {
+		Digest, UndoUntil, DeletedBy string
+		Revision                     uint64
+		Already                      bool
+		Sites                        []struct{ Site, State string }
 	}
-	sites["hq-c"].document(&deleted, "unpublish", "app/web:1")
-	if deleted.Digest != digest || deleted.UndoUntil == "" || deleted.Revision == 0 {
+	var deleted, again unpublished
+	sites["hq-c"].document(&deleted, "unpublish", "app/web:1", "--wait", "--timeout", "1m")
+	if deleted.Digest != digest || deleted.UndoUntil == "" || deleted.Revision == 0 || deleted.Already || len(deleted.Sites) != len(sites) {
 		t.Errorf("unpublish said %+v", deleted)
 	}
+	sites["hq-b"].document(&again, "unpublish", "app/web:1")
+	if !again.Already || again.Revision != deleted.Revision || again.UndoUntil != deleted.UndoUntil || again.DeletedBy == "" {
+		t.Errorf("the second time it said %+v, at first %+v", again, deleted)
+	}
 	for _, s := range sites {
-		eventually(t, "the deletion arrives at "+s.name, func() error { return gone(t, s, "app/web:1") })
+		if err := gone(t, s, "app/web:1"); err != nil { // the command has waited for that
+			t.Error(err)
+		}
 		if got := holds(t, s, "app/web"); len(got) != 1 || !strings.HasSuffix(got[0], digest[len("sha256:"):][:12]) {
 			t.Errorf("%s holds %v", s.name, got)
 		}
@@ -100,12 +109,61 @@ func TestUnpublishAndUndo(t *testing.T) {
 		})
 		shows(t, s, "app/web:1", digest)
 	}
-	if _, code := sites["hq-a"].ctl("undo", "app/web:1"); code != 1 {
-		t.Errorf("undoing what is not deleted: exit %d", code)
+	for _, ref := range []string{"app/web:1", "app/web:none"} {
+		if _, out, code := sites["hq-a"].says("undo", ref); code != 1 || !strings.Contains(string(out), "there is nothing to undo: "+ref) {
+			t.Errorf("undoing what is not deleted: exit %d, %s", code, out)
+		}
 	}
 	if _, code := sites["gd-a"].ctl("unpublish", "app/web:1"); code != 1 {
 		t.Errorf("unpublishing at a province: exit %d", code)
 	}
+}
+
+// TestWaitsEnd: a publish that waits for a site that is away ends when the ref is deleted meanwhile; a deletion that waits ends with exit code 3 where a site leaves its tag as somebody changed
+// it, and with 5 when the time runs out.
+func TestWaitsEnd(t *testing.T) {
+	t.Parallel()
+	sites := start(t,
+		spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "rp-a", group: "hq/rp", extra: "drift: {changed: report}\n"},
+	)
+	hq := sites["hq-a"]
+	hq.quiet("app/web:1", push(t, hq, "app/web:1", image(t, 1<<14, 1)))
+	changed := push(t, sites["rp-a"], "app/web:1", image(t, 1<<14, 1))
+	refState(t, hq, "app/web:1", "rp-a", "drifted")
+	sites["gd-a"].kill()
+	push(t, hq, "app/web:2", image(t, 1<<14, 1))
+
+	type said struct {
+		errs []byte
+		code int
+	}
+	waited := make(chan said, 1)
+	go func() {
+		_, errs, code := hq.says("publish", "app/web:2", "--wait")
+		waited <- said{errs, code}
+	}()
+	refState(t, hq, "app/web:2", "rp-a", "delivered")
+	hq.does("unpublish", "app/web:2")
+	select {
+	case s := <-waited:
+		if s.code != 1 || !strings.Contains(string(s.errs), "was deleted as revision") {
+			t.Errorf("publish --wait of what was deleted meanwhile: exit %d, %s", s.code, s.errs)
+		}
+	case <-time.After(patience):
+		t.Error("publish --wait waits on for what was deleted")
+	}
+
+	if _, errs, code := hq.says("unpublish", "app/web:1", "--wait", "--timeout", "2s"); code != 5 || !strings.Contains(string(errs), "the others are on their way") {
+		t.Errorf("unpublish --wait with a site away: exit %d, %s", code, errs)
+	}
+	sites["gd-a"].start()
+	if _, errs, code := hq.says("unpublish", "app/web:1", "--wait"); code != 3 || !strings.Contains(string(errs), "gone from 2 of 3 sites; 1 left as somebody changed it there") {
+		t.Errorf("unpublish --wait with a site that keeps its own: exit %d, %s", code, errs)
+	}
+	if err := gone(t, sites["gd-a"], "app/web:1"); err != nil {
+		t.Error(err)
+	}
+	shows(t, sites["rp-a"], "app/web:1", changed)
 }
 
 type conflictDoc struct {

@@ -13,12 +13,20 @@ import (
 )
 
 func (a *app) unpublishCommand() *cobra.Command {
-	return &cobra.Command{
+	var wait bool
+	cmd := &cobra.Command{
 		Use:   "unpublish REF",
 		Short: "Delete a tag everywhere",
 		Long: `Makes the record of REF a tombstone, which travels: every site removes the tag. What it showed is kept for
-seven days, so long "fanoutctl undo REF" brings it back without content being moved.`,
+seven days, so long "fanoutctl undo REF" brings it back without content being moved. The command returns when the
+deletion is recorded; with --wait it stays until every site in scope has removed the tag. To ask again is harmless:
+what is deleted already is told as that.
+
+With --wait: exit code 3 when it is gone at some sites only and no more will happen by itself, as where somebody
+changed the tag and the configuration leaves that so, or when all others had failed as --timeout ran out; 5 when some
+were still on their way then. Nothing is undone in either case.`,
 		Example: `  fanoutctl unpublish team/app:1.4
+  fanoutctl unpublish team/app:1.4 --wait --timeout 10m
   fanoutctl undo team/app:1.4`,
 		Args:              tagged,
 		ValidArgsFunction: a.completeRefs(1),
@@ -27,17 +35,11 @@ seven days, so long "fanoutctl undo REF" brings it back without content being mo
 			if err != nil {
 				return err
 			}
-			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				r, err := unary(ctx, func(ctx context.Context) (*adminv1.UnpublishResponse, error) {
-					return c.Unpublish(ctx, &adminv1.UnpublishRequest{Ref: ref})
-				})
-				if err != nil {
-					return err
-				}
-				return a.print(view.UnpublishOf(r))
-			})
+			return a.unpublish(cmd.Context(), ref, wait)
 		},
 	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "stay until every site has removed it")
+	return cmd
 }
 
 // tagged wants one ref with its tag: what is deleted everywhere is not guessed.

@@ -27,7 +27,7 @@ func TestUnpublishAndUndo(t *testing.T) {
 		},
 	})
 	for command, want := range map[string]string{
-		"unpublish team/app:1": `{"schemaVersion":1,"ref":"team/app:1","digest":"` + digestA + `","revision":7,"undoUntil":"2027-01-15T08:00:00Z"}`,
+		"unpublish team/app:1": `{"schemaVersion":1,"ref":"team/app:1","digest":"` + digestA + `","revision":7,"undoUntil":"2027-01-15T08:00:00Z","already":false}`,
 		"undo team/app:1":      `{"schemaVersion":1,"ref":"team/app:1","digest":"` + digestA + `","revision":8}`,
 	} {
 		r := runCtl(t, append([]string{"--server", server, "-o", "json"}, strings.Fields(command)...)...)

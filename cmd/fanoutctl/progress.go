@@ -30,14 +30,21 @@ func (a *app) newProgress(refs []string, wait bool) *progress {
 
 func (p *progress) update(i int, r *adminv1.PublishResponse) {
 	p.mu.Lock()
+	most := max(p.most[i], r.GetBytesLeft())
+	p.most[i] = most
+	p.mu.Unlock()
+	p.show(i, fraction(r, p.wait, most), progressText(r, p.wait), r.GetBytesLeft())
+}
+
+// show shows how far the i-th ref is, from 0 to 1.
+func (p *progress) show(i int, done float64, text string, bytesLeft int64) {
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	text := progressText(r, p.wait)
 	if p.board != nil {
-		p.most[i] = max(p.most[i], r.GetBytesLeft())
-		if r.GetBytesLeft() > 0 {
-			text += ", " + view.Bytes(r.GetBytesLeft()) + " left"
+		if bytesLeft > 0 {
+			text += ", " + view.Bytes(bytesLeft) + " left"
 		}
-		p.board.Set(i, fraction(r, p.wait, p.most[i]), text)
+		p.board.Set(i, done, text)
 		return
 	}
 	if text != p.last[i] {
@@ -68,9 +75,9 @@ func (p *progress) close() {
 func progressText(r *adminv1.PublishResponse, wait bool) string {
 	text := "reading"
 	if r.GetRevision() > 0 {
-		text = fmt.Sprintf("revision %d, %d of %d copies", r.GetRevision(), r.GetCopies(), r.GetCopiesWanted())
+		text = fmt.Sprintf("revision %d, %d of %s", r.GetRevision(), r.GetCopies(), view.Plural(int(r.GetCopiesWanted()), "copy", "copies"))
 		if wait {
-			text += fmt.Sprintf(", %d of %d sites", r.GetDelivered(), r.GetSites())
+			text += fmt.Sprintf(", %d of %s", r.GetDelivered(), view.Plural(int(r.GetSites()), "site"))
 		}
 		if r.GetFailed() > 0 {
 			text += fmt.Sprintf(", %d failed", r.GetFailed())

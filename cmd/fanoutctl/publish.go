@@ -221,35 +221,17 @@ func verdict(refs []string, results []published, wait bool) error {
 }
 
 func (p published) verdict(ref string, wait bool) (code int, text, todo string) {
-	delivered, failed, left, total := int(p.last.GetDelivered()), int(p.last.GetFailed()), int(p.last.GetLeft()), int(p.last.GetSites())
+	t := tally{
+		total: int(p.last.GetSites()), delivered: int(p.last.GetDelivered()), failed: int(p.last.GetFailed()), left: int(p.last.GetLeft()),
+	}
 	if p.sites != nil {
-		delivered, failed, left, total = 0, 0, 0, 0
-		for _, s := range *p.sites {
-			switch s.State {
-			case "unsubscribed":
-				continue
-			case "delivered":
-				delivered++
-			case "failed":
-				failed++
-			case "drifted", "accepted":
-				left++
-			}
-			total++
-		}
+		t = tallyOf(*p.sites)
 	}
 	where := "See why with: fanoutctl where " + ref
-	some := fmt.Sprintf("published as revision %d and delivered to %d of %d sites; ", p.last.GetRevision(), delivered, total)
+	some := fmt.Sprintf("published as revision %d and delivered to %d of %s; ", p.last.GetRevision(), t.delivered, view.Plural(t.total, "site"))
 	switch {
-	case p.err == nil && wait && delivered < total:
-		var rest []string
-		if failed > 0 {
-			rest = append(rest, fmt.Sprintf("%d failed", failed))
-		}
-		if left > 0 {
-			rest = append(rest, fmt.Sprintf("%d left as somebody changed it there", left))
-		}
-		return exitPartial, some + strings.Join(rest, ", "), where
+	case p.err == nil && wait && t.delivered < t.total:
+		return exitPartial, some + t.rest(), where
 	case p.err == nil:
 		return exitOK, "", ""
 	case !errors.Is(p.err, errTimeout):
@@ -265,10 +247,10 @@ func (p published) verdict(ref string, wait bool) (code int, text, todo string) 
 	case p.last.GetRevision() == 0:
 		return exitTimeout, "timed out before it was published", "It may still be: fanoutctl where " + ref
 	case !wait:
-		return exitTimeout, fmt.Sprintf("published as revision %d, but timed out with %d of %d copies at headquarters", p.last.GetRevision(), p.last.GetCopies(), p.last.GetCopiesWanted()), where
-	case failed > 0 && delivered+failed >= total:
-		return exitPartial, some + fmt.Sprintf("the others (%d) failed and are tried again", failed), where
-	case total > 0 && delivered >= total:
+		return exitTimeout, fmt.Sprintf("published as revision %d, but timed out with %d of %s at headquarters", p.last.GetRevision(), p.last.GetCopies(), view.Plural(int(p.last.GetCopiesWanted()), "copy", "copies")), where
+	case t.failed > 0 && t.delivered+t.failed+t.left+t.held >= t.total:
+		return exitPartial, some + t.rest() + "; what failed is tried again", where
+	case t.total > 0 && t.delivered >= t.total:
 		return exitOK, "", "" // the last site came in while we asked
 	}
 	return exitTimeout, "timed out: " + some + "the others are on their way", where

@@ -363,7 +363,14 @@ func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, 
 	}
 	var last *adminv1.PublishResponse
 	show := func(w *adminv1.WhereResponse) (bool, error) {
+		later := w.GetRevision() > rec.GetRevision()
+		if later && w.GetDigest() == "" {
+			return false, status.Errorf(codes.Aborted, "%s was deleted as revision %d before it was everywhere", ref, w.GetRevision())
+		}
 		p := s.a.publishProgress(rec, w)
+		if later && w.GetDigest() != rec.GetTarget().GetDigest() {
+			p.Message = strings.TrimPrefix(p.GetMessage()+fmt.Sprintf("; superseded by %s as revision %d, whose way is shown", w.GetDigest(), w.GetRevision()), "; ")
+		}
 		p.Done = p.GetCopies() >= p.GetCopiesWanted() && (!req.GetWait() || p.GetDelivered()+p.GetLeft() == p.GetSites())
 		if p.GetDone() && req.GetWait() {
 			p.Where = w.GetSites()
@@ -411,7 +418,7 @@ func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, 
 
 func samePublish(x, y *adminv1.PublishResponse) bool {
 	return x.GetCopies() == y.GetCopies() && x.GetDelivered() == y.GetDelivered() && x.GetFailed() == y.GetFailed() && x.GetLeft() == y.GetLeft() &&
-		x.GetBytesLeft() == y.GetBytesLeft() && x.GetSites() == y.GetSites() && x.GetRevision() == y.GetRevision()
+		x.GetBytesLeft() == y.GetBytesLeft() && x.GetSites() == y.GetSites() && x.GetRevision() == y.GetRevision() && x.GetMessage() == y.GetMessage()
 }
 
 // publishProgress counts a picture of a ref.

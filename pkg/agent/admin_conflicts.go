@@ -98,7 +98,8 @@ func (s *admin) Unpublish(ctx context.Context, req *adminv1.UnpublishRequest) (*
 		if err != nil {
 			return nil, err
 		}
-		if !catalog.Tombstone(rec) {
+		already := catalog.Tombstone(rec)
+		if !already {
 			if rec, err = s.a.unpublish(ctx, ref, rec, "", actor); errors.Is(err, errChanged) {
 				continue
 			}
@@ -111,6 +112,7 @@ func (s *admin) Unpublish(ctx context.Context, req *adminv1.UnpublishRequest) (*
 		}
 		return &adminv1.UnpublishResponse{
 			Ref: ref.String(), Digest: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), UndoUntil: timestamppb.New(undoUntil(rec)),
+			Already: already, DeletedBy: rec.GetPublishedBy(), DeletedAt: rec.GetPublishedAt(),
 		}, nil
 	}
 	return nil, status.Errorf(codes.Aborted, "%s keeps changing; try again", ref)
@@ -142,12 +144,12 @@ func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.Un
 		return nil, err
 	}
 	for range changeTries {
-		rec, err := s.record(ref)
-		if err != nil {
-			return nil, err
+		rec, ok := s.a.node.Catalog().Get(ref)
+		if !ok {
+			return nil, status.Errorf(codes.NotFound, "there is nothing to undo: %s is not in the catalog, nor is a deletion of it, which is remembered for %s; 'fanoutctl images --all' lists what is", ref, days(undoTime))
 		}
 		if !catalog.Tombstone(rec) {
-			return nil, status.Errorf(codes.FailedPrecondition, "%s is not deleted; it shows %s since revision %d", ref, s.a.shown(rec).GetTarget().GetDigest(), rec.GetRevision())
+			return nil, status.Errorf(codes.FailedPrecondition, "there is nothing to undo: %s is not deleted; it shows %s since revision %d", ref, s.a.shown(rec).GetTarget().GetDigest(), rec.GetRevision())
 		}
 		if err := s.contentAt(ctx, ref, rec.GetTarget().GetDigest()); err != nil {
 			return nil, err

@@ -379,6 +379,11 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 		} else if !has {
 			a.index(ctx, ref)
 		}
+		if rec.GetDeleted() && ours != "" {
+			// It stays, and so the deletion is not all that there is to say of this site.
+			a.differs(ref, rec, ours, "accepted", "pushed here, and never at headquarters: the deletion leaves it as it is")
+			return nil
+		}
 	case reconcile.None:
 		if in.Unkept {
 			return a.trimmed(ref, rec, known && ours == "")

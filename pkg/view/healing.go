@@ -14,20 +14,59 @@ type Unpublish struct {
 	Digest        string     `json:"digest"`
 	Revision      uint64     `json:"revision"`
 	UndoUntil     *time.Time `json:"undoUntil,omitempty"`
+	// Already: it was deleted before, by whom and when the next two say.
+	Already   bool       `json:"already"`
+	DeletedBy string     `json:"deletedBy,omitempty"`
+	DeletedAt *time.Time `json:"deletedAt,omitempty"`
+	Sites     *[]Site    `json:"sites,omitempty"` // with --wait; delivered: the tag is gone there
+	// AsOf is when the sites were asked about.
+	AsOf *time.Time `json:"asOf,omitempty"`
 }
 
 // UnpublishOf makes it.
 func UnpublishOf(r *adminv1.UnpublishResponse) Unpublish {
-	return Unpublish{SchemaVersion: SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), UndoUntil: moment(r.GetUndoUntil())}
+	return Unpublish{
+		SchemaVersion: SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), UndoUntil: moment(r.GetUndoUntil()),
+		Already: r.GetAlready(), DeletedBy: r.GetDeletedBy(), DeletedAt: moment(r.GetDeletedAt()),
+	}
 }
 
 // Text says what was deleted, and until when that can be undone.
 func (u Unpublish) Text(s Style) string {
-	text := fmt.Sprintf("%s is deleted as revision %s, and the deletion travels to every site; it showed %s", s.paint(bold, Clean(u.Ref)), count(u.Revision), Clean(u.Digest))
+	ref := s.paint(bold, Clean(u.Ref))
+	text := fmt.Sprintf("%s is deleted as revision %s, and the deletion travels to every site; it showed %s", ref, count(u.Revision), Clean(u.Digest))
+	if u.Already {
+		text = fmt.Sprintf("%s was deleted already, as revision %s", ref, count(u.Revision))
+		if u.DeletedBy != "" {
+			text += " by " + Clean(u.DeletedBy)
+		}
+		if u.DeletedAt != nil {
+			text += " at " + stamp(u.DeletedAt)
+		}
+		text += "; nothing was changed. It showed " + Clean(u.Digest)
+	}
+	if u.Sites != nil {
+		gone, total := deliveredAt(*u.Sites)
+		text += fmt.Sprintf("\nIt is gone from %d of %s", gone, plural(total, "site"))
+	}
 	if u.UndoUntil != nil {
 		text += "\nUntil " + stamp(u.UndoUntil) + " it comes back with: fanoutctl undo " + Clean(u.Ref)
 	}
 	return text + "\n"
+}
+
+// deliveredAt counts the sites that are as the catalog says, of those that want the ref.
+func deliveredAt(sites []Site) (delivered, total int) {
+	for _, x := range sites {
+		if x.State == "unsubscribed" {
+			continue
+		}
+		total++
+		if x.State == "delivered" {
+			delivered++
+		}
+	}
+	return delivered, total
 }
 
 // Changed is the document of `undo` and `conflicts settle`: what a ref shows now.

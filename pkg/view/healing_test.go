@@ -4,7 +4,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/view"
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
@@ -17,8 +17,17 @@ func healingDocuments() map[string]document {
 	conflict := func(ref string, loser, winner, now *adminv1.ConflictSide) *adminv1.ConflictInfo {
 		return &adminv1.ConflictInfo{Ref: ref, Loser: loser, Winner: winner, Now: now, NotedAt: before(time.Hour), Reason: "pushed differently at two registries"}
 	}
+	sites := view.SitesOf([]*adminv1.SiteRef{{Site: "hq-a", Group: "hq", State: "delivered"}, {Site: "gd-a", Group: "hq/guangdong", State: "held", Digest: digestA}, {Site: "hn", State: "unsubscribed"}})
+	gone := view.UnpublishOf(&adminv1.UnpublishResponse{Ref: "team/app:1.4", Digest: digestA, Revision: 43, UndoUntil: before(-7 * 24 * time.Hour), DeletedBy: "alice", DeletedAt: before(0)})
+	waited := gone
+	waited.Sites, waited.AsOf = &sites, &now
 	nobody := &adminv1.ConflictSide{Digest: digestC, Site: "hq-c"}
 	return map[string]document{
+		"unpublish":      gone,
+		"unpublish_wait": waited,
+		"unpublish_again": view.UnpublishOf(&adminv1.UnpublishResponse{
+			Ref: "team/app:1.4", Digest: digestA, Revision: 43, UndoUntil: before(-6 * 24 * time.Hour), Already: true, DeletedBy: "alice", DeletedAt: before(24 * time.Hour),
+		}),
 		"conflicts": view.ConflictsOf(&adminv1.ConflictsResponse{Conflicts: []*adminv1.ConflictInfo{
 			conflict("team/app:1.4", lost, won, won),
 			conflict("team/deleted:1", lost, won, &adminv1.ConflictSide{PublishedBy: "alice", Revision: 43}),

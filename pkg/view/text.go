@@ -168,16 +168,7 @@ func (x Site) why(now *time.Time) string {
 
 // SitesSummary counts the sites that show what they should. Sites that do not want the ref are not counted.
 func SitesSummary(sites []Site) string {
-	delivered, total := 0, 0
-	for _, x := range sites {
-		if x.State == "unsubscribed" {
-			continue
-		}
-		total++
-		if x.State == "delivered" {
-			delivered++
-		}
-	}
+	delivered, total := deliveredAt(sites)
 	return fmt.Sprintf("%d of %s delivered", delivered, plural(total, "site"))
 }
 
@@ -350,6 +341,14 @@ func shortDigest(d string) string {
 }
 
 func plural(n int, word string) string { return pluralOf(n, word, word+"s") }
+
+// Plural is a number of things in words. The plural is the word and an s, unless it is given.
+func Plural(n int, word string, many ...string) string {
+	if len(many) > 0 {
+		return pluralOf(n, word, many[0])
+	}
+	return plural(n, word)
+}
 
 func pluralOf(n int, one, many string) string {
 	if n == 1 {

@@ -1812,7 +1812,13 @@ type UnpublishResponse struct {
 	// revision of the tombstone.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	// undo_until is when the tombstone may be dropped.
-	UndoUntil     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=undo_until,json=undoUntil,proto3" json:"undo_until,omitempty"`
+	UndoUntil *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=undo_until,json=undoUntil,proto3" json:"undo_until,omitempty"`
+	// already: it was deleted before, and nothing was changed.
+	Already bool `protobuf:"varint,5,opt,name=already,proto3" json:"already,omitempty"`
+	// deleted_by whom, as in the record.
+	DeletedBy string `protobuf:"bytes,6,opt,name=deleted_by,json=deletedBy,proto3" json:"deleted_by,omitempty"`
+	// deleted_at is when headquarters' root took the deletion in.
+	DeletedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=deleted_at,json=deletedAt,proto3" json:"deleted_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1871,6 +1877,27 @@ func (x *UnpublishResponse) GetRevision() uint64 {
 func (x *UnpublishResponse) GetUndoUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.UndoUntil
+	}
+	return nil
+}
+
+func (x *UnpublishResponse) GetAlready() bool {
+	if x != nil {
+		return x.Already
+	}
+	return false
+}
+
+func (x *UnpublishResponse) GetDeletedBy() string {
+	if x != nil {
+		return x.DeletedBy
+	}
+	return ""
+}
+
+func (x *UnpublishResponse) GetDeletedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeletedAt
 	}
 	return nil
 }
@@ -5531,13 +5558,18 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12,\n" +
 	"\x03now\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"$\n" +
 	"\x10UnpublishRequest\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x94\x01\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x88\x02\n" +
 	"\x11UnpublishResponse\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x129\n" +
 	"\n" +
-	"undo_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tundoUntil\"\x1f\n" +
+	"undo_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tundoUntil\x12\x18\n" +
+	"\aalready\x18\x05 \x01(\bR\aalready\x12\x1d\n" +
+	"\n" +
+	"deleted_by\x18\x06 \x01(\tR\tdeletedBy\x129\n" +
+	"\n" +
+	"deleted_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tdeletedAt\"\x1f\n" +
 	"\vUndoRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\"T\n" +
 	"\fUndoResponse\x12\x10\n" +
@@ -5914,105 +5946,106 @@ var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	18, // 18: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
 	79, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
 	79, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	27, // 21: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	28, // 22: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	28, // 23: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	79, // 24: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	28, // 25: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	79, // 26: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	33, // 27: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	79, // 28: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	18, // 29: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	81, // 30: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	81, // 31: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	81, // 32: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	54, // 33: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	55, // 34: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	56, // 35: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	57, // 36: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	60, // 37: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	82, // 38: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	63, // 39: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	60, // 40: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	65, // 41: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	60, // 42: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	82, // 43: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	79, // 44: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	69, // 45: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,  // 46: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	82, // 47: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	83, // 48: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	83, // 49: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	83, // 50: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	79, // 51: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	80, // 52: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,  // 53: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 54: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 55: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 56: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12, // 57: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	14, // 58: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	16, // 59: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	19, // 60: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	21, // 61: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	23, // 62: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	25, // 63: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	29, // 64: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	31, // 65: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	34, // 66: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	36, // 67: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	38, // 68: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	40, // 69: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	42, // 70: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	44, // 71: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	46, // 72: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	48, // 73: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	61, // 74: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	67, // 75: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	70, // 76: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	72, // 77: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	74, // 78: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	76, // 79: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	50, // 80: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	52, // 81: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	58, // 82: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	64, // 83: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,  // 84: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 85: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 86: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 87: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13, // 88: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	15, // 89: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	17, // 90: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	20, // 91: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	22, // 92: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	24, // 93: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	26, // 94: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	30, // 95: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	32, // 96: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	35, // 97: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	37, // 98: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	39, // 99: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	41, // 100: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	43, // 101: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	45, // 102: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	47, // 103: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	49, // 104: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	62, // 105: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	68, // 106: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	71, // 107: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	73, // 108: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	75, // 109: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	77, // 110: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	51, // 111: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	53, // 112: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	59, // 113: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	66, // 114: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	84, // [84:115] is the sub-list for method output_type
-	53, // [53:84] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	79, // 21: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	27, // 22: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	28, // 23: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	28, // 24: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	79, // 25: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	28, // 26: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	79, // 27: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	33, // 28: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	79, // 29: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	18, // 30: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	81, // 31: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	81, // 32: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	81, // 33: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	54, // 34: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	55, // 35: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	56, // 36: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	57, // 37: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	60, // 38: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	82, // 39: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	63, // 40: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	60, // 41: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	65, // 42: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	60, // 43: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	82, // 44: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	79, // 45: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	69, // 46: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,  // 47: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	82, // 48: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	83, // 49: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	83, // 50: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	83, // 51: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	79, // 52: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	80, // 53: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,  // 54: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,  // 55: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,  // 56: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,  // 57: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12, // 58: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	14, // 59: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	16, // 60: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	19, // 61: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	21, // 62: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	23, // 63: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	25, // 64: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	29, // 65: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	31, // 66: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	34, // 67: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	36, // 68: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	38, // 69: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	40, // 70: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	42, // 71: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	44, // 72: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	46, // 73: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	48, // 74: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	61, // 75: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	67, // 76: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	70, // 77: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	72, // 78: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	74, // 79: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	76, // 80: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	50, // 81: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	52, // 82: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	58, // 83: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	64, // 84: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,  // 85: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 86: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 87: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 88: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13, // 89: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	15, // 90: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	17, // 91: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	20, // 92: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	22, // 93: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	24, // 94: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	26, // 95: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	30, // 96: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	32, // 97: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	35, // 98: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	37, // 99: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	39, // 100: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	41, // 101: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	43, // 102: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	45, // 103: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	47, // 104: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	49, // 105: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	62, // 106: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	68, // 107: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	71, // 108: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	73, // 109: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	75, // 110: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	77, // 111: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	51, // 112: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	53, // 113: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	59, // 114: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	66, // 115: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	85, // [85:116] is the sub-list for method output_type
+	54, // [54:85] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }

@@ -78,7 +78,7 @@ type AdminServiceClient interface {
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
 	// Version of the agent.
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
-	// Unpublish makes a record a tombstone, which travels: every site removes the tag. Headquarters only. NOT_FOUND: not in the catalog.
+	// Unpublish makes a record a tombstone, which travels: every site removes the tag. Headquarters only. NOT_FOUND: not in the catalog. What is deleted already is answered as such, with already set.
 	Unpublish(ctx context.Context, in *UnpublishRequest, opts ...grpc.CallOption) (*UnpublishResponse, error)
 	// Undo publishes again what a tombstone deleted. FAILED_PRECONDITION: it is not deleted, or its content is nowhere any more.
 	Undo(ctx context.Context, in *UndoRequest, opts ...grpc.CallOption) (*UndoResponse, error)
@@ -564,7 +564,7 @@ type AdminServiceServer interface {
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
 	// Version of the agent.
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
-	// Unpublish makes a record a tombstone, which travels: every site removes the tag. Headquarters only. NOT_FOUND: not in the catalog.
+	// Unpublish makes a record a tombstone, which travels: every site removes the tag. Headquarters only. NOT_FOUND: not in the catalog. What is deleted already is answered as such, with already set.
 	Unpublish(context.Context, *UnpublishRequest) (*UnpublishResponse, error)
 	// Undo publishes again what a tombstone deleted. FAILED_PRECONDITION: it is not deleted, or its content is nowhere any more.
 	Undo(context.Context, *UndoRequest) (*UndoResponse, error)

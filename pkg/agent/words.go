@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"errors"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// count puts a number of things into words. The plural is the word and an s, unless it is given.
+func count[N int | uint32 | uint64 | int64](n N, word string, plural ...string) string {
+	switch {
+	case n == 1:
+		return "1 " + word
+	case len(plural) > 0:
+		return strconv.FormatInt(int64(n), 10) + " " + plural[0]
+	}
+	return strconv.FormatInt(int64(n), 10) + " " + word + "s"
+}
+
+// size puts a number of bytes into words.
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// days puts a time that is some whole days into words.
+func days(d time.Duration) string { return count(int64(d/(24*time.Hour)), "day") }
+
+// plainWords gives an error without the path of a file of the agent's own: that is for the log.
+func plainWords(err error) string {
+	text := err.Error()
+	if pe := new(fs.PathError); errors.As(err, &pe) {
+		text = strings.ReplaceAll(text, pe.Error(), pe.Op+": "+pe.Err.Error())
+	}
+	return text
+}
