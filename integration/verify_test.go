@@ -131,6 +131,8 @@ func TestVerify(t *testing.T) {
 			"app/web:1 wrong-bytes "+layer(1), "app/web:same wrong-bytes "+layer(1), "app/multi:1 wrong-bytes "+layer(1))...)
 		if v, code := asked.verify(at, at, "--deep", "--repair"); code != 0 || v.Repaired != 3 {
 			t.Fatalf("repairing %s: exit %d, %+v", at, code, v)
+		} else if v.Refs != deep.Refs || v.Blobs != deep.Blobs { // what was looked at twice is counted once
+			t.Errorf("repairing %s looked at %d refs and %d blobs, verifying at %d and %d", at, v.Refs, v.Blobs, deep.Refs, deep.Blobs)
 		}
 		for _, d := range []string{layer(0), layer(1), child.String()} {
 			if err := s.intact(d); err != nil {
@@ -178,7 +180,7 @@ func verifyDeleted(t *testing.T, sites map[string]*site) {
 
 // diffs compares two members of headquarters before and after one of them lost a tag, which it keeps absent.
 func diffs(t *testing.T, sites map[string]*site) {
-	if out, code := sites["hq-w"].ctl("diff", "hq-a", "hq-b"); code != 0 || !strings.Contains(string(out), "are equal") {
+	if out, code := sites["hq-w"].ctl("diff", "hq-a", "hq-b"); code != 0 || !strings.Contains(string(out), "are equal in ") || !strings.Contains(string(out), "What lies under the tags was not looked at") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	digest := push(t, sites["hq-a"], "app/apart:1", image(t, 1<<10, 1))
@@ -226,6 +228,12 @@ func verifyAll(t *testing.T, sites map[string]*site) {
 		}
 		return nil
 	})
+	if v, code := hq.verify("hq-b", "hq-b"); code != 3 || v.State != "unreachable" || v.Reason == "" {
+		t.Errorf("a dead site that is named: exit %d, %+v", code, v)
+	}
+	if _, errs, code := hq.says("diff", "hq-a", "hq-b"); code != 3 || !strings.Contains(string(errs), "hq-b could not be looked at: ") {
+		t.Errorf("diff with a dead site: exit %d, %s", code, errs)
+	}
 	if v, code := hq.verify("hq-a", "hq-a"); code != 0 || v.State != "equal" {
 		t.Errorf("exit %d, %+v", code, v)
 	}

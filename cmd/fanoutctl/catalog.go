@@ -333,7 +333,7 @@ func partOnly(saved *catalog.Snapshot) string {
 			text += " without " + strings.Join(s.GetExclude(), " ")
 		}
 		if s.GetKeep() > 0 {
-			text += fmt.Sprintf(" (the newest %d tags)", s.GetKeep())
+			text += " (the newest " + view.Plural(int(s.GetKeep()), "tag") + ")"
 		}
 		subs = append(subs, text)
 	}

@@ -18,11 +18,13 @@ func (a *app) diffCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff A B",
 		Short: "Compare two sites, or groups",
-		Long: `Compares what two sites should show, and what their registries do show, each by one digest. Only where these differ
-are the refs listed, with what each site's catalog says and its registry shows. A group stands for its root, or its
-first member that has a registry. Sites that subscribe to different repositories are compared in what both have.
+		Long: `Compares what two sites should show, by one digest of their catalogs, and what their registries do show: under every
+tag of the catalog the digest and the referrers that are listed, by one digest too. Only where these differ are the
+refs listed, with what each site's catalog says and its registry shows. The manifests and blobs under the tags are not
+looked at: that is for "fanoutctl verify". A group stands for its root, or its first member that has a registry. Sites
+that subscribe to different repositories are compared in what both have.
 
-Exit codes: 0 equal, 4 not equal.`,
+Exit codes: 0 equal, 4 not equal, 3 one of the two could not be looked at.`,
 		Example: `  fanoutctl diff hq-a hq-b
   fanoutctl diff hq hq/guangdong -o json`,
 		Args:              args(2, 2, "two sites or groups"),
@@ -64,14 +66,9 @@ func (a *app) diff(ctx context.Context, c *client.Client, nameA, nameB string) (
 	compare := func(list bool) (view.Diff, error) {
 		var both [2]view.VerifiedSite
 		for i, site := range sites {
-			doc, err := a.verify(ctx, c, &adminv1.VerifyRequest{Site: site, TagsOnly: true, List: list, Within: within})
-			if err != nil {
+			if both[i], err = a.tagsOf(ctx, c, &adminv1.VerifyRequest{Site: site, List: list, Within: within}); err != nil {
 				return view.Diff{}, err
 			}
-			if len(doc.Sites) != 1 || doc.Sites[0].State == view.VerifyUnreachable || doc.Sites[0].State == view.VerifyUnknown {
-				return view.Diff{}, fmt.Errorf("%s could not be looked at", site)
-			}
-			both[i] = doc.Sites[0]
 		}
 		return view.DiffOf(both[0], both[1]), nil
 	}
@@ -80,6 +77,25 @@ func (a *app) diff(ctx context.Context, c *client.Client, nameA, nameB string) (
 		return d, err
 	}
 	return compare(true)
+}
+
+// tagsOf looks at the tags of one site. That it can't be reached is an error of its own.
+func (a *app) tagsOf(ctx context.Context, c *client.Client, req *adminv1.VerifyRequest) (view.VerifiedSite, error) {
+	req.TagsOnly = true
+	doc, err := a.verify(ctx, c, req)
+	switch {
+	case err != nil:
+		return view.VerifiedSite{}, err
+	case len(doc.Sites) != 1 || doc.Sites[0].State == view.VerifyUnknown:
+		return view.VerifiedSite{}, awayError(req.GetSite(), "its last word did not come")
+	case doc.Sites[0].State == view.VerifyUnreachable:
+		return view.VerifiedSite{}, awayError(req.GetSite(), doc.Sites[0].Reason)
+	}
+	return doc.Sites[0], nil
+}
+
+func awayError(site, why string) error {
+	return &exitError{code: exitPartial, text: site + " could not be looked at: " + why, todo: "See: fanoutctl tree"}
 }
 
 // siteNamed finds the site that a name stands for.
@@ -117,6 +133,12 @@ func (a *app) scopes(ctx context.Context, c *client.Client, sites [2]string) ([]
 		v, err := unary(ctx, func(ctx context.Context) (*adminv1.ViewResponse, error) {
 			return c.View(ctx, &adminv1.ViewRequest{Site: site})
 		})
+		if client.Lost(err) {
+			// Is it that site, or the agent that we ask?
+			if _, away := a.tagsOf(ctx, c, &adminv1.VerifyRequest{Site: site}); away != nil {
+				return nil, away
+			}
+		}
 		if err != nil {
 			return nil, err
 		}

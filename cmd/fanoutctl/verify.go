@@ -26,7 +26,8 @@ agent remembers. With --deep every manifest and blob is read and hashed.
 With --repair what is missing or wrong is delivered again, from other sites; verify waits until that is done or fails,
 and looks again. A tag that someone deleted or changed stays so where the configuration leaves it so.
 
-Exit codes: 0 equal, 4 not equal, 3 equal where it could be looked, and some sites could not be reached.`,
+Exit codes: 0 equal, 4 not equal, 3 equal where it could be looked, and some site (or the one that was named) could not
+be reached; 1 there is no such site, or the agent that is asked can't answer.`,
 		Example: `  fanoutctl verify
   fanoutctl verify gd-a --deep --repair --timeout 1h
   fanoutctl verify -o json | jq '.sites[] | select(.state != "equal") | .differences[]'`,
@@ -59,9 +60,9 @@ func verifyExit(doc *view.Verify) error {
 	different, away := doc.Count(view.VerifyDifferent), doc.Count(view.VerifyUnreachable)+doc.Count(view.VerifyUnknown)
 	switch {
 	case different > 0:
-		return &exitError{code: exitNotEqual, text: fmt.Sprintf("%d of %d sites not as the catalog says", different, len(doc.Sites))}
+		return &exitError{code: exitNotEqual, text: fmt.Sprintf("%d of %s not as the catalog says", different, view.Plural(len(doc.Sites), "site"))}
 	case away > 0:
-		return &exitError{code: exitPartial, text: fmt.Sprintf("%d of %d sites could not be looked at", away, len(doc.Sites))}
+		return &exitError{code: exitPartial, text: fmt.Sprintf("%d of %s could not be looked at", away, view.Plural(len(doc.Sites), "site"))}
 	}
 	return nil
 }
@@ -92,7 +93,7 @@ func (a *app) verifyProgress(site string, p *adminv1.VerifyProgress) {
 	if p.GetRepairing() {
 		what = "repaired"
 	}
-	text := fmt.Sprintf("%s: %d of %d refs %s", screen.Clean(site), p.GetRefs(), p.GetRefsTotal(), what)
+	text := fmt.Sprintf("%s: %d of %s %s", screen.Clean(site), p.GetRefs(), view.Plural(int(p.GetRefsTotal()), "ref"), what)
 	if n := p.GetBytes(); n > 0 {
 		text += ", " + humanize.IBytes(uint64(n)) + " read"
 	}

@@ -77,7 +77,7 @@ func TestVerifyExit(t *testing.T) {
 func TestDiff(t *testing.T) {
 	scope := &catalogv1.Scope{AnyOf: []*catalogv1.Subscription{{Repositories: []string{"team/**"}}}}
 	views := map[string]string{"hq-a": "v1", "gd-a": "v1"}
-	listed := 0
+	listed, unseen := 0, ""
 	server := onSocket(t, &fake{
 		tree: func(_ *adminv1.TreeRequest, s grpc.ServerStreamingServer[adminv1.TreeResponse]) error {
 			return s.Send(&adminv1.TreeResponse{Groups: []*adminv1.TreeGroup{
@@ -86,6 +86,9 @@ func TestDiff(t *testing.T) {
 			}})
 		},
 		view: func(req *adminv1.ViewRequest) (*adminv1.ViewResponse, error) {
+			if req.GetSite() == unseen {
+				return nil, status.Error(codes.Unavailable, "no way there")
+			}
 			r := &adminv1.ViewResponse{Site: req.GetSite()}
 			if req.GetSite() == "gd-a" {
 				r.Scope = scope
@@ -93,6 +96,9 @@ func TestDiff(t *testing.T) {
 			return r, nil
 		},
 		verify: func(req *adminv1.VerifyRequest, s grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
+			if views[req.GetSite()] == "away" {
+				return s.Send(&adminv1.VerifyResponse{Site: req.GetSite(), What: &adminv1.VerifyResponse_Done{Done: &adminv1.VerifyDone{State: "unreachable", Reason: "no way there"}}})
+			}
 			if !req.GetTagsOnly() || req.GetRepair() || len(req.GetWithin()) != 1 || !proto.Equal(req.GetWithin()[0], scope) {
 				t.Errorf("asked for %v", req)
 			}
@@ -110,7 +116,7 @@ func TestDiff(t *testing.T) {
 			return s.Send(&adminv1.VerifyResponse{Site: site, What: &adminv1.VerifyResponse_Done{Done: &adminv1.VerifyDone{State: "equal", View: "v", Shown: views[site]}}})
 		},
 	})
-	if r := runCtl(t, "--server", server, "diff", "hq", "hq/gd"); r.code != 0 || listed != 0 || !strings.Contains(r.out, "hq-a (revision 0) and gd-a (revision 0) are equal") {
+	if r := runCtl(t, "--server", server, "diff", "hq", "hq/gd"); r.code != 0 || listed != 0 || !strings.Contains(r.out, "hq-a (revision 0) and gd-a (revision 0) are equal in 0 refs: ") {
 		t.Errorf("%+v, %d lists", r, listed)
 	}
 	views["gd-a"] = "v2"
@@ -128,6 +134,15 @@ func TestDiff(t *testing.T) {
 	if len(doc.Refs) != 1 || doc.Refs[0].Ref != "team/app:1" || doc.Refs[0].A.Shown != digestA || doc.Refs[0].B.Shown != "" {
 		t.Errorf("%s", r.out)
 	}
+	views["gd-a"] = "away"
+	if r := runCtl(t, "--server", server, "diff", "hq-a", "gd-a"); r.code != 3 || !strings.Contains(r.err, "gd-a could not be looked at: no way there") || !strings.Contains(r.err, "fanoutctl tree") {
+		t.Errorf("%+v", r)
+	}
+	unseen = "gd-a"
+	if r := runCtl(t, "--server", server, "diff", "hq-a", "gd-a"); r.code != 3 || !strings.Contains(r.err, "gd-a could not be looked at: no way there") {
+		t.Errorf("%+v", r)
+	}
+	unseen = ""
 	if r := runCtl(t, "--server", server, "diff", "hq-a", "nowhere"); r.code != 1 || !strings.Contains(r.err, `no site and no group "nowhere"`) {
 		t.Errorf("%+v", r)
 	}

@@ -453,7 +453,7 @@ func (a *Agent) publishProgress(rec *catalogv1.Record, w *adminv1.WhereResponse)
 	want := a.node.Catalog().Settings().GetPublish().GetCopies()
 	p.CopiesWanted = min(want, uint32(len(held)))
 	if p.GetCopiesWanted() < want {
-		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %d registries that can have it", want, len(held))
+		p.Message = fmt.Sprintf("publish.copies is %d, but headquarters has %s that can have it", want, count(len(held), "registry", "registries"))
 		if a.cfg.Registry.Shared != "" {
 			p.Message += ", those that share a storage counted once"
 		}

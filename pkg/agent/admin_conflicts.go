@@ -341,7 +341,7 @@ func (s *admin) settleAnywhere(ctx context.Context, ref catalog.Ref, actor strin
 			return r, nil
 		case codes.FailedPrecondition: // it lacks it, too
 		default:
-			away = append(away, m.Site+": "+status.Convert(err).Message())
+			away = append(away, m.Site+": "+callWords(err))
 		}
 	}
 	_, rec := s.a.record(ref)

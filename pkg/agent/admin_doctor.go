@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
@@ -44,7 +43,7 @@ func (s *admin) Doctor(req *adminv1.DoctorRequest, stream grpc.ServerStreamingSe
 				return gctx.Err()
 			}
 			if err != nil {
-				c := fail("agent", "it can't be asked: "+status.Convert(err).Message(), absent(m.GetSite()))
+				c := fail("agent", "it can't be asked: "+callWords(err), absent(m.GetSite()))
 				r = &adminv1.DoctorResponse{Site: m.GetSite(), Group: s.a.cfg.Group, Checks: []*adminv1.Check{c.message()}}
 			}
 			return send(r)

@@ -116,8 +116,8 @@ func (s *admin) RestoreCatalog(stream grpc.ClientStreamingServer[adminv1.Restore
 		return rescueStatus(err)
 	}
 	from := saved.Position()
-	s.a.events.normal("CatalogRestored", "", fmt.Sprintf("%s restored a catalog of %d records, %d policies and %d rollouts, saved in epoch %s; it goes on from revision %d in epoch %s",
-		actor, saved.Len(), len(saved.Policies()), len(saved.Rollouts()), from.GetEpoch(), at.GetRevision(), at.GetEpoch()))
+	s.a.events.normal("CatalogRestored", "", fmt.Sprintf("%s restored a catalog of %s, %s and %s, saved in epoch %s; it goes on from revision %d in epoch %s",
+		actor, count(saved.Len(), "record"), count(len(saved.Policies()), "policy", "policies"), count(len(saved.Rollouts()), "rollout"), from.GetEpoch(), at.GetRevision(), at.GetEpoch()))
 	return stream.SendAndClose(&adminv1.RestoreCatalogResponse{Epoch: at.GetEpoch(), From: from.GetEpoch(), Revision: at.GetRevision(), Records: uint64(saved.Len())})
 }
 

@@ -109,6 +109,9 @@ func (s *admin) Verify(req *adminv1.VerifyRequest, stream grpc.ServerStreamingSe
 		from, err := root.Verify(onBehalf(ctx, actor), req)
 		return relay(from, err, stream.Send)
 	}
+	if h := s.a.siteHealth(req.GetSite()); h != nil {
+		return s.verifyReachable(ctx, h, req, actor, stream.Send)
+	}
 	if req.GetSite() != "" {
 		return s.verifySite(ctx, req, actor, stream.Send)
 	}
@@ -149,16 +152,21 @@ func (s *admin) verifyAll(ctx context.Context, req *adminv1.VerifyRequest, actor
 	for _, h := range s.a.node.Health().Sites {
 		g.Go(func() error {
 			r := &adminv1.VerifyRequest{Site: h.GetSite(), Deep: req.GetDeep(), Repair: req.GetRepair(), TagsOnly: req.GetTagsOnly(), List: req.GetList(), Within: req.GetWithin()}
-			err := s.verifySite(gctx, r, actor, one)
-			switch status.Code(err) {
-			case codes.Unavailable, codes.NotFound, codes.Unimplemented, codes.FailedPrecondition, codes.PermissionDenied:
-				done := &adminv1.VerifyDone{State: "unreachable", Reason: status.Convert(err).Message()}
-				return one(&adminv1.VerifyResponse{Site: h.GetSite(), Group: h.GetGroup(), What: &adminv1.VerifyResponse_Done{Done: done}})
-			}
-			return err
+			return s.verifyReachable(gctx, h, r, actor, one)
 		})
 	}
 	return g.Wait()
+}
+
+// verifyReachable is verifySite for a site that is known here. One that can't be reached is told as such: the question was answered as far as it can be.
+func (s *admin) verifyReachable(ctx context.Context, h *treev1.SiteHealth, req *adminv1.VerifyRequest, actor string, send func(*adminv1.VerifyResponse) error) error {
+	err := s.verifySite(ctx, req, actor, send)
+	switch status.Code(err) {
+	case codes.Unavailable, codes.NotFound, codes.Unimplemented, codes.FailedPrecondition, codes.PermissionDenied:
+		done := &adminv1.VerifyDone{State: "unreachable", Reason: callWords(err)}
+		return send(&adminv1.VerifyResponse{Site: h.GetSite(), Group: h.GetGroup(), What: &adminv1.VerifyResponse_Done{Done: done}})
+	}
+	return err
 }
 
 // verifySite compares a site's catalog with this one, in one round trip where they are equal, and has the site look at its registry.

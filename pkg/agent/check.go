@@ -81,11 +81,12 @@ type checker struct {
 // looked counts what was looked at, and the bytes that were read.
 type looked struct{ refs, manifests, blobs, bytes atomic.Int64 }
 
-func (l *looked) add(o *looked) {
-	l.refs.Add(o.refs.Load())
-	l.manifests.Add(o.manifests.Load())
-	l.blobs.Add(o.blobs.Load())
-	l.bytes.Add(o.bytes.Load())
+// again takes over what was looked at the first time: what is looked at once more is counted once, but for the bytes, which were read.
+func (l *looked) again(first *looked) {
+	l.refs.Store(first.refs.Load())
+	l.manifests.Store(first.manifests.Load())
+	l.blobs.Store(first.blobs.Load())
+	l.bytes.Add(first.bytes.Load())
 }
 
 func (a *Agent) newChecker(deep bool, pace *rate.Limiter) *checker {

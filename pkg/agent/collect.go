@@ -111,7 +111,7 @@ func (a *Agent) collected() func(registry.Collection, error) {
 		manifests.Add(float64(c.Manifests))
 		last.Set(float64(time.Now().Unix()))
 		if c.Blobs+c.Manifests+c.Links > 0 {
-			a.events.normal("Collected", "", fmt.Sprintf("blobs: %d, bytes: %d, manifests: %d", c.Blobs, c.Bytes, c.Manifests))
+			a.events.normal("Collected", "", fmt.Sprintf("%s with %s, and %s of repositories", count(c.Blobs, "blob"), inBytes(c.Bytes), count(c.Manifests, "manifest")))
 		}
 		if err != nil {
 			failures.Inc()

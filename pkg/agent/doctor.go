@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
@@ -119,7 +118,7 @@ func (a *Agent) checkQuorum() check {
 	}
 	why := a.node.Waiting()
 	if a.node.Roster().Root == "" || n == 0 {
-		detail := fmt.Sprintf("the group has no root; of its %d members with a vote %d must be up", n, n/2+1)
+		detail := fmt.Sprintf("the group has no root; of its %s with a vote %d must be up", count(n, "member"), n/2+1)
 		if why != "" {
 			detail += ": " + why
 		}
@@ -131,7 +130,7 @@ func (a *Agent) checkQuorum() check {
 	case 2:
 		return warn(name, "two members with a vote: while either is down, "+what, "add a third member, such as a witness: fanoutctl member add")
 	}
-	return ok(name, fmt.Sprintf("%d members with a vote, of which %d may be down", n, (n-1)/2))
+	return ok(name, fmt.Sprintf("%s with a vote, of which %d may be down", count(n, "member"), (n-1)/2))
 }
 
 // checkClocks compares this site's clock with those of the other members. An answer comes between the question and its arrival, so the difference is known to within a round trip.
@@ -160,7 +159,7 @@ func (a *Agent) checkClock(ctx context.Context, site string) check {
 	name := "clock of " + site
 	least, most, err := a.clockDifference(ctx, site)
 	if err != nil {
-		return fail(name, "it can't be asked: "+status.Convert(err).Message(), absent(site))
+		return fail(name, "it can't be asked: "+callWords(err), absent(site))
 	}
 	return judgeClock(name, least, most)
 }
@@ -259,7 +258,7 @@ func (a *Agent) checkDisk() check {
 		return warn(name, "how much room "+a.cfg.DataDir+" has can't be found out", "look with df")
 	}
 	used, limit := a.store.Spool().Usage()
-	words := fmt.Sprintf("%s has %s left; the spool uses %s of %s", a.cfg.DataDir, humanize.IBytes(uint64(left)), humanize.IBytes(uint64(used)), humanize.IBytes(uint64(limit)))
+	words := fmt.Sprintf("%s has %s left; the spool uses %s of %s", a.cfg.DataDir, inBytes(left), inBytes(used), inBytes(limit))
 	switch {
 	case left < leastRoom:
 		return fail(name, words, "make room on the disk of "+a.cfg.DataDir)

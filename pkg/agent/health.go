@@ -87,11 +87,18 @@ func (f *first) add(id string) {
 	}
 }
 
+func lostHere(n int) string {
+	if n == 1 {
+		return "a push here lost against another of its tag and waits for a word: see 'fanoutctl conflicts'"
+	}
+	return count(n, "push", "pushes") + " here lost against others of their tags and wait for a word: see 'fanoutctl conflicts'"
+}
+
 func difference(id string, p *treev1.PendingRef, n int) string {
 	if n == 1 {
 		return id + " differs: " + p.GetReason()
 	}
-	return fmt.Sprintf("%d refs differ, as %s: %s", n, id, p.GetReason())
+	return count(n, "ref") + " differ, as " + id + ": " + p.GetReason()
 }
 
 func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
@@ -138,13 +145,13 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	case a.deletionsHere() > 0:
 		h.State, h.Reason = "degraded", fmt.Sprintf("deletions here that wait for a word: %d; see 'fanoutctl deletions list'", a.deletionsHere())
 	case a.conflictsHere() > 0:
-		h.State, h.Reason = "conflict", fmt.Sprintf("%d pushes here lost against another of their tag and wait for a word: see 'fanoutctl conflicts'", a.conflictsHere())
+		h.State, h.Reason = "conflict", lostHere(a.conflictsHere())
 	case todo > 0:
 		h.State, h.Reason = "syncing", fmt.Sprintf("refs to deliver: %d", todo)
 	case drifted.n > 0:
 		h.State, h.Reason = "degraded", difference(drifted.id, pending[drifted.id], drifted.n)
 	case revision < roster.Head:
-		h.State, h.Reason = "behind", fmt.Sprintf("%d revisions behind", roster.Head-revision)
+		h.State, h.Reason = "behind", count(roster.Head-revision, "revision")+" behind"
 	default:
 		h.State = "synced"
 	}

@@ -141,7 +141,7 @@ func flag(yes bool) float64 {
 	return 0
 }
 
-func count[T any](all iter.Seq[T], of func(T) bool) (n float64) {
+func tally[T any](all iter.Seq[T], of func(T) bool) (n float64) {
 	for x := range all {
 		n += flag(of(x))
 	}
@@ -187,8 +187,8 @@ func (s seen) own(ch chan<- prometheus.Metric) {
 	gauge(ch, descHasRoot, flag(a.node.Roster().Root != ""))
 	if a.cfg.Headquarters() {
 		snap := a.node.Catalog()
-		gauge(ch, descConflicts, count(snap.AllConflicts(), func(*catalogv1.Conflict) bool { return true }))
-		gauge(ch, descDeletions, count(snap.AllDeletions(), (*catalogv1.Deletion).GetHeld))
+		gauge(ch, descConflicts, tally(snap.AllConflicts(), func(*catalogv1.Conflict) bool { return true }))
+		gauge(ch, descDeletions, tally(snap.AllDeletions(), (*catalogv1.Deletion).GetHeld))
 	}
 }
 

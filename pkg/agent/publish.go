@@ -126,7 +126,7 @@ func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *cata
 	if err != nil {
 		return false, nil, err
 	}
-	a.events.normal("ReferrersPublished", ref.String(), fmt.Sprintf("%d new, revision %d", len(fresh), got.GetRevision()))
+	a.events.normal("ReferrersPublished", ref.String(), fmt.Sprintf("%s, revision %d", count(len(fresh), "new referrer"), got.GetRevision()))
 	a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 	return true, nil, nil
 }
@@ -158,7 +158,7 @@ func (a *Agent) settled(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 	if err != nil || lost == 0 {
 		return false, err
 	}
-	a.events.normal("ReferrersEntered", ref.String(), fmt.Sprintf("%d that the registry no longer listed", lost))
+	a.events.normal("ReferrersEntered", ref.String(), count(lost, "referrer")+" that the registry no longer listed")
 	return true, a.deliver(ctx, ref, rec, rec.GetTarget().GetDigest())
 }
 

@@ -178,12 +178,12 @@ func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) 
 	err = a.withRoom(err)
 	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "attempts", failures, "retry_in", wait)
 	a.counts.failed(failureReason(err))
-	a.events.warning("Failed", ref.String(), err.Error())
+	a.events.warning("Failed", ref.String(), plainWords(err))
 	if errors.Is(err, registry.ErrUnavailable) {
 		a.doubt.set()
 	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
-		p.State, p.Reason, p.Attempts = "failed", err.Error(), uint32(failures)
+		p.State, p.Reason, p.Attempts = "failed", plainWords(err), uint32(failures)
 		p.NextAttempt = timestamppb.New(time.Now().Add(wait))
 	}, false)
 }
@@ -198,7 +198,7 @@ func (a *Agent) withRoom(err error) error {
 	if !ok {
 		return err
 	}
-	return fmt.Errorf("%w; the disk of the embedded registry has %d bytes left", err, left)
+	return fmt.Errorf("%w; the disk of the embedded registry has %s left", err, inBytes(left))
 }
 
 func (a *Agent) handle(ctx context.Context, k key) error {

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -269,7 +268,7 @@ func (v *verifying) lookAgain(ctx context.Context) error {
 		}
 		v.found[ref] = f
 	}
-	v.check.looked.add(&was.looked)
+	v.check.looked.again(&was.looked)
 	return nil
 }
 
@@ -314,7 +313,7 @@ func (v *verifying) tell() error {
 		state = "different"
 	}
 	if v.repaired > 0 {
-		v.a.events.normal("Repaired", "", fmt.Sprintf("%d refs that the registry did not show as the catalog says", v.repaired))
+		v.a.events.normal("Repaired", "", count(v.repaired, "ref")+" that the registry did not show as the catalog says")
 	}
 	d := v.summary(state)
 	d.View, d.Shown, d.Differences = view.Digest(), shown.Digest(), differences

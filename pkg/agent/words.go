@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"google.golang.org/grpc/status"
 )
 
 // count puts a number of things into words. The plural is the word and an s, unless it is given.
@@ -21,11 +22,20 @@ func count[N int | uint32 | uint64 | int64](n N, word string, plural ...string) 
 	return strconv.FormatInt(int64(n), 10) + " " + word + "s"
 }
 
-// size puts a number of bytes into words.
-func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+// inBytes puts a number of bytes into words.
+func inBytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 // days puts a time that is some whole days into words.
 func days(d time.Duration) string { return count(int64(d/(24*time.Hour)), "day") }
+
+// callWords says why another agent could not be asked, without what gRPC puts around it.
+func callWords(err error) string {
+	text := status.Convert(err).Message()
+	if _, inner, ok := strings.Cut(text, "Error while dialing: "); ok {
+		text = strings.TrimSuffix(inner, `"`)
+	}
+	return text
+}
 
 // plainWords gives an error without the path of a file of the agent's own: that is for the log.
 func plainWords(err error) string {

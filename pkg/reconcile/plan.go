@@ -30,6 +30,9 @@ type MissingError struct {
 
 // Error implements error.
 func (e *MissingError) Error() string {
+	if len(e.Digests) == 1 {
+		return "a manifest is missing: " + e.Digests[0]
+	}
 	return fmt.Sprintf("%d manifests are missing: %s", len(e.Digests), strings.Join(e.Digests[:min(len(e.Digests), 3)], ", "))
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // PieceSize is the unit in which a blob is written, checked and resumed. The last piece of a blob may be shorter.
@@ -97,7 +99,7 @@ func (sp *Spool) Ingest(digest string, size int64) (*Ingest, error) {
 		return nil, fmt.Errorf("%w: size of %s is %d", ErrInvalid, k, size)
 	}
 	if size > sp.limit {
-		return nil, fmt.Errorf("%w: %s has %d bytes, the whole spool has %d: raise limits.spool", ErrTooLarge, k, size, sp.limit)
+		return nil, fmt.Errorf("%w: %s has %s (%d bytes), the whole spool %s (%d): raise limits.spool", ErrTooLarge, k, inWords(size), size, inWords(sp.limit), sp.limit)
 	}
 	if err := sp.settle(k); err != nil {
 		return nil, err
@@ -191,8 +193,8 @@ func (sp *Spool) reserveLocked(k key, size int64) (trash []dropped, err error) {
 		}
 	}
 	if need > 0 {
-		return nil, fmt.Errorf("%w: %s wants %d bytes; %d of %d are in use and too little of that can be evicted: it is being read or received",
-			ErrNoSpace, k, size, sp.used, sp.limit)
+		return nil, fmt.Errorf("%w: %s wants %s; %s of %s are in use and too little of that can be evicted: it is being read or received",
+			ErrNoSpace, k, inWords(size), inWords(sp.used), inWords(sp.limit))
 	}
 	for _, e := range victims {
 		trash = append(trash, sp.dropLocked(e, errEvicted)...)
@@ -476,3 +478,6 @@ func (sp *Spool) close() {
 		e.prepareMu.Unlock()
 	}
 }
+
+// inWords puts a number of bytes into words: these errors are shown to people.
+func inWords(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

@@ -158,7 +158,7 @@ func (o *office) mayBeRemoved(ctx context.Context, conf []raft.Server, site stri
 	}
 	silent := o.n.silent(ctx, stay)
 	if need, answer := len(stay)/2+1, len(stay)-len(silent); answer < need {
-		return refused("without %s the group has %d members with a vote, of which %d must be up, and %s can't be reached: nothing could be decided any more; bring that one back or remove it first",
+		return refused("without %s, of the members with a vote that are left (%d) %d must be up, and %s can't be reached: nothing could be decided any more; bring that one back or remove it first",
 			site, len(stay), need, strings.Join(silent, ", "))
 	}
 	return nil

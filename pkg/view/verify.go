@@ -127,11 +127,13 @@ func (v *Verify) Text(s Style) string {
 
 // Diff is the document of `diff`.
 type Diff struct {
-	SchemaVersion int       `json:"schemaVersion"`
-	Equal         bool      `json:"equal"`
-	A             DiffSide  `json:"a"`
-	B             DiffSide  `json:"b"`
-	Refs          []DiffRef `json:"refs"`
+	SchemaVersion int  `json:"schemaVersion"`
+	Equal         bool `json:"equal"`
+	// Compared says what was looked at. The set may grow.
+	Compared []string  `json:"compared"`
+	A        DiffSide  `json:"a"`
+	B        DiffSide  `json:"b"`
+	Refs     []DiffRef `json:"refs"`
 }
 
 // DiffSide is one of the two sites. View and shown are digests over what both subscribe to.
@@ -142,6 +144,7 @@ type DiffSide struct {
 	Revision uint64 `json:"revision"`
 	View     string `json:"view"`
 	Shown    string `json:"shown"`
+	Refs     uint64 `json:"refs"` // that were looked at
 }
 
 // DiffRef is a ref that differs.
@@ -162,9 +165,9 @@ type DiffAtSite struct {
 // DiffOf compares two verified sites, with the refs in them where they were asked for.
 func DiffOf(a, b VerifiedSite) Diff {
 	side := func(x VerifiedSite) DiffSide {
-		return DiffSide{Site: x.Site, Group: x.Group, Epoch: x.Epoch, Revision: x.Revision, View: x.View, Shown: x.Shown}
+		return DiffSide{Site: x.Site, Group: x.Group, Epoch: x.Epoch, Revision: x.Revision, View: x.View, Shown: x.Shown, Refs: x.Refs}
 	}
-	d := Diff{SchemaVersion: SchemaVersion, A: side(a), B: side(b), Equal: a.View == b.View && a.Shown == b.Shown, Refs: []DiffRef{}}
+	d := Diff{SchemaVersion: SchemaVersion, A: side(a), B: side(b), Equal: a.View == b.View && a.Shown == b.Shown, Compared: []string{"catalog", "tags", "referrers"}, Refs: []DiffRef{}}
 	refs := map[string]*DiffRef{}
 	for _, x := range []struct {
 		refs []*adminv1.VerifiedRef
@@ -193,7 +196,9 @@ func DiffOf(a, b VerifiedSite) Diff {
 func (d Diff) Text(s Style) string {
 	what := func(x DiffSide) string { return fmt.Sprintf("%s (revision %d)", Clean(x.Site), x.Revision) }
 	if d.Equal {
-		return fmt.Sprintf("%s and %s are equal: their catalogs say the same, and their registries show the same\n", what(d.A), what(d.B))
+		return fmt.Sprintf("%s and %s are equal in %s: their catalogs say the same, and their registries show that digest under every tag, with the same referrers\n",
+			what(d.A), what(d.B), plural(int(d.A.Refs), "ref")) +
+			"What lies under the tags was not looked at; that is for: fanoutctl verify SITE\n"
 	}
 	say := func(what string, equal bool) string {
 		if equal {
@@ -202,7 +207,7 @@ func (d Diff) Text(s Style) string {
 		return what + " different things"
 	}
 	text := fmt.Sprintf("%s and %s differ: %s, %s\n", what(d.A), what(d.B),
-		say("their catalogs say", d.A.View == d.B.View), say("their registries show", d.A.Shown == d.B.Shown))
+		say("their catalogs say", d.A.View == d.B.View), say("their registries' tags and referrers show", d.A.Shown == d.B.Shown))
 	if len(d.Refs) == 0 {
 		return text
 	}
