@@ -147,3 +147,40 @@ func TestMassDeletionWaitsForAWord(t *testing.T) {
 	showsAll(sites["gd-a"], 50)
 	showsAll(hq, 50)
 }
+
+// TestDeletionsOfARemovedSite: deletions that are held at a site do not stay listed when the site was taken out of its group, and what it had lost stays published.
+func TestDeletionsOfARemovedSite(t *testing.T) {
+	t.Parallel()
+	const policy = "publish: {deletes: propagate}\n"
+	sites := start(t, spec{name: "hq-a", group: "hq", extra: policy, registry: true}, spec{name: "hq-b", group: "hq", extra: policy},
+		spec{name: "hq-w", group: "hq", extra: policy + "registry: {type: none}\n"})
+	hq := sites["hq-a"]
+	const all = 12
+	img := image(t, 1<<10, 1)
+	ref := func(i int) string { return fmt.Sprintf("app/web:v%d", i) }
+	var digest string
+	for i := range all {
+		digest = push(t, hq, ref(i), img)
+	}
+	for i := range all {
+		shows(t, sites["hq-b"], ref(i), digest)
+	}
+	for i := range all {
+		if err := remote.Delete(reference(t, hq, ref(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all deletions are held", func() error {
+		if n := sites["hq-b"].heldDeletions(); n != all {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+	hq.kill()
+	sites["hq-b"].does("member", "remove", "hq-a")
+	var d deletions
+	if sites["hq-w"].document(&d, "deletions", "list"); len(d.Deletions) > 0 {
+		t.Errorf("still listed: %+v", d)
+	}
+	shows(t, sites["hq-b"], ref(0), digest)
+}

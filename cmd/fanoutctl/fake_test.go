@@ -35,6 +35,7 @@ type fake struct {
 	add     func(*adminv1.AddMemberRequest) (*adminv1.AddMemberResponse, error)
 	remove  func(*adminv1.RemoveMemberRequest) (*adminv1.RemoveMemberResponse, error)
 	lead    func(*adminv1.LeadRequest) (*adminv1.LeadResponse, error)
+	forget  func(*adminv1.ForgetGroupRequest) (*adminv1.ForgetGroupResponse, error)
 
 	unpublish func(*adminv1.UnpublishRequest) (*adminv1.UnpublishResponse, error)
 	undo      func(*adminv1.UndoRequest) (*adminv1.UndoResponse, error)
@@ -231,6 +232,13 @@ func (f *fake) RemoveMember(_ context.Context, r *adminv1.RemoveMemberRequest) (
 		return nil, unimplemented()
 	}
 	return f.remove(r)
+}
+
+func (f *fake) ForgetGroup(_ context.Context, r *adminv1.ForgetGroupRequest) (*adminv1.ForgetGroupResponse, error) {
+	if f.forget == nil {
+		return nil, unimplemented()
+	}
+	return f.forget(r)
 }
 
 func (f *fake) Lead(_ context.Context, r *adminv1.LeadRequest) (*adminv1.LeadResponse, error) {

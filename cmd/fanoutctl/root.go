@@ -68,6 +68,7 @@ func (a *app) commands() []*cobra.Command {
 		a.unpublishCommand(),
 		a.undoCommand(),
 		a.memberCommand(),
+		a.groupCommand(),
 		a.catalogCommand(),
 		a.epochCommand(),
 		a.caCommand(),

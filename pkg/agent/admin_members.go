@@ -56,10 +56,11 @@ func atRoot[T any](ctx context.Context, s *admin, actor string, here func(contex
 
 // memberStatus is how an error about membership travels.
 func memberStatus(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err // nil, or said already
+	}
 	code := codes.Internal
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, tree.ErrNotRoot), errors.Is(err, tree.ErrNoRoot), errors.Is(err, tree.ErrStopped):
 		code = codes.Unavailable // nothing was done
 	case errors.Is(err, tree.ErrRefused), errors.Is(err, tree.ErrNotMember):
@@ -114,6 +115,9 @@ func (s *admin) RemoveMember(ctx context.Context, req *adminv1.RemoveMemberReque
 	return atRoot(ctx, s, actor, func(ctx context.Context) (*adminv1.RemoveMemberResponse, error) {
 		if err := s.a.node.RemoveMember(ctx, actor, req.GetSite()); err != nil {
 			return nil, err
+		}
+		if err := s.a.dropOrphaned(ctx); err != nil {
+			s.a.logger.Info("the next sweep does that", "error", err)
 		}
 		s.a.events.normal("MemberRemoved", "", fmt.Sprintf("%s was removed from %s, by %s", req.GetSite(), s.a.cfg.Group, actor))
 		return &adminv1.RemoveMemberResponse{}, nil

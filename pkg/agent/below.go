@@ -56,7 +56,7 @@ func (a *Agent) serveTunnel(ctx context.Context, conn *tree.TunnelConn) {
 	}
 }
 
-// aboveAdmin is what of the admin service a group above may call: to look, and to have what the catalog says put right.
+// aboveAdmin is what of the admin service a group above may call: to look, to have what the catalog says put right, and to have a group forgotten that is away.
 type aboveAdmin struct {
 	adminv1.UnimplementedAdminServiceServer
 	s *admin
@@ -70,6 +70,11 @@ func (x aboveAdmin) View(ctx context.Context, req *adminv1.ViewRequest) (*adminv
 // Verify implements adminv1.AdminServiceServer.
 func (x aboveAdmin) Verify(req *adminv1.VerifyRequest, stream grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
 	return x.s.Verify(req, stream)
+}
+
+// ForgetGroup implements adminv1.AdminServiceServer. It forgets only what is away, and what comes back is taken in again.
+func (x aboveAdmin) ForgetGroup(ctx context.Context, req *adminv1.ForgetGroupRequest) (*adminv1.ForgetGroupResponse, error) {
+	return x.s.ForgetGroup(ctx, req)
 }
 
 // oneConn is a listener that accepts one connection, and then waits to be closed.

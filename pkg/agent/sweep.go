@@ -152,6 +152,9 @@ func (s *sweeper) sweep(ctx context.Context, urgent bool) error {
 		a.queue.addFor(k, sweptWhole)
 	}
 	s.looked, s.questions = s.seen, s.pace.asked
+	if err := a.dropOrphaned(ctx); err != nil && ctx.Err() == nil {
+		a.logger.Warn("the list of deletions", "error", err)
+	}
 	if err := a.releaseHolds(ctx); err != nil {
 		a.logger.Warn("holds are released at the next sweep", "error", err)
 	}

@@ -361,8 +361,27 @@ func (t *table) missing(snap *catalog.Snapshot, n *Node) {
 			t.set(e, &treev1.GroupHealth{Group: g.Path, State: unreachable, Reason: reason, Labels: g.Labels, Demand: g.Demand, Sites: g.Sites, Keep: g.Keep}, nil)
 		}
 	}
+	t.dropForgotten(snap, n.cfg.Group)
 	if t.seq != before {
 		t.changed.notify()
+	}
+}
+
+// dropForgotten drops what nobody told of and what the catalog, from which it came, does not remember any more.
+func (t *table) dropForgotten(snap *catalog.Snapshot, own string) {
+	forgotten := func(group string) bool {
+		_, known := snap.Group(group)
+		return !known && group != own
+	}
+	for _, e := range t.sites {
+		if !e.gone && e.via == nil && forgotten(e.msg.(*treev1.SiteHealth).GetGroup()) {
+			t.remove(e)
+		}
+	}
+	for path, e := range t.groups {
+		if !e.gone && e.via == nil && forgotten(path) {
+			t.remove(e)
+		}
 	}
 }
 

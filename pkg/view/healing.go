@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
@@ -169,6 +170,39 @@ func (c Conflicts) Text(s Style) string {
 	}
 	return table(s, []string{"REF", "WHAT", "DIGEST", "SITE", "PUSHED", "BY"}, rows) +
 		"\nSettle one with: fanoutctl conflicts settle REF --keep DIGEST\n"
+}
+
+// ForgottenGroups is the document of `group forget`.
+type ForgottenGroups struct {
+	SchemaVersion int      `json:"schemaVersion"`
+	DryRun        bool     `json:"dryRun"`
+	Groups        []string `json:"groups"`
+	Sites         []string `json:"sites"`
+	// Rollouts in which one of the groups was skipped.
+	Rollouts []string `json:"rollouts"`
+}
+
+// ForgottenOf makes it.
+func ForgottenOf(r *adminv1.ForgetGroupResponse, dry bool) ForgottenGroups {
+	return ForgottenGroups{
+		SchemaVersion: SchemaVersion, DryRun: dry, Groups: append([]string{}, r.GetGroups()...), Sites: append([]string{}, r.GetSites()...), Rollouts: append([]string{}, r.GetRollouts()...),
+	}
+}
+
+// Text names all of them.
+func (f ForgottenGroups) Text(s Style) string {
+	verb, skipped := "Forgotten", "they were skipped"
+	if f.DryRun {
+		verb, skipped = "Would be forgotten", "they would be skipped"
+	}
+	list := func(n int, word string, names []string) string {
+		return plural(n, word) + " (" + Clean(strings.Join(names, ", ")) + ")"
+	}
+	text := fmt.Sprintf("%s: %s with %s\n", verb, list(len(f.Groups), "group", f.Groups), list(len(f.Sites), "site", f.Sites))
+	if len(f.Rollouts) > 0 {
+		text += fmt.Sprintf("Waited for in %s: %s there\n", list(len(f.Rollouts), "rollout", f.Rollouts), skipped)
+	}
+	return text
 }
 
 // Deletions is the document of `deletions`.

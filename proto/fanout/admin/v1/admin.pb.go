@@ -2965,6 +2965,125 @@ func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
+// ForgetGroupRequest names a group.
+type ForgetGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group by path.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// dry_run: nothing is forgotten.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetGroupRequest) Reset() {
+	*x = ForgetGroupRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetGroupRequest) ProtoMessage() {}
+
+func (x *ForgetGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetGroupRequest.ProtoReflect.Descriptor instead.
+func (*ForgetGroupRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ForgetGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ForgetGroupRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ForgetGroupResponse says what was forgotten, or would be.
+type ForgetGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// groups by path, parents before children.
+	Groups []string `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	// sites in them, by name.
+	Sites []string `protobuf:"bytes,2,rep,name=sites,proto3" json:"sites,omitempty"`
+	// rollouts by ID in which one of the groups was skipped.
+	Rollouts      []string `protobuf:"bytes,3,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetGroupResponse) Reset() {
+	*x = ForgetGroupResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetGroupResponse) ProtoMessage() {}
+
+func (x *ForgetGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetGroupResponse.ProtoReflect.Descriptor instead.
+func (*ForgetGroupResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ForgetGroupResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ForgetGroupResponse) GetSites() []string {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
+func (x *ForgetGroupResponse) GetRollouts() []string {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
 // LeadRequest names the member that shall be root.
 type LeadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2976,7 +3095,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3107,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3120,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LeadRequest) GetSite() string {
@@ -3022,7 +3141,7 @@ type LeadResponse struct {
 
 func (x *LeadResponse) Reset() {
 	*x = LeadResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3153,7 @@ func (x *LeadResponse) String() string {
 func (*LeadResponse) ProtoMessage() {}
 
 func (x *LeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3166,7 @@ func (x *LeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadResponse.ProtoReflect.Descriptor instead.
 func (*LeadResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LeadResponse) GetSite() string {
@@ -3066,7 +3185,7 @@ type SaveCatalogRequest struct {
 
 func (x *SaveCatalogRequest) Reset() {
 	*x = SaveCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3197,7 @@ func (x *SaveCatalogRequest) String() string {
 func (*SaveCatalogRequest) ProtoMessage() {}
 
 func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3210,7 @@ func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 // SaveCatalogResponse is a part of the snapshot.
@@ -3105,7 +3224,7 @@ type SaveCatalogResponse struct {
 
 func (x *SaveCatalogResponse) Reset() {
 	*x = SaveCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3236,7 @@ func (x *SaveCatalogResponse) String() string {
 func (*SaveCatalogResponse) ProtoMessage() {}
 
 func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3249,7 @@ func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogResponse.ProtoReflect.Descriptor instead.
 func (*SaveCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SaveCatalogResponse) GetData() []byte {
@@ -3151,7 +3270,7 @@ type RestoreCatalogRequest struct {
 
 func (x *RestoreCatalogRequest) Reset() {
 	*x = RestoreCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3282,7 @@ func (x *RestoreCatalogRequest) String() string {
 func (*RestoreCatalogRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3295,7 @@ func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestoreCatalogRequest) GetData() []byte {
@@ -3203,7 +3322,7 @@ type RestoreCatalogResponse struct {
 
 func (x *RestoreCatalogResponse) Reset() {
 	*x = RestoreCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3334,7 @@ func (x *RestoreCatalogResponse) String() string {
 func (*RestoreCatalogResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3347,7 @@ func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RestoreCatalogResponse) GetEpoch() string {
@@ -3270,7 +3389,7 @@ type AcceptEpochRequest struct {
 
 func (x *AcceptEpochRequest) Reset() {
 	*x = AcceptEpochRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3401,7 @@ func (x *AcceptEpochRequest) String() string {
 func (*AcceptEpochRequest) ProtoMessage() {}
 
 func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3414,7 @@ func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcceptEpochRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AcceptEpochRequest) GetEpoch() string {
@@ -3320,7 +3439,7 @@ type AcceptEpochResponse struct {
 
 func (x *AcceptEpochResponse) Reset() {
 	*x = AcceptEpochResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3332,7 +3451,7 @@ func (x *AcceptEpochResponse) String() string {
 func (*AcceptEpochResponse) ProtoMessage() {}
 
 func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3345,7 +3464,7 @@ func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcceptEpochResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AcceptEpochResponse) GetEpoch() string {
@@ -3382,7 +3501,7 @@ type ViewRequest struct {
 
 func (x *ViewRequest) Reset() {
 	*x = ViewRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3513,7 @@ func (x *ViewRequest) String() string {
 func (*ViewRequest) ProtoMessage() {}
 
 func (x *ViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3526,7 @@ func (x *ViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
 func (*ViewRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ViewRequest) GetSite() string {
@@ -3445,7 +3564,7 @@ type ViewResponse struct {
 
 func (x *ViewResponse) Reset() {
 	*x = ViewResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3576,7 @@ func (x *ViewResponse) String() string {
 func (*ViewResponse) ProtoMessage() {}
 
 func (x *ViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3589,7 @@ func (x *ViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewResponse.ProtoReflect.Descriptor instead.
 func (*ViewResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ViewResponse) GetSite() string {
@@ -3536,7 +3655,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +3667,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +3680,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *VerifyRequest) GetSite() string {
@@ -3628,7 +3747,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3640,7 +3759,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3653,7 +3772,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VerifyResponse) GetSite() string {
@@ -3762,7 +3881,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +3893,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +3906,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *VerifyProgress) GetRefs() uint64 {
@@ -3837,7 +3956,7 @@ type VerifiedRef struct {
 
 func (x *VerifiedRef) Reset() {
 	*x = VerifiedRef{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3849,7 +3968,7 @@ func (x *VerifiedRef) String() string {
 func (*VerifiedRef) ProtoMessage() {}
 
 func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3862,7 +3981,7 @@ func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedRef.ProtoReflect.Descriptor instead.
 func (*VerifiedRef) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VerifiedRef) GetRef() string {
@@ -3919,7 +4038,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3931,7 +4050,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3944,7 +4063,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Difference) GetRef() string {
@@ -4015,7 +4134,7 @@ type VerifyDone struct {
 
 func (x *VerifyDone) Reset() {
 	*x = VerifyDone{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4027,7 +4146,7 @@ func (x *VerifyDone) String() string {
 func (*VerifyDone) ProtoMessage() {}
 
 func (x *VerifyDone) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4040,7 +4159,7 @@ func (x *VerifyDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDone.ProtoReflect.Descriptor instead.
 func (*VerifyDone) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *VerifyDone) GetState() string {
@@ -4138,7 +4257,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4269,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4282,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DoctorRequest) GetHere() bool {
@@ -4188,7 +4307,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4200,7 +4319,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4213,7 +4332,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DoctorResponse) GetSite() string {
@@ -4254,7 +4373,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4385,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4398,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Check) GetName() string {
@@ -4333,7 +4452,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4345,7 +4464,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4358,7 +4477,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *StartRolloutRequest) GetRefs() []string {
@@ -4425,7 +4544,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4556,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4569,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *StartRolloutResponse) GetRollout() *v1.Rollout {
@@ -4501,7 +4620,7 @@ type PreflightSite struct {
 
 func (x *PreflightSite) Reset() {
 	*x = PreflightSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4632,7 @@ func (x *PreflightSite) String() string {
 func (*PreflightSite) ProtoMessage() {}
 
 func (x *PreflightSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4645,7 @@ func (x *PreflightSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightSite.ProtoReflect.Descriptor instead.
 func (*PreflightSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PreflightSite) GetSite() string {
@@ -4605,7 +4724,7 @@ type ReadyRequest struct {
 
 func (x *ReadyRequest) Reset() {
 	*x = ReadyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +4736,7 @@ func (x *ReadyRequest) String() string {
 func (*ReadyRequest) ProtoMessage() {}
 
 func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +4749,7 @@ func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyRequest.ProtoReflect.Descriptor instead.
 func (*ReadyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReadyRequest) GetSite() string {
@@ -4664,7 +4783,7 @@ type Need struct {
 
 func (x *Need) Reset() {
 	*x = Need{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4676,7 +4795,7 @@ func (x *Need) String() string {
 func (*Need) ProtoMessage() {}
 
 func (x *Need) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4689,7 +4808,7 @@ func (x *Need) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Need.ProtoReflect.Descriptor instead.
 func (*Need) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Need) GetRepository() string {
@@ -4737,7 +4856,7 @@ type ReadyResponse struct {
 
 func (x *ReadyResponse) Reset() {
 	*x = ReadyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4749,7 +4868,7 @@ func (x *ReadyResponse) String() string {
 func (*ReadyResponse) ProtoMessage() {}
 
 func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4762,7 +4881,7 @@ func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ReadyResponse) GetSite() string {
@@ -4806,7 +4925,7 @@ type RolloutsRequest struct {
 
 func (x *RolloutsRequest) Reset() {
 	*x = RolloutsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4818,7 +4937,7 @@ func (x *RolloutsRequest) String() string {
 func (*RolloutsRequest) ProtoMessage() {}
 
 func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4831,7 +4950,7 @@ func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsRequest.ProtoReflect.Descriptor instead.
 func (*RolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RolloutsRequest) GetId() string {
@@ -4863,7 +4982,7 @@ type RolloutsResponse struct {
 
 func (x *RolloutsResponse) Reset() {
 	*x = RolloutsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4875,7 +4994,7 @@ func (x *RolloutsResponse) String() string {
 func (*RolloutsResponse) ProtoMessage() {}
 
 func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4888,7 +5007,7 @@ func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsResponse.ProtoReflect.Descriptor instead.
 func (*RolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
@@ -4927,7 +5046,7 @@ type RolloutSite struct {
 
 func (x *RolloutSite) Reset() {
 	*x = RolloutSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +5058,7 @@ func (x *RolloutSite) String() string {
 func (*RolloutSite) ProtoMessage() {}
 
 func (x *RolloutSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4952,7 +5071,7 @@ func (x *RolloutSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSite.ProtoReflect.Descriptor instead.
 func (*RolloutSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RolloutSite) GetSite() string {
@@ -4993,7 +5112,7 @@ type SteerRolloutRequest struct {
 
 func (x *SteerRolloutRequest) Reset() {
 	*x = SteerRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5005,7 +5124,7 @@ func (x *SteerRolloutRequest) String() string {
 func (*SteerRolloutRequest) ProtoMessage() {}
 
 func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5018,7 +5137,7 @@ func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SteerRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SteerRolloutRequest) GetId() string {
@@ -5060,7 +5179,7 @@ type SteerRolloutResponse struct {
 
 func (x *SteerRolloutResponse) Reset() {
 	*x = SteerRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5072,7 +5191,7 @@ func (x *SteerRolloutResponse) String() string {
 func (*SteerRolloutResponse) ProtoMessage() {}
 
 func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5085,7 +5204,7 @@ func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
@@ -5104,7 +5223,7 @@ type PoliciesRequest struct {
 
 func (x *PoliciesRequest) Reset() {
 	*x = PoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5116,7 +5235,7 @@ func (x *PoliciesRequest) String() string {
 func (*PoliciesRequest) ProtoMessage() {}
 
 func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5129,7 +5248,7 @@ func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
 func (*PoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 // PoliciesResponse lists policies.
@@ -5143,7 +5262,7 @@ type PoliciesResponse struct {
 
 func (x *PoliciesResponse) Reset() {
 	*x = PoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5155,7 +5274,7 @@ func (x *PoliciesResponse) String() string {
 func (*PoliciesResponse) ProtoMessage() {}
 
 func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5168,7 +5287,7 @@ func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
 func (*PoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
@@ -5193,7 +5312,7 @@ type SetPoliciesRequest struct {
 
 func (x *SetPoliciesRequest) Reset() {
 	*x = SetPoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5205,7 +5324,7 @@ func (x *SetPoliciesRequest) String() string {
 func (*SetPoliciesRequest) ProtoMessage() {}
 
 func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5218,7 +5337,7 @@ func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
@@ -5253,7 +5372,7 @@ type SetPoliciesResponse struct {
 
 func (x *SetPoliciesResponse) Reset() {
 	*x = SetPoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5265,7 +5384,7 @@ func (x *SetPoliciesResponse) String() string {
 func (*SetPoliciesResponse) ProtoMessage() {}
 
 func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5278,7 +5397,7 @@ func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
@@ -5305,7 +5424,7 @@ type SetFreezeRequest struct {
 
 func (x *SetFreezeRequest) Reset() {
 	*x = SetFreezeRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5317,7 +5436,7 @@ func (x *SetFreezeRequest) String() string {
 func (*SetFreezeRequest) ProtoMessage() {}
 
 func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5330,7 +5449,7 @@ func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeRequest.ProtoReflect.Descriptor instead.
 func (*SetFreezeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *SetFreezeRequest) GetGroup() string {
@@ -5372,7 +5491,7 @@ type SetFreezeResponse struct {
 
 func (x *SetFreezeResponse) Reset() {
 	*x = SetFreezeResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5384,7 +5503,7 @@ func (x *SetFreezeResponse) String() string {
 func (*SetFreezeResponse) ProtoMessage() {}
 
 func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5397,7 +5516,7 @@ func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeResponse.ProtoReflect.Descriptor instead.
 func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
@@ -5628,7 +5747,14 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\v2\x1b.fanout.admin.v1.MemberInfoR\x06member\")\n" +
 	"\x13RemoveMemberRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\"\x16\n" +
-	"\x14RemoveMemberResponse\"!\n" +
+	"\x14RemoveMemberResponse\"C\n" +
+	"\x12ForgetGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"_\n" +
+	"\x13ForgetGroupResponse\x12\x16\n" +
+	"\x06groups\x18\x01 \x03(\tR\x06groups\x12\x14\n" +
+	"\x05sites\x18\x02 \x03(\tR\x05sites\x12\x1a\n" +
+	"\brollouts\x18\x03 \x03(\tR\brollouts\"!\n" +
 	"\vLeadRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\"\"\n" +
 	"\fLeadResponse\x12\x12\n" +
@@ -5791,7 +5917,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
 	"\x11SetFreezeResponse\x121\n" +
-	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\xa9\x14\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\x83\x15\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -5810,7 +5936,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x10RestoreDeletions\x12(.fanout.admin.v1.RestoreDeletionsRequest\x1a).fanout.admin.v1.RestoreDeletionsResponse\x12R\n" +
 	"\tAddMember\x12!.fanout.admin.v1.AddMemberRequest\x1a\".fanout.admin.v1.AddMemberResponse\x12[\n" +
 	"\fRemoveMember\x12$.fanout.admin.v1.RemoveMemberRequest\x1a%.fanout.admin.v1.RemoveMemberResponse\x12C\n" +
-	"\x04Lead\x12\x1c.fanout.admin.v1.LeadRequest\x1a\x1d.fanout.admin.v1.LeadResponse\x12Z\n" +
+	"\x04Lead\x12\x1c.fanout.admin.v1.LeadRequest\x1a\x1d.fanout.admin.v1.LeadResponse\x12X\n" +
+	"\vForgetGroup\x12#.fanout.admin.v1.ForgetGroupRequest\x1a$.fanout.admin.v1.ForgetGroupResponse\x12Z\n" +
 	"\vSaveCatalog\x12#.fanout.admin.v1.SaveCatalogRequest\x1a$.fanout.admin.v1.SaveCatalogResponse0\x01\x12c\n" +
 	"\x0eRestoreCatalog\x12&.fanout.admin.v1.RestoreCatalogRequest\x1a'.fanout.admin.v1.RestoreCatalogResponse(\x01\x12X\n" +
 	"\vAcceptEpoch\x12#.fanout.admin.v1.AcceptEpochRequest\x1a$.fanout.admin.v1.AcceptEpochResponse\x12[\n" +
@@ -5837,7 +5964,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
@@ -5881,104 +6008,106 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*AddMemberResponse)(nil),        // 39: fanout.admin.v1.AddMemberResponse
 	(*RemoveMemberRequest)(nil),      // 40: fanout.admin.v1.RemoveMemberRequest
 	(*RemoveMemberResponse)(nil),     // 41: fanout.admin.v1.RemoveMemberResponse
-	(*LeadRequest)(nil),              // 42: fanout.admin.v1.LeadRequest
-	(*LeadResponse)(nil),             // 43: fanout.admin.v1.LeadResponse
-	(*SaveCatalogRequest)(nil),       // 44: fanout.admin.v1.SaveCatalogRequest
-	(*SaveCatalogResponse)(nil),      // 45: fanout.admin.v1.SaveCatalogResponse
-	(*RestoreCatalogRequest)(nil),    // 46: fanout.admin.v1.RestoreCatalogRequest
-	(*RestoreCatalogResponse)(nil),   // 47: fanout.admin.v1.RestoreCatalogResponse
-	(*AcceptEpochRequest)(nil),       // 48: fanout.admin.v1.AcceptEpochRequest
-	(*AcceptEpochResponse)(nil),      // 49: fanout.admin.v1.AcceptEpochResponse
-	(*ViewRequest)(nil),              // 50: fanout.admin.v1.ViewRequest
-	(*ViewResponse)(nil),             // 51: fanout.admin.v1.ViewResponse
-	(*VerifyRequest)(nil),            // 52: fanout.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),           // 53: fanout.admin.v1.VerifyResponse
-	(*VerifyProgress)(nil),           // 54: fanout.admin.v1.VerifyProgress
-	(*VerifiedRef)(nil),              // 55: fanout.admin.v1.VerifiedRef
-	(*Difference)(nil),               // 56: fanout.admin.v1.Difference
-	(*VerifyDone)(nil),               // 57: fanout.admin.v1.VerifyDone
-	(*DoctorRequest)(nil),            // 58: fanout.admin.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 59: fanout.admin.v1.DoctorResponse
-	(*Check)(nil),                    // 60: fanout.admin.v1.Check
-	(*StartRolloutRequest)(nil),      // 61: fanout.admin.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),     // 62: fanout.admin.v1.StartRolloutResponse
-	(*PreflightSite)(nil),            // 63: fanout.admin.v1.PreflightSite
-	(*ReadyRequest)(nil),             // 64: fanout.admin.v1.ReadyRequest
-	(*Need)(nil),                     // 65: fanout.admin.v1.Need
-	(*ReadyResponse)(nil),            // 66: fanout.admin.v1.ReadyResponse
-	(*RolloutsRequest)(nil),          // 67: fanout.admin.v1.RolloutsRequest
-	(*RolloutsResponse)(nil),         // 68: fanout.admin.v1.RolloutsResponse
-	(*RolloutSite)(nil),              // 69: fanout.admin.v1.RolloutSite
-	(*SteerRolloutRequest)(nil),      // 70: fanout.admin.v1.SteerRolloutRequest
-	(*SteerRolloutResponse)(nil),     // 71: fanout.admin.v1.SteerRolloutResponse
-	(*PoliciesRequest)(nil),          // 72: fanout.admin.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),         // 73: fanout.admin.v1.PoliciesResponse
-	(*SetPoliciesRequest)(nil),       // 74: fanout.admin.v1.SetPoliciesRequest
-	(*SetPoliciesResponse)(nil),      // 75: fanout.admin.v1.SetPoliciesResponse
-	(*SetFreezeRequest)(nil),         // 76: fanout.admin.v1.SetFreezeRequest
-	(*SetFreezeResponse)(nil),        // 77: fanout.admin.v1.SetFreezeResponse
-	nil,                              // 78: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 79: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                // 80: fanout.catalog.v1.Freeze
-	(*v1.Scope)(nil),                 // 81: fanout.catalog.v1.Scope
-	(*v1.Rollout)(nil),               // 82: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 83: fanout.catalog.v1.Policy
+	(*ForgetGroupRequest)(nil),       // 42: fanout.admin.v1.ForgetGroupRequest
+	(*ForgetGroupResponse)(nil),      // 43: fanout.admin.v1.ForgetGroupResponse
+	(*LeadRequest)(nil),              // 44: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),             // 45: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),       // 46: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),      // 47: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),    // 48: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil),   // 49: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),       // 50: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),      // 51: fanout.admin.v1.AcceptEpochResponse
+	(*ViewRequest)(nil),              // 52: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),             // 53: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),            // 54: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),           // 55: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),           // 56: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),              // 57: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),               // 58: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),               // 59: fanout.admin.v1.VerifyDone
+	(*DoctorRequest)(nil),            // 60: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 61: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                    // 62: fanout.admin.v1.Check
+	(*StartRolloutRequest)(nil),      // 63: fanout.admin.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 64: fanout.admin.v1.StartRolloutResponse
+	(*PreflightSite)(nil),            // 65: fanout.admin.v1.PreflightSite
+	(*ReadyRequest)(nil),             // 66: fanout.admin.v1.ReadyRequest
+	(*Need)(nil),                     // 67: fanout.admin.v1.Need
+	(*ReadyResponse)(nil),            // 68: fanout.admin.v1.ReadyResponse
+	(*RolloutsRequest)(nil),          // 69: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),         // 70: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),              // 71: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),      // 72: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),     // 73: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),          // 74: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),         // 75: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),       // 76: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),      // 77: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),         // 78: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),        // 79: fanout.admin.v1.SetFreezeResponse
+	nil,                              // 80: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 81: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),                // 82: fanout.catalog.v1.Freeze
+	(*v1.Scope)(nil),                 // 83: fanout.catalog.v1.Scope
+	(*v1.Rollout)(nil),               // 84: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 85: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	79, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	81, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	79, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	78, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	80, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	79, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	79, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	81, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	80, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	82, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	81, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	81, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,  // 9: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	79, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	79, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	79, // 12: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	81, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	81, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	81, // 12: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
 	11, // 13: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
 	8,  // 14: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	79, // 15: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	79, // 16: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	79, // 17: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	81, // 15: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	81, // 16: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	81, // 17: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	18, // 18: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	79, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	79, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	79, // 21: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	81, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	81, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	81, // 21: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
 	27, // 22: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
 	28, // 23: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	28, // 24: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	79, // 25: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	81, // 25: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
 	28, // 26: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	79, // 27: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	81, // 27: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
 	33, // 28: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	79, // 29: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	81, // 29: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
 	18, // 30: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	81, // 31: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	81, // 32: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	81, // 33: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	54, // 34: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	55, // 35: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	56, // 36: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	57, // 37: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	60, // 38: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	82, // 39: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	63, // 40: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	60, // 41: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	65, // 42: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	60, // 43: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	82, // 44: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	79, // 45: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	69, // 46: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	83, // 31: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	83, // 32: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	83, // 33: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	56, // 34: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	57, // 35: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	58, // 36: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	59, // 37: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	62, // 38: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	84, // 39: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	65, // 40: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	62, // 41: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	67, // 42: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	62, // 43: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	84, // 44: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	81, // 45: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	71, // 46: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
 	8,  // 47: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	82, // 48: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	83, // 49: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	83, // 50: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	83, // 51: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	79, // 52: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	80, // 53: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	84, // 48: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	85, // 49: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	85, // 50: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	85, // 51: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	81, // 52: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	82, // 53: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
 	0,  // 54: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
 	2,  // 55: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
 	6,  // 56: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
@@ -5996,53 +6125,55 @@ var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	36, // 68: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
 	38, // 69: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
 	40, // 70: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	42, // 71: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	44, // 72: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	46, // 73: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	48, // 74: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	61, // 75: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	67, // 76: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	70, // 77: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	72, // 78: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	74, // 79: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	76, // 80: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	50, // 81: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	52, // 82: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	58, // 83: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	64, // 84: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,  // 85: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 86: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 87: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 88: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13, // 89: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	15, // 90: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	17, // 91: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	20, // 92: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	22, // 93: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	24, // 94: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	26, // 95: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	30, // 96: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	32, // 97: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	35, // 98: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	37, // 99: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	39, // 100: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	41, // 101: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	43, // 102: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	45, // 103: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	47, // 104: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	49, // 105: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	62, // 106: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	68, // 107: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	71, // 108: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	73, // 109: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	75, // 110: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	77, // 111: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	51, // 112: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	53, // 113: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	59, // 114: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	66, // 115: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	85, // [85:116] is the sub-list for method output_type
-	54, // [54:85] is the sub-list for method input_type
+	44, // 71: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	42, // 72: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	46, // 73: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	48, // 74: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	50, // 75: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	63, // 76: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	69, // 77: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	72, // 78: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	74, // 79: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	76, // 80: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	78, // 81: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	52, // 82: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	54, // 83: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	60, // 84: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	66, // 85: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,  // 86: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,  // 87: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,  // 88: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10, // 89: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13, // 90: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	15, // 91: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	17, // 92: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	20, // 93: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	22, // 94: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	24, // 95: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	26, // 96: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	30, // 97: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	32, // 98: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	35, // 99: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	37, // 100: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	39, // 101: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	41, // 102: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	45, // 103: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	43, // 104: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	47, // 105: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	49, // 106: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	51, // 107: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	64, // 108: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	70, // 109: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	73, // 110: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	75, // 111: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	77, // 112: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	79, // 113: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	53, // 114: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	55, // 115: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	61, // 116: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	68, // 117: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	86, // [86:118] is the sub-list for method output_type
+	54, // [54:86] is the sub-list for method input_type
 	54, // [54:54] is the sub-list for extension type_name
 	54, // [54:54] is the sub-list for extension extendee
 	0,  // [0:54] is the sub-list for field type_name
@@ -6053,7 +6184,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 	if File_fanout_admin_v1_admin_proto != nil {
 		return
 	}
-	file_fanout_admin_v1_admin_proto_msgTypes[53].OneofWrappers = []any{
+	file_fanout_admin_v1_admin_proto_msgTypes[55].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Ref)(nil),
 		(*VerifyResponse_Difference)(nil),
@@ -6065,7 +6196,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,7 @@ const (
 	AdminService_AddMember_FullMethodName        = "/fanout.admin.v1.AdminService/AddMember"
 	AdminService_RemoveMember_FullMethodName     = "/fanout.admin.v1.AdminService/RemoveMember"
 	AdminService_Lead_FullMethodName             = "/fanout.admin.v1.AdminService/Lead"
+	AdminService_ForgetGroup_FullMethodName      = "/fanout.admin.v1.AdminService/ForgetGroup"
 	AdminService_SaveCatalog_FullMethodName      = "/fanout.admin.v1.AdminService/SaveCatalog"
 	AdminService_RestoreCatalog_FullMethodName   = "/fanout.admin.v1.AdminService/RestoreCatalog"
 	AdminService_AcceptEpoch_FullMethodName      = "/fanout.admin.v1.AdminService/AcceptEpoch"
@@ -98,6 +99,9 @@ type AdminServiceClient interface {
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
 	// Lead hands leadership to a member.
 	Lead(ctx context.Context, in *LeadRequest, opts ...grpc.CallOption) (*LeadResponse, error)
+	// ForgetGroup forgets a group below that went away for good, and those below it, at every group above it. Headquarters only. What rollouts still wait for there is skipped. It comes back as a new
+	// one when it attaches again. FAILED_PRECONDITION: one of them is attached, or was not heard of yet. NOT_FOUND: no such group is known.
+	ForgetGroup(ctx context.Context, in *ForgetGroupRequest, opts ...grpc.CallOption) (*ForgetGroupResponse, error)
 	// SaveCatalog streams the catalog as a snapshot, for RestoreCatalog.
 	SaveCatalog(ctx context.Context, in *SaveCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveCatalogResponse], error)
 	// RestoreCatalog takes over a saved catalog at a headquarters that has published nothing.
@@ -371,6 +375,16 @@ func (c *adminServiceClient) Lead(ctx context.Context, in *LeadRequest, opts ...
 	return out, nil
 }
 
+func (c *adminServiceClient) ForgetGroup(ctx context.Context, in *ForgetGroupRequest, opts ...grpc.CallOption) (*ForgetGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetGroupResponse)
+	err := c.cc.Invoke(ctx, AdminService_ForgetGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) SaveCatalog(ctx context.Context, in *SaveCatalogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveCatalogResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[6], AdminService_SaveCatalog_FullMethodName, cOpts...)
@@ -584,6 +598,9 @@ type AdminServiceServer interface {
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
 	// Lead hands leadership to a member.
 	Lead(context.Context, *LeadRequest) (*LeadResponse, error)
+	// ForgetGroup forgets a group below that went away for good, and those below it, at every group above it. Headquarters only. What rollouts still wait for there is skipped. It comes back as a new
+	// one when it attaches again. FAILED_PRECONDITION: one of them is attached, or was not heard of yet. NOT_FOUND: no such group is known.
+	ForgetGroup(context.Context, *ForgetGroupRequest) (*ForgetGroupResponse, error)
 	// SaveCatalog streams the catalog as a snapshot, for RestoreCatalog.
 	SaveCatalog(*SaveCatalogRequest, grpc.ServerStreamingServer[SaveCatalogResponse]) error
 	// RestoreCatalog takes over a saved catalog at a headquarters that has published nothing.
@@ -676,6 +693,9 @@ func (UnimplementedAdminServiceServer) RemoveMember(context.Context, *RemoveMemb
 }
 func (UnimplementedAdminServiceServer) Lead(context.Context, *LeadRequest) (*LeadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Lead not implemented")
+}
+func (UnimplementedAdminServiceServer) ForgetGroup(context.Context, *ForgetGroupRequest) (*ForgetGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetGroup not implemented")
 }
 func (UnimplementedAdminServiceServer) SaveCatalog(*SaveCatalogRequest, grpc.ServerStreamingServer[SaveCatalogResponse]) error {
 	return status.Error(codes.Unimplemented, "method SaveCatalog not implemented")
@@ -1019,6 +1039,24 @@ func _AdminService_Lead_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ForgetGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ForgetGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ForgetGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ForgetGroup(ctx, req.(*ForgetGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_SaveCatalog_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(SaveCatalogRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1268,6 +1306,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Lead",
 			Handler:    _AdminService_Lead_Handler,
+		},
+		{
+			MethodName: "ForgetGroup",
+			Handler:    _AdminService_ForgetGroup_Handler,
 		},
 		{
 			MethodName: "AcceptEpoch",
