@@ -157,7 +157,7 @@ type trial struct {
 	attached bool
 	// refused: what there is to wait for is a person, since all answered, and all refused or sent rubbish.
 	refused bool
-	// next is where to begin the next time: at the one that did well, else one further.
+	// next is where to begin the next time: at the one that did well, else one further; and not with the one to which the connection was lost, which may hang.
 	next int
 	// err says how it ended, or why it came to nothing.
 	err error
@@ -173,6 +173,9 @@ func (a *attachClient) try(ctx context.Context, addrs []string, first int, fallb
 		for range maxRedirects {
 			attached, redirect, err := a.session(ctx, addr, fallback)
 			if ctx.Err() != nil || attached && !bad(err) {
+				if attached && addr == addrs[at] && !errors.Is(err, errAgain) {
+					at = (at + 1) % len(addrs)
+				}
 				return trial{attached: attached, next: at, err: err}
 			}
 			if attached {
