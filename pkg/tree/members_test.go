@@ -361,7 +361,7 @@ func TestMembers_AGroupOfItsOwnIsSaidToBeOne(t *testing.T) {
 
 func TestMembers_TheNextRootFinishesARemoval(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", three)
+	hq := calm(f.group("hq", three))
 	f.start(three...)
 	until(t, "all are known", func() bool { return members(root(t, hq)) == "hq-a hq-b hq-c" })
 	// What a root leaves that dies between the two steps; and it is the root itself that is to go.
@@ -388,7 +388,7 @@ func TestMembers_TheNextRootFinishesARemoval(t *testing.T) {
 
 func TestLead_GoesWhereItIsToldAndNotToTheUnfit(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", three)
+	hq := calm(f.group("hq", three))
 	hq[2].cfg.RegistryType = "none"
 	f.start(three...)
 	report := func() {

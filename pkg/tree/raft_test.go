@@ -321,7 +321,7 @@ func (h *hungRoot) Propose(ctx context.Context, _ *treev1.ProposeRequest) (*tree
 // TestPropose_LetsGoOfARootThatHangs: a proposal that waits for a root that answers nothing ends when another is elected, and can be made again there.
 func TestPropose_LetsGoOfARootThatHangs(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", three)
+	hq := calm(f.group("hq", three))
 	f.start(three...)
 	r := root(t, hq)
 	var me, next *site

@@ -76,7 +76,7 @@ func renew(t testing.TB, sites []*site) *site {
 // are not ahead follow without receiving anything anew.
 func TestRestore_ChildrenFollowOn(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", three)
+	hq := calm(f.group("hq", three))
 	gd := f.group("hq/gd", []string{"gd-a"}, three...)
 	f.start("hq-a", "hq-b", "hq-c", "gd-a")
 	root(t, hq).publish("app", "v1", "one")
@@ -144,7 +144,7 @@ func (s *site) misses(other *site) {
 
 func TestRestore_Refusals(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", []string{"hq-a", "hq-b"})
+	hq := calm(f.group("hq", []string{"hq-a", "hq-b"}))
 	gd := f.group("hq/gd", []string{"gd-a"}, "hq-a")
 	f.start("hq-a", "hq-b", "gd-a")
 	r := root(t, hq)
@@ -181,7 +181,7 @@ func TestRestore_Refusals(t *testing.T) {
 func TestAccept_ReplacesWhatIsHeld(t *testing.T) {
 	f := newFabric(t)
 	hq := f.group("hq", []string{"hq-a"})
-	gd := f.group("hq/gd", trio("gd"), "hq-a")
+	gd := calm(f.group("hq/gd", trio("gd"), "hq-a"))
 	sz := f.group("hq/gd/sz", []string{"sz-a"}, "gd-a", "gd-b", "gd-c")
 	f.start("hq-a", "gd-a", "gd-b", "gd-c", "sz-a")
 	first := root(t, hq).publish("app", "v1", "one")
@@ -285,7 +285,7 @@ func acceptOffered(t testing.TB, sites []*site) (epoch string, held *catalogv1.P
 func TestAccept_Refusals(t *testing.T) {
 	f := newFabric(t)
 	hq := f.group("hq", []string{"hq-a"})
-	gd := f.group("hq/gd", []string{"gd-a", "gd-b"}, "hq-a")
+	gd := calm(f.group("hq/gd", []string{"gd-a", "gd-b"}, "hq-a"))
 	f.start("gd-a", "gd-b")
 	r := root(t, gd)
 	follower := gd[0]

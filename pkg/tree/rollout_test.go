@@ -35,7 +35,7 @@ func observeChange(id string, seen uint64, state string) *catalogv1.Change {
 // and a staged push is that of the root's own group, whatever its proposer says.
 func TestPropose_Rollouts(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", three)
+	hq := calm(f.group("hq", three))
 	f.start(three...)
 	r := root(t, hq)
 	other := hq[slices.IndexFunc(hq, func(s *site) bool { return s != r })]
