@@ -115,6 +115,7 @@ func calm(sites []*site) []*site {
 	for _, s := range sites {
 		t := &s.cfg.Timeouts
 		t.Heartbeat, t.Election, t.Lease = 1500*time.Millisecond, 1500*time.Millisecond, 1200*time.Millisecond
+		t.Stream = 400 * time.Millisecond // nor is a member taken for unreachable
 	}
 	return sites
 }

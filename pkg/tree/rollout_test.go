@@ -38,6 +38,7 @@ func TestPropose_Rollouts(t *testing.T) {
 	hq := calm(f.group("hq", three))
 	f.start(three...)
 	r := root(t, hq)
+	until(t, "it is founded", func() bool { return r.position().GetEpoch() != "" })
 	other := hq[slices.IndexFunc(hq, func(s *site) bool { return s != r })]
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -91,6 +92,7 @@ func TestPropose_RevisionsThatAreNotCounted(t *testing.T) {
 	hq := f.group("hq", []string{"solo"})
 	f.start("solo")
 	r := root(t, hq)
+	until(t, "it is founded", func() bool { return r.position().GetEpoch() != "" })
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	const n = 5
