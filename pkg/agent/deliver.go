@@ -35,6 +35,7 @@ type delivery struct {
 	rec  *catalogv1.Record
 	ours string // what the tag showed before
 	hold bool   // the target is put under a hold, and the tag left as it is
+	anew bool   // whether the hold is there is asked of the registry
 
 	root      map[string]string // digest → root under which it was found
 	manifests map[string]registry.Manifest

@@ -216,6 +216,14 @@ func (a *Agent) handle(ctx context.Context, k key) error {
 	if err := a.reconcileRef(ctx, ref, why); err != nil {
 		return err
 	}
+	if note > 0 {
+		if err := a.mendHolds(ctx, ref); err != nil {
+			return err
+		}
+		if raw, _ := a.record(ref); catalog.Tombstone(raw) {
+			a.settle(ref, raw.GetRevision()) // an earlier try may have failed
+		}
+	}
 	return a.amendDone(ref, note)
 }
 

@@ -168,8 +168,8 @@ func (w *window) add(digest string, manifest bool, size int64, repo string) {
 			w.trim()
 		}
 	}
-	if n := len(it.repos); n == 0 || it.repos[n-1] != repo {
-		it.repos = append(it.repos, repo) // they come in order
+	if n := len(it.repos); n == 0 || it.repos[n-1] != repo && !slices.Contains(it.repos, repo) { // they mostly come in order
+		it.repos = append(it.repos, repo)
 	}
 }
 

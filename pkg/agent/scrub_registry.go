@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,14 +53,11 @@ func newScrubMetrics() scrubMetrics {
 	}
 }
 
-// scrubList lists the digests that lie under the live records, between two.
+// scrubList lists the digests that lie under the live records and what is held, between two.
 func (a *Agent) scrubList(ctx context.Context, after, before string) []scrubItem {
 	w := &window{after: after, before: before, items: map[string]*scrubItem{}}
 	snap := a.node.Catalog()
-	for rec := range snap.Records() {
-		if catalog.Tombstone(rec) || !a.keeping.has(snap, catalog.RefOf(rec)) {
-			continue
-		}
+	walk := func(rec *catalogv1.Record) {
 		repo := rec.GetRepository()
 		get := func(ctx context.Context, digest string) (registry.Manifest, error) {
 			w.add(digest, true, 0, repo) // also where it can't be read: then it is to be found missing
@@ -75,9 +73,21 @@ func (a *Agent) scrubList(ctx context.Context, after, before string) []scrubItem
 				return nil
 			})
 		}
+	}
+	for rec := range snap.Records() {
+		if !catalog.Tombstone(rec) && a.keeping.has(snap, catalog.RefOf(rec)) {
+			walk(rec)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
+	}
+	held, err := a.helds(snap)
+	if err != nil {
+		a.logger.Warn("what is held is not scrubbed", "error", err)
+	}
+	for _, h := range held {
+		walk(h.rec)
 	}
 	return w.first()
 }
@@ -94,13 +104,19 @@ type scrubbing struct {
 // look looks at one digest in each of its repositories; false: the registry does not answer.
 func (w *scrubbing) look(ctx context.Context, item scrubItem) bool {
 	c, digest := w.a.newChecker(true, w.pace), "sha256:"+item.digest
+	held, err := w.heldWith(ctx, item)
+	if err != nil {
+		w.a.logger.Warn("what is held is not known", "error", err)
+	}
 	troubles := map[string]*trouble{}
 	for _, repo := range item.repos {
 		c.enter(repo)
 		var t *trouble
 		var err error
 		if item.manifest {
-			t, err = c.manifest(ctx, digest)
+			if t, err = c.manifest(ctx, digest); err == nil && t == nil && targets(held, repo, digest) {
+				t, err = c.holdTag(ctx, digest)
+			}
 		} else {
 			t, err = c.blob(ctx, &catalogv1.Descriptor{Digest: digest, Size: item.size})
 		}
@@ -119,7 +135,7 @@ func (w *scrubbing) look(ctx context.Context, item scrubItem) bool {
 	if w.a.registry.Ping(ctx) != nil {
 		return false
 	}
-	if err := w.mend(ctx, item, digest, troubles); err != nil && ctx.Err() == nil {
+	if err := w.mend(ctx, item, digest, troubles, held); err != nil && ctx.Err() == nil {
 		w.a.logger.Warn("what the scrub found is not mended", "digest", digest, "error", err)
 		if w.failures++; w.failures < scrubTries {
 			return false
@@ -131,9 +147,30 @@ func (w *scrubbing) look(ctx context.Context, item scrubItem) bool {
 	return true
 }
 
+// heldWith gives what is held here and has a digest under it.
+func (w *scrubbing) heldWith(ctx context.Context, item scrubItem) (out []held, err error) {
+	all, err := w.a.helds(w.a.node.Catalog())
+	for _, h := range all {
+		if slices.Contains(item.repos, h.rec.GetRepository()) && w.a.under(ctx, h.rec, "sha256:"+item.digest) {
+			out = append(out, h)
+		}
+	}
+	return out, err
+}
+
+// targets says whether a manifest is one that is held itself.
+func targets(list []held, repo, digest string) bool {
+	return slices.ContainsFunc(list, func(h held) bool { return h.rec.GetRepository() == repo && h.rec.GetTarget().GetDigest() == digest })
+}
+
 // mend has what was found lost or damaged delivered again, and tells of it.
-func (w *scrubbing) mend(ctx context.Context, item scrubItem, digest string, troubles map[string]*trouble) error {
+func (w *scrubbing) mend(ctx context.Context, item scrubItem, digest string, troubles map[string]*trouble, held []held) error {
 	var diffs []defect
+	for _, h := range held {
+		if t := troubles[h.rec.GetRepository()]; t != nil {
+			diffs = append(diffs, defect{ref: catalog.RefOf(h.rec), kind: t.kind, digest: digest, reason: t.reason + "; " + h.why, manifest: item.manifest})
+		}
+	}
 	for _, rec := range w.a.refsWith(ctx, digest) {
 		t := troubles[rec.GetRepository()]
 		if t == nil {

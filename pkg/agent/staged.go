@@ -158,7 +158,13 @@ func (d *delivery) putHold(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if held, err := d.a.holds(repo, digest); err != nil || held && has {
+	if d.anew {
+		// Asked first: a rule that makes tags immutable refuses even what the tag shows.
+		now, err := d.a.observe(ctx, catalog.Ref{Repository: repo, Tag: holdTag(digest)})
+		if err != nil || now == digest {
+			return err
+		}
+	} else if held, err := d.a.holds(repo, digest); err != nil || held && has {
 		return err
 	}
 	if err := d.a.putHold(ctx, repo, digest, d.manifests[digest]); err != nil {

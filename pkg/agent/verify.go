@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -81,15 +84,16 @@ type verifying struct {
 	check    *checker
 	total    uint64
 	told     time.Time
-	found    map[catalog.Ref]found // of refs that are not as they should be
-	site     []defect              // about the site as a whole
+	found    map[catalog.Ref]found    // of refs that are not as they should be
+	held     map[catalog.Ref][]defect // of what is held for refs that show something else, or nothing
+	site     []defect                 // about the site as a whole
 	repaired uint64
 	words    map[string]string // by digest: why it can't be mended
 }
 
 // verify looks at what this site's registry shows of its catalog and tells send of it. The last message has done set.
 func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send func(*adminv1.VerifyResponse) error) error {
-	v := &verifying{a: a, req: req, snap: a.node.Catalog(), found: map[catalog.Ref]found{}}
+	v := &verifying{a: a, req: req, snap: a.node.Catalog(), found: map[catalog.Ref]found{}, held: map[catalog.Ref][]defect{}}
 	v.send = func(m *adminv1.VerifyResponse) error {
 		m.Site, m.Group = a.cfg.Site, a.cfg.Group
 		return send(m)
@@ -130,6 +134,9 @@ func (v *verifying) shown() func(func(*catalogv1.Record) bool) {
 }
 
 func (v *verifying) differs() bool {
+	if len(v.held) > 0 {
+		return true
+	}
 	for _, f := range v.found {
 		if len(f.diffs) > 0 {
 			return true
@@ -160,6 +167,30 @@ func (v *verifying) look(ctx context.Context) error {
 		}
 		if err := v.progress(false, uint64(v.check.looked.refs.Load()), v.total); err != nil {
 			return err
+		}
+	}
+	return v.lookAtHeld(ctx)
+}
+
+// lookAtHeld checks what this site holds besides.
+func (v *verifying) lookAtHeld(ctx context.Context) error {
+	if v.req.GetTagsOnly() {
+		return nil
+	}
+	all, err := v.a.helds(v.snap)
+	if err != nil {
+		return err
+	}
+	for _, h := range all {
+		if !withinAll(v.req.GetWithin(), h.rec.GetRepository()) {
+			continue
+		}
+		diffs, err := v.check.held(ctx, h)
+		if err != nil {
+			return err
+		}
+		if ref := catalog.RefOf(h.rec); len(diffs) > 0 {
+			v.held[ref] = append(v.held[ref], diffs...)
 		}
 	}
 	return nil
@@ -203,8 +234,12 @@ func (v *verifying) progress(repairing bool, n, total uint64) error {
 // repair has what is wrong delivered again, waits until that went well or failed some times, and looks again.
 func (v *verifying) repair(ctx context.Context) error {
 	var all []defect
-	for _, f := range v.found {
-		all = append(all, f.diffs...)
+	refs := map[catalog.Ref]bool{}
+	for ref, f := range v.found {
+		all, refs[ref] = append(all, f.diffs...), true
+	}
+	for ref, diffs := range v.held {
+		all, refs[ref] = append(all, diffs...), true
 	}
 	var err error
 	if v.words, err = v.a.amend(ctx, all); err != nil {
@@ -212,7 +247,7 @@ func (v *verifying) repair(ctx context.Context) error {
 	}
 	for {
 		left := uint64(0)
-		for ref := range v.found {
+		for ref := range refs {
 			if v.a.amends.get(ref.String()) > 0 && v.a.queue.failures(key{repository: ref.Repository, tag: ref.Tag}) < repairTries {
 				left++
 			}
@@ -220,7 +255,7 @@ func (v *verifying) repair(ctx context.Context) error {
 		if left == 0 {
 			break
 		}
-		if err := v.progress(true, uint64(len(v.found))-left, uint64(len(v.found))); err != nil {
+		if err := v.progress(true, uint64(len(refs))-left, uint64(len(refs))); err != nil {
 			return err
 		}
 		if !sleep(ctx, watchEvery) {
@@ -268,6 +303,21 @@ func (v *verifying) lookAgain(ctx context.Context) error {
 		}
 		v.found[ref] = f
 	}
+	held := v.held
+	v.held = map[catalog.Ref][]defect{}
+	if err := v.lookAtHeld(ctx); err != nil {
+		return err
+	}
+	for ref := range held {
+		if len(v.held[ref]) == 0 {
+			v.repaired++
+		}
+		for i := range v.held[ref] {
+			if why := failing[ref.String()]; why != "" {
+				v.held[ref][i].reason += "; mending it fails: " + why
+			}
+		}
+	}
 	v.check.looked.again(&was.looked)
 	return nil
 }
@@ -302,6 +352,14 @@ func (v *verifying) tell() error {
 			}
 		}
 		for _, d := range f.diffs {
+			differences++
+			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(v.held), catalog.Ref.Compare) {
+		for _, d := range v.held[ref] {
 			differences++
 			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
 				return err
