@@ -10,6 +10,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/tree"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
 // saved is what a site's catalog is when it is written and read again.
@@ -184,6 +185,9 @@ func TestAccept_ReplacesWhatIsHeld(t *testing.T) {
 	gd := calm(f.group("hq/gd", trio("gd"), "hq-a"))
 	sz := f.group("hq/gd/sz", []string{"sz-a"}, "gd-a", "gd-b", "gd-c")
 	f.start("hq-a", "gd-a", "gd-b", "gd-c", "sz-a")
+	for _, s := range gd { // whoever does not report is unreachable after a while, which is worse than what is waited for here
+		s.node.Report(&treev1.SiteHealth{State: "synced", RegistryOk: true}, nil)
+	}
 	first := root(t, hq).publish("app", "v1", "one")
 	hq[0].publish("app", "gone", "gone")
 	until(t, "all follow", func() bool { return sz[0].shows("app", "gone", "gone") })
