@@ -146,3 +146,6 @@ func (n *Node) BeginRestore(ctx context.Context, saved *catalog.Snapshot) (parts
 	}
 	return len(changes), nil
 }
+
+// PrunableAt is up to which revision tombstones could be dropped at a time.
+func (n *Node) PrunableAt(now time.Time) uint64 { return n.office.Load().prunable(n.Catalog(), now) }

@@ -40,6 +40,14 @@ func TestTombstones_GoWhenAllHavePassed(t *testing.T) {
 	if n := hq[0].node.Catalog().Pruned(); n >= late {
 		t.Errorf("pruned through %d while a group below had not seen the deletion at %d", n, late)
 	}
+	// Not for ever: a group that stays away for a year is sent everything anew instead.
+	year := 365 * 24 * time.Hour
+	if n := hq[0].node.PrunableAt(begun.Add(year - time.Hour)); n >= late {
+		t.Errorf("before a year has passed, tombstones up to %d would go, for which a group has still to ask", n)
+	}
+	if n := hq[0].node.PrunableAt(begun.Add(year + time.Hour)); n < late {
+		t.Errorf("after a year tombstones up to %d would go, and not the one at %d", n, late)
+	}
 	gd[0].start()
 	until(t, "it goes when that group is back", func() bool {
 		report(gd[0])
