@@ -328,6 +328,28 @@ func TestSweepAsksEachSubjectOnceInManySweeps(t *testing.T) {
 	}
 }
 
+// TestSweepOfManyUnchangedRefsTransfersNoManifest: what a sweep costs grows by one question with each ref, and by no byte of a manifest: it asks with HEAD. BenchmarkSweep10000 shows the same of 10,000.
+func TestSweepOfManyUnchangedRefsTransfersNoManifest(t *testing.T) {
+	const refs, tagsPer = 2000, 100
+	c := newCounting(t, apiRegistry(t))
+	c.fill(t, refs, tagsPer)
+	a := headquartersOf(t, c)
+	settle(t, a, refs)
+	c.sweep(t, a, false) // remembers what the referrers are
+	for range 2 {
+		c.sweep(t, a, false)
+		if c.read != 0 {
+			t.Errorf("%d manifests were transferred for %d unchanged refs", c.read, refs)
+		}
+		if n := c.of("HEAD manifests"); n != refs {
+			t.Errorf("%d questions for manifests, want one for each of %d refs", n, refs)
+		}
+		if n := c.of("GET tags"); n != refs/tagsPer {
+			t.Errorf("%d lists of tags, want one for each of %d repositories", n, refs/tagsPer)
+		}
+	}
+}
+
 // BenchmarkSweep10000 counts what a sweep of so many unchanged refs asks an embedded registry.
 func BenchmarkSweep10000(b *testing.B) {
 	const refs, tagsPer = 10_000, 100
