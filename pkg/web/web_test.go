@@ -510,24 +510,32 @@ func TestWatch_Trouble(t *testing.T) {
 func TestWatch_Coalesces(t *testing.T) {
 	f := newFabric()
 	f.tree = &adminv1.TreeResponse{Groups: []*adminv1.TreeGroup{group("hq", member("hq-a", "synced"))}}
-	srv := serve(t, web.Config{Fabric: f, Pause: 300 * time.Millisecond})
+	const pause = 100 * time.Millisecond
+	srv := serve(t, web.Config{Fabric: f, Pause: pause})
 	w := watch(t, srv, "feed=tree")
 	w.next()
-	const changes = 200
-	for i := range uint64(changes) {
-		f.change(func() { f.tree.Groups[0] = group("hq", member("hq-a", "synced")); f.tree.Groups[0].Revision = 1000 + i })
+	began, changes := time.Now(), uint64(0)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for time.Since(began) < 5*pause {
+		<-tick.C
+		changes++
+		f.change(func() {
+			f.tree.Groups[0] = group("hq", member("hq-a", "synced"))
+			f.tree.Groups[0].Revision = 1000 + changes
+		})
 	}
 	var g view.Group
 	messages := 0
-	for g.Revision != 1000+changes-1 {
+	for g.Revision != 1000+changes {
 		m := w.next()
 		messages++
 		if err := json.Unmarshal(m.Set["hq"], &g); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if messages > 5 {
-		t.Errorf("%d messages for %d changes in a moment", messages, changes)
+	if most := int(time.Since(began)/pause) + 2; messages > most {
+		t.Errorf("%d messages for %d changes within %s, one each %s", messages, changes, time.Since(began), pause)
 	}
 }
 
@@ -749,7 +757,12 @@ func TestRun_Ends(t *testing.T) {
 	w := watch(t, srv, "feed=tree")
 	w.next()
 	stop()
-	for range w.got { // until it ends
+	for open := true; open; {
+		select {
+		case _, open = <-w.got:
+		case <-time.After(patience):
+			t.Fatal("the watcher is not let go")
+		}
 	}
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -31,7 +31,7 @@ export function noteOf(g) {
 // cards are the groups as the picture wants them.
 export function cards(groups) {
   const list = groups.map((g) => ({
-    path: g.group, state: g.state, note: noteOf(g), flows: g.members.some((m) => m.rate > 0 && m.bytesLeft > 0),
+    path: g.group, state: g.state, note: noteOf(g), flows: g.members.some((m) => m.rate > 0 && m.bytesLeft > 0), apart: g.tier > 0 && !g.parent,
     sites: g.members.map((m) => ({ site: m.site, state: m.state, root: m.site === g.root })),
   }));
   return withAbove(list);

@@ -7,7 +7,7 @@ const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 export function bytes(n) {
   let i = 0;
   while (n >= 1024 && i < units.length - 1) { n /= 1024; i++; }
-  return (i === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)) + " " + units[i];
+  return (i === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)) + "\u00a0" + units[i];
 }
 
 export const count = (n) => Number(n).toLocaleString(language() === "zh" ? "zh-CN" : "en");

@@ -48,15 +48,18 @@ export function rolloutPage(live, id) {
 
 const header = (r) => [
   h("div", { class: "headline" }, h("h1", {}, t("rollout.title", r.id)), stateWord(r.phase, stateName(r.phase))),
-  r.reason ? h("p", { class: "reason" }, r.reason) : null,
+  r.reason && !verbOf[r.phase] ? h("p", { class: "reason" }, r.reason) : null,
   facts([[t("rollout.moves"), r.refs.map((x) => h("div", {}, refLink(x.ref), " → ", h("code", {}, short(x.digest)), x.source !== x.ref ? h("span", { class: "quiet" }, " ", t("rollout.from", x.source)) : null))],
     [t("rollouts.started"), stamp(r.started)], [t("rollouts.ended"), r.ended ? stamp(r.ended) : null], [t("rollout.plan"), r.plan || "–"], [t("images.by"), r.actor]]),
   r.settled ? h("p", { class: "quiet" }, t("rollout.settled")) : null, r.supersededBy ? h("p", { class: "quiet" }, t("rollout.superseded", r.supersededBy)) : null,
 ];
 
+// verbOf a phase in which a person is waited for.
+const verbOf = { "awaiting-approval": "approve", paused: "resume" };
+
 // waits says that a person is waited for, and how to answer.
 function waits(r, waves) {
-  const verb = { "awaiting-approval": "approve", paused: "resume" }[r.phase];
+  const verb = verbOf[r.phase];
   if (!verb) return null;
   return h("div", { class: "callout" }, h("p", {}, t("rollout.needs", r.reason || stateName(r.phase))), h("code", { class: "command" }, `fanoutctl rollout ${verb} ${r.id}`));
 }

@@ -130,7 +130,7 @@ export class Picture {
 
   line(n, p) {
     const from = n.parent, y = n.y + (p.narrow ? 20 : n.h / 2);
-    const flows = n.flows ? " flows" : "", dead = n.state === "unreachable" ? " cut" : "", dim = this.dim(n) && " dim" || "";
+    const flows = n.flows ? " flows" : "", dead = n.state === "unreachable" || n.apart ? " cut" : "", dim = this.dim(n) && " dim" || "";
     if (p.narrow) {
       const x = from.x + 6;
       return s("path", { class: "link" + flows + dead + dim, d: `M${x} ${from.y + from.h}V${y}H${n.x}` });
