@@ -131,7 +131,7 @@ func TestPromote_Usage(t *testing.T) {
 	}{
 		{"promote prod/web:2.0", "--yes", exitUsage},
 		{"promote --yes", "at least one REF", exitUsage},
-		{"promote host.example.com/web:2.0 --yes", "host", exitUsage},
+		{"promote host.example.com:443/web:2.0 --yes", "host", exitUsage},
 		{"promote web:2.0@sha256:12 --yes", "not a digest", exitUsage},
 		{"promote web:2.0 --as stable --to prod/web --yes", "as to", exitUsage},
 		{"promote web:2.0 --as sta/ble --yes", "not a tag", exitUsage},

@@ -206,19 +206,31 @@ func TestUsage(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	gone := listenUnix(t)
-	gone.Close() // removes the socket
+	gone.Close()            // removes the socket
+	closing := listenTCP(t) // as a proxy whose agent is down
+	go func() {
+		for {
+			conn, err := closing.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	defer closing.Close()
 	silent := listenTCP(t)
 	defer silent.Close() // the kernel answers, nobody else does
 	tests := []struct{ name, server, text, todo string }{
 		{"no socket", "unix:" + gone.Addr().String(), "no such socket", "Is fanoutd running"},
 		{"refused", closedPort(t), "connection refused", "Is fanoutd running"},
+		{"closes", closing.Addr().String(), "takes connections and closes them without an answer", "behind a proxy"},
 		{"silent", silent.Addr().String(), "did not answer as an agent", "Is it fanoutd"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			start := time.Now()
 			r := runCtl(t, "--server", tc.server, "tree")
-			if r.code != exitFailed || !strings.Contains(r.err, tc.text) || !strings.Contains(r.err, tc.todo) || !strings.Contains(r.err, tc.server) {
+			if r.code != exitFailed || !strings.Contains(r.err, tc.text) || !strings.Contains(r.err, tc.todo) || !strings.Contains(r.err, tc.server) || strings.Contains(r.err, "TLS") {
 				t.Errorf("%+v", r)
 			}
 			if took := time.Since(start); took > 15*time.Second {
@@ -407,7 +419,7 @@ func TestMTLS(t *testing.T) {
 		text string
 	}{
 		{"another authority's certificate", append([]string{"--server", server}, append(tls("mallory", "ca2"), "--tls-ca", in("ca", "ca.crt"))...), "certificate"},
-		{"no certificate", []string{"--server", server}, "may want TLS"},
+		{"no certificate", []string{"--server", server}, "wants TLS"},
 		{"agent of another authority", append([]string{"--server", server}, tls("mallory", "mallory")...), "not trusted"},
 		{"a person who plays an agent", append([]string{"--server", l2.Addr().String()}, tls("alice", "alice")...), "user/eve is not an agent"},
 		{"another trust domain", append(append([]string{"--server", server}, tls("alice", "alice")...), "--trust-domain", "example.org"), "example.org"},

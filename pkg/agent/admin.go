@@ -183,7 +183,7 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 	return s.repeat(stream.Context(), req.GetWatch(), func() error {
 		rec, ok := s.a.node.Catalog().Get(ref)
 		if !ok {
-			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is", ref)
+			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s", ref, hostHint(ref))
 		}
 		w := s.a.where(ref, rec)
 		return stream.Send(w)
@@ -196,6 +196,15 @@ func parseRef(s string) (catalog.Ref, error) {
 		return catalog.Ref{}, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return catalog.Ref{Repository: repo, Tag: tag}, nil
+}
+
+// hostHint is for a ref that is not found and looks as if a registry's host had been written before it.
+func hostHint(ref catalog.Ref) string {
+	if !registry.MayBeHost(ref.Repository) {
+		return ""
+	}
+	first, rest, _ := strings.Cut(ref.Repository, "/")
+	return fmt.Sprintf(" (if %s is the host of a registry, leave it out: %s:%s)", first, rest, ref.Tag)
 }
 
 // Images implements adminv1.AdminServiceServer.
@@ -331,7 +340,7 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 // publishElsewhere asks the other members, of which one may have the ref. A question that was passed on already is not passed on again.
 func (s *admin) publishElsewhere(req *adminv1.PublishRequest, ref catalog.Ref, stream grpc.ServerStreamingServer[adminv1.PublishResponse]) error {
 	ctx := stream.Context()
-	notFound := status.Errorf(codes.NotFound, "no registry of headquarters that answers has %s; push it first", ref)
+	notFound := status.Errorf(codes.NotFound, "no registry of headquarters that answers has %s; push it first%s", ref, hostHint(ref))
 	if passedOn(ctx) {
 		return notFound
 	}

@@ -75,7 +75,7 @@ func (s *admin) headquarters(what string) error {
 func (s *admin) record(ref catalog.Ref) (*catalogv1.Record, error) {
 	rec, ok := s.a.node.Catalog().Get(ref)
 	if !ok {
-		return nil, status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is", ref)
+		return nil, status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s", ref, hostHint(ref))
 	}
 	return rec, nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -180,7 +181,7 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 	case h.GetState() == "unreachable":
 		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", h.GetLastContact()
 	case h.GetState() == "" || h.GetState() == "unknown":
-		s.State, s.Reason = "unknown", "the site was not heard of yet"
+		s.State, s.Reason = "unknown", cmp.Or(h.GetReason(), "the site was not heard of yet")
 	default:
 		s.State, s.Reason, s.Since = "waiting", "the site has not received the record yet", rec.GetPublishedAt()
 		if h.GetState() == "degraded" && h.GetReason() != "" {

@@ -38,8 +38,8 @@ func ValidTag(s string) bool { return tagPattern.MatchString(s) }
 func ValidDigest(s string) bool { return digestPattern.MatchString(s) }
 
 // ParseRef reads "REPOSITORY[:TAG]" as people write it; the tag is "latest" by default. A registry's host and a digest are refused: a ref is the
-// same in every registry. A first part with a dot counts as a host here, though Harbor allows such a project; names that come out of a
-// registry are judged by ValidRepository instead.
+// same in every registry. A host is told by its port, and so are "localhost" and IP addresses; a first part that only has a dot in it may be a project of Harbor's, see
+// MayBeHost.
 func ParseRef(s string) (repository, tag string, err error) {
 	if len(s) > maxRepositoryLength+129 {
 		return "", "", fmt.Errorf("reference of %d bytes is too long: %w", len(s), ErrInvalid)
@@ -68,7 +68,13 @@ func looksLikeHost(part string) bool {
 	if _, err := netip.ParseAddr(part); err == nil {
 		return true
 	}
-	return part == "localhost" || strings.ContainsAny(part, ".:[")
+	return part == "localhost" || strings.ContainsAny(part, ":[")
+}
+
+// MayBeHost says whether a repository begins with what may have been meant as a registry's host: a word with a dot, and something after it.
+func MayBeHost(repository string) bool {
+	first, _, nested := strings.Cut(repository, "/")
+	return nested && strings.Contains(first, ".")
 }
 
 // FallbackTag is the tag at which registries without a referrers API keep the list of what refers to a digest.

@@ -24,6 +24,8 @@ func TestParseRef(t *testing.T) {
 		"app/web:v1":      {"app/web", "v1"},
 		"a/b/c-d__e.f:_X": {"a/b/c-d__e.f", "_X"},
 		"my.app:1":        {"my.app", "1"},
+		"my.proj/app:1":   {"my.proj/app", "1"},
+		"my.proj/app":     {"my.proj/app", "latest"},
 	} {
 		repo, tag, err := registry.ParseRef(in)
 		if err != nil || repo != want[0] || tag != want[1] {
@@ -33,7 +35,7 @@ func TestParseRef(t *testing.T) {
 	digest := registry.DigestOf(nil)
 	for _, in := range []string{
 		"", ":", "app:", ":v1", "App", "app/", "/app", "app//web", "app@" + digest, "app:v1@" + digest, "localhost/app", "localhost:5000/app", "10.0.0.1/app",
-		"harbor.example.com/app/web:v1", "[::1]:5000/app", "app:v 1", "app:.x", "app:" + strings.Repeat("x", 129), strings.Repeat("a", 256), "app\n", "app:v1\n", "app:v1:v2", "a_.b",
+		"harbor.example.com:443/app/web:v1", "my.proj:5000/app", "[::1]:5000/app", "app:v 1", "app:.x", "app:" + strings.Repeat("x", 129), strings.Repeat("a", 256), "app\n", "app:v1\n", "app:v1:v2", "a_.b",
 	} {
 		if repo, tag, err := registry.ParseRef(in); err == nil {
 			t.Errorf("%q gave %q %q", in, repo, tag)

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,10 @@ func (n *Node) Health(refs ...catalog.Ref) HealthView {
 	for _, s := range v.Sites {
 		sites[s.Site] = true
 	}
-	const reason = "not heard of yet since this agent looks after the group"
+	reason := "not heard of yet since this agent looks after the group"
+	if o != nil {
+		reason = fmt.Sprintf("not heard of yet since %s became root of %s %s ago; whoever is up reports within seconds", n.cfg.Site, n.cfg.Group, time.Since(o.began).Round(time.Second))
+	}
 	add := func(group string, labels map[string]string, demand *catalogv1.Scope, members []*catalogv1.GroupSite, keep uint32) {
 		if !groups[group] {
 			v.Groups = append(v.Groups, &treev1.GroupHealth{Group: group, State: unknown, Reason: reason, Labels: labels, Demand: demand, Sites: members, Keep: keep})

@@ -225,7 +225,7 @@ func (o *office) steward() {
 		o.table.heard(o.group) // this root is the one who tells of its group: it was heard of now
 		o.table.keepSites(n.cfg.Group, n.memberSite)
 		if time.Since(o.began) > n.cfg.Timeouts.Grace {
-			o.table.missing(snap, n)
+			o.table.missing(snap, n, o.began)
 		}
 		n.metrics.revision.Set(float64(snap.Position().GetRevision()))
 		if len(o.upkeep(snap)) > 0 {
@@ -339,8 +339,8 @@ func (t *table) groupsBelow(group string) []*catalogv1.Group {
 }
 
 // missing calls unreachable what should have reported since this root took office, and did not.
-func (t *table) missing(snap *catalog.Snapshot, n *Node) {
-	const reason = "it has not reported since its root or this one changed"
+func (t *table) missing(snap *catalog.Snapshot, n *Node, since time.Time) {
+	reason := fmt.Sprintf("not heard of since %s became root of %s at %s UTC; what is shown is remembered from before", n.cfg.Site, n.cfg.Group, since.UTC().Format(time.TimeOnly))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.seq

@@ -24,8 +24,8 @@ func healingDocuments() map[string]document {
 	nobody := &adminv1.ConflictSide{Digest: digestC, Site: "hq-c"}
 	forgotten := &adminv1.ForgetGroupResponse{Groups: []string{"hq/hunan", "hq/hunan/changsha"}, Sites: []string{"cs-a", "hn-a", "hn-b"}, Rollouts: []string{"r1"}}
 	return map[string]document{
-		"forgotten":    view.ForgottenOf(forgotten, false),
-		"forget_would": view.ForgottenOf(forgotten, true),
+		"forgotten":      view.ForgottenOf(forgotten, false),
+		"forget_would":   view.ForgottenOf(forgotten, true),
 		"unpublish":      gone,
 		"unpublish_wait": waited,
 		"unpublish_again": view.UnpublishOf(&adminv1.UnpublishResponse{

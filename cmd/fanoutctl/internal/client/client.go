@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,8 @@ import (
 const (
 	// ConnectTimeout bounds the making of a connection.
 	ConnectTimeout = 5 * time.Second
+	// tlsPatience bounds the look whether an agent that can't be spoken with wants TLS.
+	tlsPatience = 2 * time.Second
 	// maxMessage is room for a tree of some ten thousand sites.
 	maxMessage = 64 << 20
 )
@@ -93,6 +96,8 @@ type Client struct {
 
 	mu   sync.Mutex
 	last error // why the last attempt to connect failed, as the dialler saw it
+
+	heard atomic.Bool // something came over the last connection
 }
 
 // New refuses what must not be dialled. It does not connect yet.
@@ -145,9 +150,13 @@ func targetName(a Address) string {
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
+	c.heard.Store(false)
 	conn, err := c.dialOnce(ctx)
 	c.note(err)
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return &heardConn{conn, &c.heard}, nil
 }
 
 func (c *Client) dialOnce(ctx context.Context) (net.Conn, error) {
@@ -176,10 +185,25 @@ func (c *Client) note(err error) {
 	c.last = err
 }
 
-func (c *Client) lastError() error {
+// lastError is why the last attempt to connect failed, and whether anything was heard over the last connection.
+func (c *Client) lastError() (err error, heard bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.last
+	return c.last, c.heard.Load()
+}
+
+// heardConn notes that something came.
+type heardConn struct {
+	net.Conn
+	heard *atomic.Bool
+}
+
+func (h *heardConn) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	if n > 0 {
+		h.heard.Store(true)
+	}
+	return n, err
 }
 
 // recording keeps the error of a handshake, of which gRPC passes on the text only.

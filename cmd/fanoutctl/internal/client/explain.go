@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,19 +87,25 @@ func (c *Client) Explain(err error) error {
 
 func (c *Client) unreachable(server, message string, err error) error {
 	problem := func(what, todo string) error { return &Problem{What: what, Todo: todo, Err: err} }
-	last := c.lastError()
+	last, heard := c.lastError()
+	plain := c.cfg.Identity == nil && c.cfg.Server.Socket == ""
+	atOnce := strings.Contains(message, "connection error") // gRPC never came to speak
 	var (
 		handshake *handshakeError
 		dns       *net.DNSError
 	)
 	switch {
-	case last == nil && !strings.Contains(message, "connection error"):
+	case last == nil && plain && (!heard || atOnce) && c.wantsTLS():
+		return problem("the agent at "+server+" wants TLS", "Give --tls-cert, --tls-key, --tls-ca and --trust-domain, or a context that has them (fanoutctl config set).")
+	case last == nil && strings.Contains(message, "use of closed network connection"): // gRPC closes what stays silent
+		return problem(fmt.Sprintf("%s takes connections, but did not answer as an agent within %s", server, c.cfg.ConnectTimeout), "Is it fanoutd that listens there, and at its fabric.listen address? If so, it may be stuck.")
+	case last == nil && c.cfg.Server.Socket == "" && !heard:
+		return problem(server+" takes connections and closes them without an answer", "The agent there, or the one behind a proxy at that address, may be down or about to start; or another program listens there.")
+	case last == nil && !atOnce:
 		// It answered, and said so itself, or went away in the middle.
 		return problem("the agent at "+server+" cannot answer now: "+message, "It may be starting, stopping or without a root; try again, or see: fanoutctl tree")
-	case last == nil && strings.Contains(message, "use of closed network connection"): // gRPC closes what stays silent
-		return problem(fmt.Sprintf("%s takes connections, but did not answer as an agent within %s", server, c.cfg.ConnectTimeout), "Is it fanoutd that listens there, and at its fabric.listen address? If so, it may be stuck or want TLS.")
-	case last == nil && c.cfg.Identity == nil && c.cfg.Server.Socket == "":
-		return problem("cannot speak with "+server+": "+message, "The agent may want TLS: give --tls-cert, --tls-key, --tls-ca and --trust-domain. Or another program listens there.")
+	case last == nil && plain:
+		return problem("cannot speak with "+server+": "+message, "Another program than fanoutd may listen there, or it is not its fabric.listen address.")
 	case last == nil && strings.Contains(message, "tls:"):
 		return problem("the agent at "+server+" refused our certificate: "+message, "Its certificate authority and trust domain must be the ones of --tls-cert.")
 	case errors.As(last, &handshake) && (errors.Is(last, identity.ErrUntrusted) || errors.Is(last, identity.ErrTrustDomain) || errors.Is(last, identity.ErrExpired) || errors.Is(last, identity.ErrID)):
@@ -121,6 +128,23 @@ func (c *Client) unreachable(server, message string, err error) error {
 		return problem("cannot reach the agent at "+server+": "+screen.Clean(last.Error()), "Is fanoutd running there?")
 	}
 	return problem("cannot speak with the agent at "+server+": "+message, "Is fanoutd running there, and is another program not listening at that address?")
+}
+
+// wantsTLS looks whether who listens there answers the beginning of a TLS handshake with TLS. Nothing else tells: an agent that wants TLS closes a connection without it as does a proxy whose
+// agent is down. No byte of ours goes over that connection.
+func (c *Client) wantsTLS() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), tlsPatience)
+	defer cancel()
+	raw, err := c.dialOnce(ctx)
+	if err != nil {
+		return false
+	}
+	defer raw.Close()
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}) // who it is does not matter: it is not spoken with
+	err = conn.HandshakeContext(ctx)
+	var alert tls.AlertError
+	var remote *net.OpError
+	return err == nil || errors.As(err, &alert) || errors.As(err, &remote) && remote.Op == "remote error"
 }
 
 func isTimeout(err error) bool {
