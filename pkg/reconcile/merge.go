@@ -159,6 +159,8 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  B ?, O in the record's history                     deliver    stale
 //	  B ?, HQ, not publishable or existing               conflict
 //	  B ?, HQ, O pushed surely before T                  deliver
+//	  B ?, HQ, O pushed at about the time of T, which is
+//	    not this site's own                              conflict
 //	  B ?, HQ, else                                      publish
 //	  B = T, HQ, O −, deletes propagate, publishable     unpublish
 //	  B = T, HQ, O −, else                               report     stays absent here
@@ -340,8 +342,11 @@ func mergeBaseLost(in Input) Verdict {
 		return say(Conflict, "set here before fanout came")
 	case in.surelyBefore(t.GetPushedAt().AsTime()):
 		return say(Deliver, "what is here was pushed earlier")
+	case in.surelyAfter(t.GetPushedAt().AsTime()), in.Own, !known(in.PushedAt), !known(t.GetPushedAt().AsTime()):
+		return say(Publish, "pushed here")
 	}
-	return say(Publish, "pushed here")
+	// A tag that is new at both has no base either: to publish this one could put the earlier push over the later.
+	return say(Conflict, "pushed here and elsewhere at about the same time")
 }
 
 func mergeChangedHere(in Input) Verdict {
