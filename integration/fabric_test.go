@@ -75,6 +75,7 @@ type site struct {
 	link     *proxy       // in front of fabric, when the traffic to it is to be counted
 	gate     string       // address in front of fabric, where something else than link is there
 	binary   string       // fanoutd, where it is not the ordinary one
+	raftGate string       // address in front of raft, where something is there
 	own      *ownRegistry // nil where the registry is embedded
 	// registryDir is the folder of the registry, where it is not the embedded one's.
 	registryDir string
@@ -194,6 +195,9 @@ func (s *site) advertised() string {
 	return cmp.Or(s.gate, s.fabric)
 }
 
+// advertisedRaft is where its fellows reach it.
+func (s *site) advertisedRaft() string { return cmp.Or(s.raftGate, s.raft) }
+
 // pid of the agent's process; 0 before it was started.
 func (s *site) pid() int {
 	s.mu.Lock()
@@ -206,9 +210,9 @@ func (s *site) pid() int {
 
 func (s *site) config() string {
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "site: %s\ngroup: %s\ndataDir: %s\nraft:\n  listen: %s\n  members:\n", s.name, s.group, cmp.Or(s.data, s.dir), s.raft)
+	fmt.Fprintf(b, "site: %s\ngroup: %s\ndataDir: %s\nraft:\n  listen: %s\n  advertise: %s\n  members:\n", s.name, s.group, cmp.Or(s.data, s.dir), s.raft, s.advertisedRaft())
 	for _, m := range s.members {
-		fmt.Fprintf(b, "    %s: %s\n", m.name, m.raft)
+		fmt.Fprintf(b, "    %s: %s\n", m.name, m.advertisedRaft())
 	}
 	fmt.Fprintf(b, "fabric:\n  listen: %s\n  advertise: %s\n  socket: %s\n", s.fabric, s.advertised(), filepath.Join(filepath.Dir(s.dir), "s"))
 	if len(s.parents) > 0 {

@@ -26,7 +26,12 @@ func startMasters(t *testing.T, witness bool, more ...spec) (*masters, map[strin
 		specs = append(specs, spec{name: "hq-w", group: "hq", extra: witnessRegistry})
 	}
 	sites := start(t, append(specs, more...)...)
-	return &masters{t: t, a: sites["hq-a"], b: sites["hq-b"], w: sites["hq-w"], gd: sites["gd-a"], expected: map[string]string{}}, sites
+	return mastersOf(t, sites), sites
+}
+
+// mastersOf are those of a running fabric.
+func mastersOf(t *testing.T, sites map[string]*site) *masters {
+	return &masters{t: t, a: sites["hq-a"], b: sites["hq-b"], w: sites["hq-w"], gd: sites["gd-a"], expected: map[string]string{}}
 }
 
 // other is the other master.

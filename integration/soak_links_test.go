@@ -18,40 +18,55 @@ import (
 // linkRate is what a link of a fault run carries in bytes a second, all its connections together; slow: half of it.
 const linkRate = 16 * mib
 
-// wires are the links of a fabric. Every connection to an agent that has children or fellows passes through a gate, which finds out who dialled, and so which link it belongs to.
+// wires are the links of a fabric: between a group and its parent, and between any two members of one group. Every connection to an agent that has children or fellows passes through a gate, which finds
+// out who dialled, and so which link it belongs to.
 type wires struct {
 	mu    sync.Mutex
 	sites map[string]*site
-	links map[string]*wire // by the dialler's and the callee's group, see linkName
+	links map[string]*wire // by what it joins, see linkName and pairName
 }
 
 func newWires() *wires { return &wires{sites: map[string]*site{}, links: map[string]*wire{}} }
 
 func linkName(from, to string) string { return from + " from " + to }
 
-// wire is all that flows between two groups, or within one.
+func pairName(x, y string) string { return min(x, y) + " and " + max(x, y) }
+
+// wire is all that flows between two groups, or between two members of one group, whoever dialled.
 type wire struct {
-	down   atomic.Int64 // bytes towards the group that dialled, as its sockets took them
+	down   atomic.Int64 // bytes towards who dialled, as its sockets took them
 	breaks atomic.Int64 // connections that ended while they carried blobs
 	pace   atomic.Pointer[rate.Limiter]
 	delay  atomic.Int64 // of each chunk, nanoseconds
 
 	mu    sync.Mutex
 	cut   bool
-	hole  chan struct{} // closed when what is swallowed flows again; nil: nothing is
+	holes map[string]chan struct{} // by the site to which what is swallowed is on its way, or empty: to any; closed when it flows again
 	conns map[net.Conn]bool
 }
 
 // link gives the one between two groups.
-func (w *wires) link(from, to string) *wire {
+func (w *wires) link(from, to string) *wire { return w.named(linkName(from, to), linkRate) }
+
+// pair gives the one between two members of a group. Its rate has no bound.
+func (w *wires) pair(x, y string) *wire { return w.named(pairName(x, y), 0) }
+
+// between gives the link that a connection of two sites belongs to.
+func (w *wires) between(from, to *site) *wire {
+	if from.group == to.group {
+		return w.pair(from.name, to.name)
+	}
+	return w.link(from.group, to.group)
+}
+
+func (w *wires) named(name string, bytes int) *wire {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	name := linkName(from, to)
 	l := w.links[name]
 	if l == nil {
-		l = &wire{conns: map[net.Conn]bool{}}
-		if from != to {
-			l.rate(linkRate)
+		l = &wire{conns: map[net.Conn]bool{}, holes: map[string]chan struct{}{}}
+		if bytes > 0 {
+			l.rate(bytes)
 		}
 		w.links[name] = l
 	}
@@ -76,20 +91,27 @@ func (l *wire) join() {
 	l.cut = false
 }
 
-// swallow lets nothing through, and ends nothing, until restore.
-func (l *wire) swallow() {
+// swallow lets nothing through, or nothing towards the sites that are named, and ends nothing, until restore.
+func (l *wire) swallow(towards ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.hole = make(chan struct{})
+	if len(towards) == 0 {
+		towards = []string{""}
+	}
+	for _, to := range towards {
+		if l.holes[to] == nil {
+			l.holes[to] = make(chan struct{})
+		}
+	}
 }
 
 func (l *wire) restore() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.hole != nil {
-		close(l.hole)
+	for to, hole := range l.holes {
+		close(hole)
+		delete(l.holes, to)
 	}
-	l.hole = nil
 }
 
 func (l *wire) enter(cs ...net.Conn) bool {
@@ -112,17 +134,23 @@ func (l *wire) leave(cs ...net.Conn) {
 	}
 }
 
-// open waits while the link swallows.
-func (l *wire) open() {
-	l.mu.Lock()
-	hole := l.hole
-	l.mu.Unlock()
-	if hole != nil {
+// open waits while the link swallows what is on its way to a site.
+func (l *wire) open(towards string) {
+	for {
+		l.mu.Lock()
+		hole := l.holes[""]
+		if hole == nil {
+			hole = l.holes[towards]
+		}
+		l.mu.Unlock()
+		if hole == nil {
+			return
+		}
 		<-hole
 	}
 }
 
-// gate puts one in front of a site's fabric address.
+// gate puts one in front of a site's fabric address, and of its raft address.
 func (w *wires) gate(t testing.TB, s *site) {
 	w.mu.Lock()
 	w.sites[s.name] = s
@@ -130,31 +158,37 @@ func (w *wires) gate(t testing.TB, s *site) {
 	if strings.Count(s.group, "/") > 1 {
 		return // a city has neither children nor fellows
 	}
+	s.gate = w.stand(t, s, s.fabric)
+	s.raftGate = w.stand(t, s, s.raft)
+}
+
+// stand opens a gate in front of one address of a site.
+func (w *wires) stand(t testing.TB, s *site, addr string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	s.gate = l.Addr().String()
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go w.pass(c, s)
+			go w.pass(c, s, addr)
 		}
 	}()
+	return l.Addr().String()
 }
 
-func (w *wires) pass(c net.Conn, to *site) {
+func (w *wires) pass(c net.Conn, to *site, addr string) {
 	defer c.Close()
 	from, err := w.owner(c)
 	if err != nil {
 		return // whoever it was is gone
 	}
-	l := w.link(from.group, to.group)
-	up, err := net.Dial("tcp", to.fabric)
+	l := w.between(from, to)
+	up, err := net.Dial("tcp", addr)
 	if err != nil {
 		return
 	}
@@ -165,8 +199,8 @@ func (w *wires) pass(c net.Conn, to *site) {
 	defer l.leave(c, up)
 	var flows sync.WaitGroup
 	seen := &counter{}
-	flows.Go(func() { l.flow(up, c, nil); _ = up.Close(); _ = c.Close() })
-	flows.Go(func() { l.flow(c, up, seen); _ = up.Close(); _ = c.Close() })
+	flows.Go(func() { l.flow(up, c, to.name, nil); _ = up.Close(); _ = c.Close() })
+	flows.Go(func() { l.flow(c, up, from.name, seen); _ = up.Close(); _ = c.Close() })
 	flows.Wait()
 	if seen.busy() {
 		l.breaks.Add(1)
@@ -180,7 +214,7 @@ type chunk struct {
 }
 
 // flow copies until either end is closed. Towards the dialler (seen is not nil) the link's rate is kept and bytes are counted.
-func (l *wire) flow(to io.Writer, from io.Reader, seen *counter) {
+func (l *wire) flow(to io.Writer, from io.Reader, towards string, seen *counter) {
 	queue := make(chan chunk, 16)
 	done := make(chan struct{})
 	go func() {
@@ -203,7 +237,7 @@ func (l *wire) flow(to io.Writer, from io.Reader, seen *counter) {
 	defer close(done)
 	for c := range queue {
 		time.Sleep(time.Until(c.due)) // the delay
-		l.open()
+		l.open(towards)
 		if p := l.pace.Load(); seen != nil && p != nil {
 			time.Sleep(p.ReserveN(time.Now(), len(c.b)).Delay())
 		}
