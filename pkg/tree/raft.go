@@ -17,8 +17,11 @@ import (
 )
 
 const (
-	logCacheEntries  = 64
-	snapshotsKept    = 2
+	logCacheEntries = 64
+	snapshotsKept   = 2
+	// inFlight is how many requests for a member's log are under way: with two (raft pipelines them then) the goroutine of a root that was replaced may wait for ever to hand on an answer
+	// that nobody takes, and raft can't be stopped. Entries that wait go together in the next request.
+	inFlight         = 1
 	trailingLogs     = 512
 	snapshotEntries  = 1 << 16 // a bound for the replay of many small entries
 	raftPool         = 3
@@ -146,7 +149,7 @@ func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, err
 		return nil, fmt.Errorf("making the log cache: %w", err)
 	}
 	trans := newTransport(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: layer, MaxPool: raftPool, Timeout: n.cfg.Timeouts.Call, Logger: logger, MsgpackUseNewTimeFormat: true,
+		Stream: layer, MaxPool: raftPool, Timeout: n.cfg.Timeouts.Call, Logger: logger, MsgpackUseNewTimeFormat: true, MaxRPCsInFlight: inFlight,
 	}))
 	n.campaign = trans.campaign
 	r, err := raft.NewRaft(conf, n.fsm, cache, s.disk, s.snaps, trans)
