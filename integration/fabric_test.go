@@ -280,7 +280,15 @@ func (s *site) stop() {
 		case <-done:
 		case <-t.C:
 			s.t.Errorf("%s does not stop on SIGTERM", s.name)
-			s.kill()
+			s.killed = true
+			_ = s.cmd.Process.Signal(syscall.SIGQUIT) // its log says then what it waits for
+			t.Reset(5 * time.Second)
+			select {
+			case <-done:
+			case <-t.C:
+				_ = s.cmd.Process.Kill()
+				<-done
+			}
 		}
 	}
 	s.mu.Lock()
@@ -290,6 +298,10 @@ func (s *site) stop() {
 		checkLog(s.t, s.name, log)
 	}
 	if s.t.Failed() {
+		if i := bytes.Index(log, []byte("\nSIGQUIT: ")); i >= 0 {
+			s.t.Logf("what %s waits for:\n%s", s.name, log[i:])
+			log = log[:i]
+		}
 		s.t.Logf("log of %s:\n%s", s.name, log[max(0, len(log)-8000):])
 	}
 }
