@@ -13,10 +13,13 @@ import (
 type account struct {
 	lone    int64 // held by a member alone which was lost or away: pieces and blobs of what the group was still receiving
 	emptied int64 // lost with a registry of which nobody in the group has a copy
-	resent  int64 // what agents counted that have ended since: fanout_transfer_resent_bytes_total
+	resent  int64 // what agents counted: fanout_transfer_resent_bytes_total
+	collect int64 // what their registries collected: fanout_registry_collected_bytes_total
 	kills   int64 // of receivers
 	killed  int64 // what they had in flight, which nobody counted
 	resyncs int64 // the group's memory was lost, and all records came again
+	down    int64 // bytes that crossed, in the end
+	breaks  int64 // connections that broke while they carried blobs
 	mark    int64 // bytes of the link when the group last lacked nothing: only what crossed since can be held by one alone
 }
 
@@ -128,32 +131,38 @@ func (r *run) emptied(s *site) {
 
 // end kills an agent, and keeps what it had counted.
 func (r *run) end(s *site) {
-	n := resent(s)
+	again, collected := counted(s)
 	s.kill()
 	lost := min(r.pending(s), inFlight)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.accountOf(s.group)
-	a.resent += n
+	a.resent += again
+	a.collect += collected
 	a.killed += lost
 	a.kills++
 }
 
-// resent reads how many bytes an agent says that it had to receive again since its start.
-func resent(s *site) (n int64) {
+// counted reads how many bytes an agent says that it had to receive again since its start, and that its registry collected.
+func counted(s *site) (again, collected int64) {
 	client := &http.Client{Timeout: 500 * time.Millisecond}
 	resp, err := client.Get("http://" + s.http + "/metrics")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), " ")
-		if f, err := strconv.ParseFloat(value, 64); err == nil && strings.HasPrefix(name, "fanout_transfer_resent_bytes_total{") {
-			n += int64(f)
+		f, err := strconv.ParseFloat(value, 64)
+		switch {
+		case err != nil:
+		case strings.HasPrefix(name, "fanout_transfer_resent_bytes_total{"):
+			again += int64(f)
+		case name == "fanout_registry_collected_bytes_total":
+			collected += int64(f)
 		}
 	}
-	return n
+	return again, collected
 }
 
 const (
@@ -166,27 +175,61 @@ const (
 	inFlight = (largeAtOnce*streams + 16) * piece
 )
 
+// meter reads what the agents and links have counted.
+func (r *run) meter() {
+	for _, group := range soakBelow {
+		a, l := r.accountOf(group), r.above(group)
+		a.down, a.breaks = l.down.Load(), l.breaks.Load()
+		for _, s := range r.at(soakGroups[group]...) {
+			again, collected := counted(s)
+			a.resent += again
+			a.collect += collected
+		}
+	}
+}
+
 // balance compares what crossed each link with what had to, and why it may be more.
 func (r *run) balance() {
 	r.t.Helper()
-	refs := int64(len(r.refs()))
+	refs, back := int64(len(r.refs())), r.returned()
 	for _, group := range soakBelow {
-		l := r.above(group)
 		a := r.accountOf(group)
-		for _, s := range r.at(soakGroups[group]...) {
-			a.resent += resent(s)
-		}
 		unique, dropped := r.unique(group)
-		down, breaks := l.down.Load(), l.breaks.Load()
 		talk := (unique+dropped)/256 + chatter + int64(time.Since(r.began).Seconds())*chatterPerSecond + (int64(r.history.top)+a.resyncs*refs)*chatterPerRecord
-		inBreaks := breaks*unread + a.killed
-		most := unique + dropped + talk + a.resent + inBreaks + a.lone + a.emptied
-		r.t.Logf("link of %s, MiB: %.2f crossed; %.2f had to, %.2f of what was replaced before it was seen, %.2f chatter; again: %.2f counted by the agents, %.2f in flight at %d breaks and %d kills, %.2f held by a member alone, %.2f lost with a registry; bound %.2f",
-			group, mibs(down), mibs(unique), mibs(dropped), mibs(talk), mibs(a.resent), mibs(inBreaks), breaks, a.kills, mibs(a.lone), mibs(a.emptied), mibs(most))
-		if down > most {
-			r.t.Errorf("%d bytes crossed the link of %s, at most %d are explained", down, group, most)
+		inBreaks := a.breaks*unread + a.killed
+		collected := min(a.collect, back*int64(len(soakGroups[group])))
+		most := unique + dropped + talk + a.resent + inBreaks + a.lone + a.emptied + collected
+		r.t.Logf("link of %s, MiB: %.2f crossed; %.2f had to, %.2f of what was replaced before it was seen, %.2f chatter; again: %.2f counted by the agents, %.2f in flight at %d breaks and %d kills, %.2f held by a member alone, %.2f lost with a registry, %.2f collected; bound %.2f",
+			group, mibs(a.down), mibs(unique), mibs(dropped), mibs(talk), mibs(a.resent), mibs(inBreaks), a.breaks, a.kills, mibs(a.lone), mibs(a.emptied), mibs(collected), mibs(most))
+		if a.down > most {
+			r.t.Errorf("%d bytes crossed the link of %s, at most %d are explained", a.down, group, most)
 		}
 	}
+}
+
+// returned adds up the blobs that a revision needed again after none had needed them: meanwhile a registry may have collected them.
+func (r *run) returned() (bytes int64) {
+	shows := map[string]string{} // by ref
+	users := map[string]int{}    // of a blob: refs that show an image with it
+	ever := map[string]bool{}
+	for rev := uint64(1); rev <= r.history.top; rev++ {
+		c, ok := r.history.all[rev]
+		if !ok || shows[c.ref] == c.digest {
+			continue
+		}
+		for b, size := range r.blobs[c.digest] {
+			if users[b] == 0 && ever[b] {
+				bytes += size
+			}
+			users[b]++
+			ever[b] = true
+		}
+		for b := range r.blobs[shows[c.ref]] {
+			users[b]--
+		}
+		shows[c.ref] = c.digest
+	}
+	return bytes
 }
 
 // unique adds up the blobs of what was shown in a group or below it, each once, and those of what was published and never shown there, since something newer took its place: of these

@@ -89,47 +89,48 @@ func (r *run) equal() error {
 // check judges what was seen.
 func (r *run) check() {
 	r.t.Helper()
+	conflicts := r.conflicts()
+	r.contents()
+	r.meter()
+	r.readLogs()
+	r.balance()
 	for _, err := range append(r.watcher.failures, r.history.bad...) {
 		r.t.Error(err)
 	}
-	holes := r.history.holes()
-	conflicts := r.conflicts()
+	fail := func(err error) {
+		if err != nil {
+			r.t.Error(err)
+		}
+	}
 	acked, commands, unclean := 0, 0, 0
 	for _, ref := range r.refs() {
 		ops, changes := r.ops[ref], r.history.of(ref)
+		inOrder(ops)
 		now, _ := r.history.now(ref)
-		if err := judgeRef(ref, ops, now, conflicts); err != nil {
-			r.t.Error(err)
-		}
-		if err := judgeAcks(ops, changes); err != nil {
-			r.t.Error(err)
-		}
+		fail(judgeRef(ref, ops, now, conflicts))
+		fail(judgeAcks(ops, changes))
+		fail(judgePushes(ref, ops, changes, conflicts, r.troubles))
 		for _, s := range r.sites {
-			if err := judgeSite(s.name, ref, r.watcher.seen[s.name][ref], changes, holes, ops, r.losses); err != nil {
-				r.t.Error(err)
-			}
+			fail(judgeSite(s.name, ref, r.watcher.seen[s.name][ref], changes, ops, r.losses))
 		}
 		for _, o := range ops {
-			if o.acked {
-				acked++
-			}
-			if o.revision > 0 {
-				commands++
-			}
-			if !o.clean {
-				unclean++
-			}
+			acked += btoi(o.acked)
+			commands += btoi(o.revision > 0)
+			unclean += btoi(!o.clean)
 		}
 	}
 	for _, c := range conflicts {
-		if err := judgeConflict(c, r.ops[c.ref]); err != nil {
-			r.t.Error(err)
-		}
+		fail(judgeConflict(c, r.ops[c.ref], r.troubles))
 	}
-	r.t.Logf("%d refs, %d operations acknowledged, %d of them by a command, %d that competed; %d revisions, %d of them not seen; %d conflicts listed; %d looks",
-		len(r.refs()), acked, commands, unclean, r.history.top, len(holes), len(conflicts), r.watcher.looks)
-	r.contents()
-	r.balance()
+	r.t.Logf("%d refs, %d operations acknowledged, %d of them by a command, %d that competed; %d revisions; %d conflicts listed; %d looks",
+		len(r.refs()), acked, commands, unclean, r.history.top, len(conflicts), r.watcher.looks)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (r *run) conflicts() (list []conflict) {

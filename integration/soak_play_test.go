@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -37,13 +36,14 @@ type run struct {
 	history *history
 	doors   map[string]*sync.RWMutex // of headquarters' registries: closed while one is wiped
 
-	mu      sync.Mutex
-	story   []string
-	ops     map[string][]operation // by ref, in order
-	losses  []loss
-	made    map[int]ggcr.Image
-	blobs   map[string]map[string]int64 // digest of an image → its blobs and their sizes
-	account map[string]*account         // by link
+	mu       sync.Mutex
+	story    []string
+	ops      map[string][]operation // by ref, in order
+	losses   []loss
+	troubles []trouble
+	made     map[int]ggcr.Image
+	blobs    map[string]map[string]int64 // digest of an image → its blobs and their sizes
+	account  map[string]*account         // by link
 }
 
 func newRun(t *testing.T, disks map[string]*smallDisk) *run {
@@ -86,14 +86,22 @@ func (r *run) play(list []action) {
 			}
 			lines[key] = done
 		}
-		wg.Go(func() {
-			defer close(done)
+		others := func() {
 			for _, b := range before {
 				<-b
 			}
-			if a.kind.fault() {
+		}
+		wg.Go(func() {
+			defer close(done)
+			switch {
+			case a.kind.fault():
+				others()
 				r.fault(a)
-			} else {
+			case a.rival:
+				r.operate(a)
+				others() // who waits for this one waits for those, too
+			default:
+				others()
 				r.operate(a)
 			}
 		})
@@ -168,6 +176,7 @@ const operateTime = 20 * time.Second
 // operate does one change as a client would: at its registry, or behind it at another that answers.
 func (r *run) operate(a action) {
 	r.watcher.touch(a.ref)
+	began := time.Now()
 	o := operation{action: a, clean: r.settled(a.ref)}
 	ctx, cancel := context.WithTimeout(context.Background(), operateTime)
 	defer cancel()
@@ -180,14 +189,14 @@ func (r *run) operate(a action) {
 			return
 		}
 		o.digest = d.String()
-		r.atRegistries(ctx, &o, func(ctx context.Context, s *site) error {
-			return remote.Write(reference(r.t, s, a.ref), img, remote.WithContext(ctx), remote.WithRetryBackoff(remote.Backoff{Duration: 20 * time.Millisecond, Steps: 1}))
+		r.atRegistries(ctx, &o, func(ctx context.Context, s *site, put *span) error {
+			return remote.Write(reference(r.t, s, a.ref), img, remote.WithContext(ctx), remote.WithTransport(putTimes{put}), remote.WithRetryBackoff(remote.Backoff{Duration: 20 * time.Millisecond, Steps: 1}))
 		})
 		if o.acked && a.confirm {
 			r.command(&o, "publish", a.ref)
 		}
 	case a.kind == removeTag:
-		r.atRegistries(ctx, &o, func(ctx context.Context, s *site) error {
+		r.atRegistries(ctx, &o, func(ctx context.Context, s *site, _ *span) error {
 			err := remote.Delete(reference(r.t, s, a.ref), remote.WithContext(ctx), remote.WithRetryBackoff(remote.Backoff{Duration: 20 * time.Millisecond, Steps: 1}))
 			var te *transport.Error
 			if errors.As(err, &te) && te.StatusCode == http.StatusNotFound {
@@ -202,17 +211,29 @@ func (r *run) operate(a action) {
 		o.attempts = append(o.attempts, attempt{span{begin, time.Now()}, "", o.acked})
 	}
 	r.watcher.touch(a.ref)
+	o.life = span{began, time.Now()}
 	r.mu.Lock()
 	r.ops[a.ref] = append(r.ops[a.ref], o)
 	r.mu.Unlock()
 	r.say("%s", o)
 }
 
+// putTimes notes when the manifest was put, which is when the tag moves: the blobs before it may take long.
+type putTimes struct{ put *span }
+
+func (p putTimes) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
+		p.put.from = time.Now()
+		defer func() { p.put.to = time.Now() }()
+	}
+	return remote.DefaultTransport.RoundTrip(req)
+}
+
 // errSkip ends an operation that makes no sense where it is tried.
 var errSkip = errors.New("skipped")
 
-// atRegistries tries an operation at its site's registry, then at others, until one acknowledges it.
-func (r *run) atRegistries(ctx context.Context, o *operation, do func(context.Context, *site) error) {
+// atRegistries tries an operation at its site's registry, then at others, until one acknowledges it. The operation may say more closely when it moved the tag.
+func (r *run) atRegistries(ctx context.Context, o *operation, do func(context.Context, *site, *span) error) {
 	first := slices.Index(soakHQ, o.site)
 	for i := 0; ctx.Err() == nil; i++ {
 		name := soakHQ[(first+i)%len(soakHQ)]
@@ -220,15 +241,17 @@ func (r *run) atRegistries(ctx context.Context, o *operation, do func(context.Co
 			continue
 		}
 		tctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		begin := time.Now()
-		err := do(tctx, r.sites[name])
-		end := time.Now()
+		when := span{from: time.Now()}
+		err := do(tctx, r.sites[name], &when)
+		if when.to.IsZero() {
+			when.to = time.Now()
+		}
 		cancel()
 		r.doors[name].RUnlock()
 		if errors.Is(err, errSkip) {
 			return
 		}
-		o.attempts = append(o.attempts, attempt{span{begin, end}, name, err == nil})
+		o.attempts = append(o.attempts, attempt{when, name, err == nil})
 		if err == nil {
 			o.acked = true
 			return
@@ -303,212 +326,4 @@ func (r *run) settled(ref string) bool {
 		}
 	}
 	return true
-}
-
-// fault breaks something, waits, and heals it.
-func (r *run) fault(a action) {
-	r.say("begin: %s", a)
-	wait := func() { time.Sleep(a.last) }
-	s := r.sites[a.what]
-	switch a.kind {
-	case killAgent:
-		r.missing(s)
-		r.end(s)
-		wait()
-		s.start()
-	case killRegistry:
-		r.missing(s)
-		s.own.kill()
-		wait()
-		s.own.start()
-	case stopAgent:
-		r.missing(s)
-		r.freeze(s, wait)
-	case cutLink, holeLink, delayLink, slowLink:
-		r.hamper(a, wait)
-	case fillDisk:
-		r.missing(s)
-		r.disks[a.what].fill(r.t, 0)
-		wait()
-		r.disks[a.what].empty(r.t)
-	case loseMemory:
-		r.loseMemory(a, wait)
-	case wipeRegistry:
-		r.wipeRegistry(a, wait)
-	}
-	r.say("over: %s", a)
-}
-
-func (r *run) hamper(a action, wait func()) {
-	l := r.wires.link(a.what, a.what[:strings.LastIndex(a.what, "/")])
-	switch a.kind {
-	case cutLink:
-		l.sever()
-		wait()
-		l.join()
-	case holeLink:
-		l.swallow()
-		wait()
-		l.restore()
-	case delayLink:
-		l.delay.Store(int64(300 * time.Millisecond))
-		wait()
-		l.delay.Store(0)
-	default:
-		l.rate(linkRate / 2)
-		wait()
-		l.rate(linkRate)
-	}
-}
-
-// keepOnly removes all of an agent's data but its registry.
-func (r *run) keepOnly(s *site, keep string) {
-	dir := s.dir
-	if s.data != "" {
-		dir = s.data
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		r.t.Error(err)
-	}
-	for _, e := range entries {
-		if e.Name() != keep {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				r.t.Error(err)
-			}
-		}
-	}
-}
-
-// loseMemory takes the data of one member of headquarters, or of all agents of a group below.
-func (r *run) loseMemory(a action, wait func()) {
-	if groupOf(a.what) == "hq" {
-		open, ok := r.safe(a)
-		defer open()
-		if !ok {
-			return
-		}
-	}
-	var lost []*site
-	if members, ok := soakGroups[a.what]; ok {
-		lost = r.at(members...)
-	} else {
-		lost = r.at(a.what)
-	}
-	for _, s := range lost {
-		r.lone(s)
-		r.end(s)
-	}
-	for _, s := range lost {
-		r.keepOnly(s, "registry")
-	}
-	wait()
-	r.mu.Lock()
-	r.accountOf(lost[0].group).resyncs++
-	r.mu.Unlock()
-	for _, s := range lost {
-		s.start()
-	}
-	if groupOf(a.what) == "hq" {
-		r.votes(r.sites[a.what])
-	}
-}
-
-// votes waits until a member that lost its disk has a vote again: before that no other may be in trouble.
-func (r *run) votes(s *site) {
-	eventually(r.t, s.name+" votes again", func() error {
-		for _, at := range r.at(soakHQ...) {
-			if at == s {
-				continue
-			}
-			list, err := at.memberList()
-			if err != nil {
-				return err
-			}
-			if m := list[s.name]; !m.Voter || m.State == "unreachable" {
-				return fmt.Errorf("%v", list)
-			}
-			return nil
-		}
-		return nil
-	})
-}
-
-func (r *run) wipeRegistry(a action, wait func()) {
-	s := r.sites[a.what]
-	if s.group == "hq" {
-		open, ok := r.safe(a)
-		defer open()
-		if !ok {
-			return
-		}
-	}
-	r.missing(s)
-	r.emptied(s)
-	begin := time.Now()
-	if s.own != nil {
-		s.own.kill()
-		_ = os.RemoveAll(s.own.Dir)
-		wait()
-		s.own.start()
-	} else {
-		dir := s.dir
-		if s.data != "" {
-			dir = s.data
-		}
-		r.end(s)
-		_ = os.RemoveAll(filepath.Join(dir, "registry"))
-		wait()
-		s.start()
-	}
-	r.watcher.forget(s.name)
-	r.mu.Lock()
-	r.losses = append(r.losses, loss{s.name, span{begin, time.Now()}})
-	r.mu.Unlock()
-}
-
-// safeTime is how long a registry of headquarters waits for its moment to be wiped.
-const safeTime = 15 * time.Second
-
-// safe closes a registry of headquarters to clients and waits until nothing depends on it, or on its agent's memory, alone. Open lets clients in again.
-func (r *run) safe(a action) (open func(), ok bool) {
-	door := r.doors[a.what]
-	door.Lock()
-	deadline := time.Now().Add(safeTime)
-	for {
-		err := r.depends()
-		if err == nil {
-			return door.Unlock, true
-		}
-		if time.Now().After(deadline) {
-			r.say("not done: %s: %v", a, err)
-			return door.Unlock, false
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-// depends says what is not yet the same at all registries of headquarters and in the catalog.
-func (r *run) depends() error {
-	r.mu.Lock()
-	refs := make([]string, 0, len(r.ops))
-	for ref := range r.ops {
-		refs = append(refs, ref)
-	}
-	r.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for _, ref := range refs {
-		now, _ := r.history.now(ref)
-		for _, s := range r.at(soakHQ...) {
-			d, err := r.watcher.head(ctx, s, ref)
-			if err != nil {
-				return err
-			}
-			if again, _ := r.history.now(ref); d != now.digest || again != now {
-				return fmt.Errorf("%s shows %q under %s, the catalog says %q", s.name, d, ref, now.digest)
-			}
-		}
-	}
-	return nil
 }

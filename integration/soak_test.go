@@ -68,9 +68,12 @@ func (r *run) specs() []spec {
 	for _, group := range groups {
 		for _, name := range soakGroups[group] {
 			// A registry that is killed may not have told of a push: then the sweep finds it.
-			sp := spec{name: name, group: group, extra: "sweep: {interval: 5s}\n", registry: slices.Contains(soakOwn, name), laid: func(s *site) { r.wires.gate(r.t, s) }}
+			sp := spec{name: name, group: group, extra: fmt.Sprintf("sweep: {interval: %s}\n", soakSweep), registry: slices.Contains(soakOwn, name), laid: func(s *site) { r.wires.gate(r.t, s) }}
 			if group == "hq" {
 				sp.extra += "publish: {deletes: propagate}\n"
+			}
+			if !sp.registry {
+				sp.keys = fmt.Sprintf(", gc: {interval: %s, grace: %s}", soakCollect, soakGrace)
 			}
 			if d := r.disks[name]; d != nil {
 				sp.data = d.data()
@@ -80,6 +83,13 @@ func (r *run) specs() []spec {
 	}
 	return specs
 }
+
+// Sweeps are frequent, and so is the collection of the embedded registries' garbage, which takes what was not used for soakGrace.
+const (
+	soakSweep   = 5 * time.Second
+	soakCollect = 700 * time.Millisecond
+	soakGrace   = 2 * time.Second
+)
 
 // canMount mounts the small disks, if this user may.
 func canMount(t *testing.T) map[string]*smallDisk {

@@ -34,7 +34,7 @@ type watcher struct {
 	refs     []string
 	touched  map[string]time.Time // when something was last done to a ref
 	seen     map[string]map[string][]stretch
-	whole    map[string]bool // "site repository digest" that was walked and found whole
+	whole    map[string]time.Time // "site repository digest" → when it was last walked and found whole; forgotten when a tag of it moves
 	failures []error
 	looks    int
 }
@@ -44,11 +44,13 @@ const (
 	coldAfter = 20 * time.Second
 	coldEvery = 12
 	lookEvery = 200 * time.Millisecond
+	// walkAgain is after how long what was found whole is walked again, though no tag moved: a collection may have taken of it what it should not.
+	walkAgain = 15 * time.Second
 )
 
 func newWatcher(sites map[string]*site) *watcher {
 	return &watcher{
-		sites: sites, client: &http.Client{Timeout: 5 * time.Second}, touched: map[string]time.Time{}, seen: map[string]map[string][]stretch{}, whole: map[string]bool{},
+		sites: sites, client: &http.Client{Timeout: 5 * time.Second}, touched: map[string]time.Time{}, seen: map[string]map[string][]stretch{}, whole: map[string]time.Time{},
 	}
 }
 
@@ -160,23 +162,29 @@ func (w *watcher) note(site, ref, digest string, asked time.Time) {
 		list[n-1].last = asked
 		return
 	}
+	repo, _, _ := strings.Cut(ref, ":")
+	delete(w.whole, site+" "+repo+" "+digest)
+	if n := len(list); n > 0 {
+		delete(w.whole, site+" "+repo+" "+list[n-1].digest)
+	}
 	w.seen[site][ref] = append(list, stretch{digest, time.Now(), asked})
 }
 
-// walk proves that all under a digest is there, once for each site and repository. What is gone because the tag is gone meanwhile is no failure.
+// walk proves that all under a digest is there, once for each site and repository while no tag of it moves, and now and then. What is gone because the tag is gone meanwhile is no failure.
 func (w *watcher) walk(ctx context.Context, s *site, ref, digest string) {
 	repo, _, _ := strings.Cut(ref, ":")
 	key := s.name + " " + repo + " " + digest
 	w.mu.Lock()
-	done := w.whole[key]
+	last := w.whole[key]
 	w.mu.Unlock()
-	if done {
+	began := time.Now()
+	if began.Sub(last) < walkAgain {
 		return
 	}
 	err := w.under(ctx, s, repo, digest)
 	if err == nil {
 		w.mu.Lock()
-		w.whole[key] = true
+		w.whole[key] = began
 		w.mu.Unlock()
 		return
 	}
