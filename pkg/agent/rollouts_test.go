@@ -363,43 +363,6 @@ func TestRollouts_Checks(t *testing.T) {
 	}
 }
 
-// TestRollouts_CheckHangsToItsEnd: an attempt that hangs for as long as the check may take is one of which is told, and an answer that comes at the last moment counts.
-func TestRollouts_CheckHangsToItsEnd(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		after time.Duration // comes the answer; 0: never
-		phase string
-		words string
-	}{
-		{"never", 0, catalog.RolloutPaused, "no answer within 3s"},
-		{"late", 2900 * time.Millisecond, catalog.RolloutSucceeded, "status 204"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := fakes(t, "hq/gd")
-				defer func() { f.stop() }()
-				f.answer = func(req *http.Request) (*http.Response, error) {
-					if c.after > 0 {
-						time.Sleep(c.after)
-						return answers(204, "")(req)
-					}
-					<-req.Context().Done()
-					return nil, req.Context().Err()
-				}
-				f.start(&catalogv1.Wave{Name: "w", Groups: []string{"hq/gd"}, Before: []*catalogv1.Gate{checkGate(time.Second, 3*time.Second)}})
-				begin := time.Now()
-				r := f.in(c.phase, 10*time.Second, "hq/gd")
-				if took := time.Since(begin); took > 6*time.Second {
-					t.Errorf("a gate with a timeout of 3s was waited for for %v", took)
-				}
-				if g := r.GetWaves()[0].GetGates()[0]; g.GetAttempts() != 1 || !strings.Contains(g.GetDetail(), c.words) || g.GetTook().AsDuration() < 2*time.Second {
-					t.Errorf("%v", g)
-				}
-			})
-		})
-	}
-}
-
 // TestRollouts_Failures: a registry that fails again and again fails its group; what failed before a retry counts no more.
 func TestRollouts_Failures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
