@@ -25,7 +25,7 @@ func (p *promotion) orderly() {
 				r, _ := rollout(ctx, c, id)
 				if r != nil {
 					asked[i]++
-					if err := inOrder(r); err != nil {
+					if err := wavesInOrder(r); err != nil {
 						p.t.Errorf("%s says: %v", s.name, err)
 						return
 					}
@@ -46,8 +46,8 @@ func (p *promotion) orderly() {
 	})
 }
 
-// inOrder says what is wrong with the order of a rollout's waves and groups.
-func inOrder(r *catalogv1.Rollout) error {
+// wavesInOrder says what is wrong with the order of a rollout's waves and groups.
+func wavesInOrder(r *catalogv1.Rollout) error {
 	var open []string
 	for _, w := range r.GetWaves() {
 		if w.GetOpened() != nil && w.GetClosed() == nil {
