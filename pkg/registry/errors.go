@@ -31,6 +31,10 @@ var (
 	ErrUnsupported = errors.New("unsupported")
 	// ErrUnavailable says that the registry cannot be reached, hangs, or answers with a status of 500 or more.
 	ErrUnavailable = errors.New("registry unavailable")
+	// ErrHangs is the cause of a request that was given up because nothing moved. The error is also ErrUnavailable.
+	ErrHangs = errors.New("the registry hangs")
+	// ErrNoProject says that the repository lies in a project of Harbor that is not there, and that these credentials may not make.
+	ErrNoProject = errors.New("missing project")
 	// ErrTooLarge says that the registry, or a proxy before it, refuses the size of a request (413).
 	ErrTooLarge = errors.New("request too large")
 	// ErrDigest says that content does not have the digest it should have.

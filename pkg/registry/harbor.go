@@ -137,6 +137,7 @@ func (c *Client) makeProject(ctx context.Context, repo, project string) error {
 	if errors.As(err, &e) && (errors.Is(err, ErrDenied) || errors.Is(err, ErrUnauthorized)) {
 		e.Message = clean(fmt.Sprintf("project %s is not there, and these credentials may not make it: make it by hand, or use a system robot account "+
 			"with the right to create projects (%s)", project, e.Message))
+		e.kind = ErrNoProject
 		return e
 	}
 	if err != nil {
@@ -148,7 +149,7 @@ func (c *Client) makeProject(ctx context.Context, repo, project string) error {
 }
 
 // errNoProject marks a refusal whose reason is that the project is not there.
-var errNoProject = fmt.Errorf("missing project: %w", ErrNotFound)
+var errNoProject = fmt.Errorf("%w: %w", ErrNoProject, ErrNotFound)
 
 // harborRefusal finds out whether a 401 of Harbor means that the project is not there: Harbor says so with 401 and no challenge. A project that
 // is there by now was made meanwhile, and the request may go well if it is sent again.

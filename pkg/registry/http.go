@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,9 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 )
-
-// errStalled is the cause of a request that was given up because nothing moved.
-var errStalled = errors.New("the registry hangs")
 
 // outbound is the innermost transport: every request to the registry, its token service and the targets of its redirects passes here. It sets the
 // exact User-Agent, never sends Expect, gives a request that is sent again its body again, and gives up on what stands still.
@@ -145,7 +141,7 @@ func (w *watch) sending(d time.Duration) {
 
 func (w *watch) explain(err error) error {
 	if err != nil && err != io.EOF && w.fired.Load() {
-		return errStalled
+		return ErrHangs
 	}
 	return err
 }

@@ -69,7 +69,7 @@ func (c *Client) do(ctx context.Context, in call) (*http.Response, error) {
 
 // brokenConnection says whether trying again at once may help: not when the registry hangs, since that took long enough.
 func brokenConnection(e *Error) bool {
-	return e.kind == nil && !errors.Is(e.cause, errStalled)
+	return e.kind == nil && !errors.Is(e.cause, ErrHangs)
 }
 
 // attempt sends a request, and once more if it is refused with 401 and the credentials have changed since.
