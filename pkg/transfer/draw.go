@@ -212,6 +212,7 @@ func (d *drawing) received(n int) {
 		f.metrics.resent.WithLabelValues(resentEvicted).Add(float64(n))
 	}
 	f.meter.add(n)
+	d.fl.meter.add(n)
 	if f.cfg.OnBytes != nil {
 		f.cfg.OnBytes(d.src, n)
 	}

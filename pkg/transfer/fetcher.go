@@ -235,7 +235,9 @@ func (f *Fetcher) LinkRate() int64 { return f.meter.link() }
 type Progress struct {
 	Digest     string
 	Size, Have int64
-	Source     Source // zero while there is none
+	Request    Request // of the holders, the first one's
+	Rate       int64   // bytes received a second, over the last few seconds
+	Source     Source  // zero while there is none
 	Since      time.Time
 	Queued     bool  // waits for its turn
 	Err        error // why the last source failed, if nothing has come since
@@ -252,6 +254,7 @@ func (f *Fetcher) Active() []Progress {
 	out := make([]Progress, len(fls))
 	for i, fl := range fls {
 		out[i] = fl.progress()
+		out[i].Request = fl.request(0)
 	}
 	slices.SortFunc(out, func(a, b Progress) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Digest, b.Digest))

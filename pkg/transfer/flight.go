@@ -94,6 +94,17 @@ func (h *Flight) Wait(ctx context.Context) error {
 // Progress is how much of the blob is here.
 func (h *Flight) Progress() (have, size int64) { return h.fl.have.Load(), h.fl.size }
 
+// Gave is how many bytes of the blob each site sent, as far as the flight has come. What was in the spool before is nobody's.
+func (h *Flight) Gave() map[string]int64 {
+	h.fl.mu.Lock()
+	defer h.fl.mu.Unlock()
+	out := make(map[string]int64, len(h.fl.gave))
+	for s, n := range h.fl.gave {
+		out[s.Site] += n
+	}
+	return out
+}
+
 // Upstream says that the flight is drawing from outside the group.
 func (h *Flight) Upstream() bool { return h.fl.upstream.Load() }
 
@@ -127,6 +138,7 @@ type flight struct {
 	onFellow atomic.Bool // a fellow is asked
 	queued   atomic.Bool
 	seen     bool // committed once before by this process
+	meter    meter
 
 	// Under Fetcher.mu.
 	refs   int
@@ -220,7 +232,7 @@ func (fl *flight) progress() Progress {
 	defer fl.mu.Unlock()
 	return Progress{
 		Digest: fl.digest, Size: fl.size, Have: fl.have.Load(), Source: fl.source, Since: fl.since,
-		Queued: fl.queued.Load(), Err: fl.lastErr,
+		Rate: fl.meter.value(), Queued: fl.queued.Load(), Err: fl.lastErr,
 	}
 }
 
