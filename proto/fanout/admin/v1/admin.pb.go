@@ -10,6 +10,7 @@ package adminv1
 
 import (
 	v1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	v11 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -363,7 +364,7 @@ type TreeGroup struct {
 	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	// lag in revisions behind headquarters, as far as it is known here.
 	Lag uint64 `protobuf:"varint,8,opt,name=lag,proto3" json:"lag,omitempty"`
-	// lag_seconds since it last equalled what headquarters had.
+	// lag_seconds since headquarters committed the oldest record that the group lacks, as far as it is known here; 0: it lacks none.
 	LagSeconds float64 `protobuf:"fixed64,9,opt,name=lag_seconds,json=lagSeconds,proto3" json:"lag_seconds,omitempty"`
 	// members by name.
 	Members []*TreeMember `protobuf:"bytes,10,rep,name=members,proto3" json:"members,omitempty"`
@@ -376,7 +377,17 @@ type TreeGroup struct {
 	// labels of the group.
 	Labels map[string]string `protobuf:"bytes,14,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// freeze of the group itself, while it is in force; absent: none.
-	Freeze        *v1.Freeze `protobuf:"bytes,15,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Freeze *v1.Freeze `protobuf:"bytes,15,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// worst state of the group and all that is below it.
+	Worst string `protobuf:"bytes,20,opt,name=worst,proto3" json:"worst,omitempty"`
+	// worst_at is the group in which that is.
+	WorstAt string `protobuf:"bytes,21,opt,name=worst_at,json=worstAt,proto3" json:"worst_at,omitempty"`
+	// bytes_left at its members, together.
+	BytesLeft int64 `protobuf:"varint,22,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
+	// eta_seconds until all that is left is there, at the rate of now: that of the member that takes longest. 0: nothing is left, or it can't be estimated.
+	EtaSeconds float64 `protobuf:"fixed64,23,opt,name=eta_seconds,json=etaSeconds,proto3" json:"eta_seconds,omitempty"`
+	// detached_since: since when it is attached to no parent; absent: it is attached, or has none.
+	DetachedSince *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=detached_since,json=detachedSince,proto3" json:"detached_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +527,41 @@ func (x *TreeGroup) GetFreeze() *v1.Freeze {
 	return nil
 }
 
+func (x *TreeGroup) GetWorst() string {
+	if x != nil {
+		return x.Worst
+	}
+	return ""
+}
+
+func (x *TreeGroup) GetWorstAt() string {
+	if x != nil {
+		return x.WorstAt
+	}
+	return ""
+}
+
+func (x *TreeGroup) GetBytesLeft() int64 {
+	if x != nil {
+		return x.BytesLeft
+	}
+	return 0
+}
+
+func (x *TreeGroup) GetEtaSeconds() float64 {
+	if x != nil {
+		return x.EtaSeconds
+	}
+	return 0
+}
+
+func (x *TreeGroup) GetDetachedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DetachedSince
+	}
+	return nil
+}
+
 // TreeMember is one site.
 type TreeMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -540,9 +586,21 @@ type TreeMember struct {
 	// version of the agent.
 	Version string `protobuf:"bytes,10,opt,name=version,proto3" json:"version,omitempty"`
 	// registry_type: harbor, oci, embedded or none.
-	RegistryType  string `protobuf:"bytes,11,opt,name=registry_type,json=registryType,proto3" json:"registry_type,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RegistryType string `protobuf:"bytes,11,opt,name=registry_type,json=registryType,proto3" json:"registry_type,omitempty"`
+	// lag in revisions that it has not seen.
+	Lag uint64 `protobuf:"varint,20,opt,name=lag,proto3" json:"lag,omitempty"`
+	// lag_seconds since headquarters committed the oldest record that the site does not show as it should, or has not seen; 0: there is none.
+	LagSeconds float64 `protobuf:"fixed64,21,opt,name=lag_seconds,json=lagSeconds,proto3" json:"lag_seconds,omitempty"`
+	// eta_seconds until all that is left is there, at the rate of now; 0: nothing is left, or it can't be estimated.
+	EtaSeconds float64 `protobuf:"fixed64,22,opt,name=eta_seconds,json=etaSeconds,proto3" json:"eta_seconds,omitempty"`
+	// disk that holds the spool and the raft log; absent: not known.
+	Disk *v11.Disk `protobuf:"bytes,23,opt,name=disk,proto3" json:"disk,omitempty"`
+	// registry_disk of an embedded registry; absent: none, or not known.
+	RegistryDisk *v11.Disk `protobuf:"bytes,24,opt,name=registry_disk,json=registryDisk,proto3" json:"registry_disk,omitempty"`
+	// certificate_expires: when the certificate of the site ends; absent: it has none, or it is not known.
+	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *TreeMember) Reset() {
@@ -650,6 +708,48 @@ func (x *TreeMember) GetRegistryType() string {
 		return x.RegistryType
 	}
 	return ""
+}
+
+func (x *TreeMember) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *TreeMember) GetLagSeconds() float64 {
+	if x != nil {
+		return x.LagSeconds
+	}
+	return 0
+}
+
+func (x *TreeMember) GetEtaSeconds() float64 {
+	if x != nil {
+		return x.EtaSeconds
+	}
+	return 0
+}
+
+func (x *TreeMember) GetDisk() *v11.Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *TreeMember) GetRegistryDisk() *v11.Disk {
+	if x != nil {
+		return x.RegistryDisk
+	}
+	return nil
+}
+
+func (x *TreeMember) GetCertificateExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateExpires
+	}
+	return nil
 }
 
 // WhereRequest names one ref.
@@ -1108,6 +1208,869 @@ func (x *PendingAtSite) GetAt() *SiteRef {
 	return nil
 }
 
+// WhyRequest names a ref and a site.
+type WhyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// site that should show it.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// here: the agent that is asked answers for itself alone. Only with a question that another agent passed on.
+	Here          bool `protobuf:"varint,3,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyRequest) Reset() {
+	*x = WhyRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyRequest) ProtoMessage() {}
+
+func (x *WhyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
+func (*WhyRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WhyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+// WhyResponse is the way of a ref to a site.
+type WhyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ref as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// site that was asked about.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// digest that the site should show; empty: nothing.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// revision of the record that is wanted.
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// answer in one sentence.
+	Answer string `protobuf:"bytes,5,opt,name=answer,proto3" json:"answer,omitempty"`
+	// mend: what a person does about it; empty: nothing.
+	Mend string `protobuf:"bytes,6,opt,name=mend,proto3" json:"mend,omitempty"`
+	// as_of is when it was asked.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// hops from the top down; the last is the site.
+	Hops []*WhyHop `protobuf:"bytes,8,rep,name=hops,proto3" json:"hops,omitempty"`
+	// state of the ref at the site.
+	State string `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
+	// cause as a fixed word, as in Trouble; empty: nothing keeps it.
+	Cause string `protobuf:"bytes,10,opt,name=cause,proto3" json:"cause,omitempty"`
+	// notes worth showing, such as that the way above the agent's group is not in the answer.
+	Notes         []string `protobuf:"bytes,11,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyResponse) Reset() {
+	*x = WhyResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyResponse) ProtoMessage() {}
+
+func (x *WhyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
+func (*WhyResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WhyResponse) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *WhyResponse) GetAnswer() string {
+	if x != nil {
+		return x.Answer
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetHops() []*WhyHop {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+// WhyHop is a group on the way, or at the end the site.
+type WhyHop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group path.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// root site of the group.
+	Root string `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	// parent group that it is attached to; empty: to none.
+	Parent string `protobuf:"bytes,3,opt,name=parent,proto3" json:"parent,omitempty"`
+	// detached_since: since when it is attached to none; absent where it is, or at headquarters.
+	DetachedSince *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=detached_since,json=detachedSince,proto3" json:"detached_since,omitempty"`
+	// carrier site of the group.
+	Carrier string `protobuf:"bytes,5,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	// site whose state of the ref this is: at the end the site itself, else the member from which those below can have it first.
+	Site string `protobuf:"bytes,6,opt,name=site,proto3" json:"site,omitempty"`
+	// state of the ref there, as in where.
+	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	// revision of the catalog that the group has.
+	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// want is the revision of the record, of which it should have at least that.
+	Want uint64 `protobuf:"varint,9,opt,name=want,proto3" json:"want,omitempty"`
+	// reason in words, where it is not delivered.
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// since when.
+	Since *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=since,proto3" json:"since,omitempty"`
+	// trouble that keeps it; absent: none.
+	Trouble *v11.Trouble `protobuf:"bytes,12,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// blob that is waited for; absent: none.
+	Blob *v11.BlobProgress `protobuf:"bytes,13,opt,name=blob,proto3" json:"blob,omitempty"`
+	// bytes_left to fetch for the ref.
+	BytesLeft int64 `protobuf:"varint,14,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
+	// attempts that failed in a row.
+	Attempts uint32 `protobuf:"varint,15,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// next_attempt after a failure.
+	NextAttempt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=next_attempt,json=nextAttempt,proto3" json:"next_attempt,omitempty"`
+	// last_contact with it.
+	LastContact *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
+	// live: it answered now. Else it is what it reported at last_contact.
+	Live bool `protobuf:"varint,18,opt,name=live,proto3" json:"live,omitempty"`
+	// away: why it could not be asked now.
+	Away string `protobuf:"bytes,19,opt,name=away,proto3" json:"away,omitempty"`
+	// digest that the site shows.
+	Digest string `protobuf:"bytes,20,opt,name=digest,proto3" json:"digest,omitempty"`
+	// receipt of the delivery; absent: it is not known how it came.
+	Receipt *Receipt `protobuf:"bytes,21,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// registry of the site.
+	Registry string `protobuf:"bytes,22,opt,name=registry,proto3" json:"registry,omitempty"`
+	// link is what is wrong between the group and its parent, in words; empty: nothing is known to be.
+	Link string `protobuf:"bytes,23,opt,name=link,proto3" json:"link,omitempty"`
+	// epoch of the catalog that the group has.
+	Epoch         string `protobuf:"bytes,24,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyHop) Reset() {
+	*x = WhyHop{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyHop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyHop) ProtoMessage() {}
+
+func (x *WhyHop) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyHop.ProtoReflect.Descriptor instead.
+func (*WhyHop) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WhyHop) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *WhyHop) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *WhyHop) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *WhyHop) GetDetachedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DetachedSince
+	}
+	return nil
+}
+
+func (x *WhyHop) GetCarrier() string {
+	if x != nil {
+		return x.Carrier
+	}
+	return ""
+}
+
+func (x *WhyHop) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *WhyHop) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *WhyHop) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *WhyHop) GetWant() uint64 {
+	if x != nil {
+		return x.Want
+	}
+	return 0
+}
+
+func (x *WhyHop) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *WhyHop) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *WhyHop) GetTrouble() *v11.Trouble {
+	if x != nil {
+		return x.Trouble
+	}
+	return nil
+}
+
+func (x *WhyHop) GetBlob() *v11.BlobProgress {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+func (x *WhyHop) GetBytesLeft() int64 {
+	if x != nil {
+		return x.BytesLeft
+	}
+	return 0
+}
+
+func (x *WhyHop) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *WhyHop) GetNextAttempt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextAttempt
+	}
+	return nil
+}
+
+func (x *WhyHop) GetLastContact() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastContact
+	}
+	return nil
+}
+
+func (x *WhyHop) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *WhyHop) GetAway() string {
+	if x != nil {
+		return x.Away
+	}
+	return ""
+}
+
+func (x *WhyHop) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *WhyHop) GetReceipt() *Receipt {
+	if x != nil {
+		return x.Receipt
+	}
+	return nil
+}
+
+func (x *WhyHop) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *WhyHop) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *WhyHop) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+// Receipt says how a ref came to a site.
+type Receipt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// at is when it was delivered.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// bytes that came from other sites for it; 0: all was there, or in another repository.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// sources that sent them, those that sent most first.
+	Sources       []string `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Receipt) Reset() {
+	*x = Receipt{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Receipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Receipt) ProtoMessage() {}
+
+func (x *Receipt) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
+func (*Receipt) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Receipt) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Receipt) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Receipt) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// TopRequest asks for transfers.
+type TopRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// here: the agent's own alone.
+	Here          bool `protobuf:"varint,1,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopRequest) Reset() {
+	*x = TopRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopRequest) ProtoMessage() {}
+
+func (x *TopRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopRequest.ProtoReflect.Descriptor instead.
+func (*TopRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *TopRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+// TopResponse is a picture of what moves.
+type TopResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// as_of is when it was asked.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// transfers by group and site, those that began first first.
+	Transfers []*Transfer `protobuf:"bytes,2,rep,name=transfers,proto3" json:"transfers,omitempty"`
+	// left_out is how many more there are than the bounds allow to list.
+	LeftOut uint64 `protobuf:"varint,3,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// absent are sites and groups that did not answer.
+	Absent        []*Absent `protobuf:"bytes,4,rep,name=absent,proto3" json:"absent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopResponse) Reset() {
+	*x = TopResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopResponse) ProtoMessage() {}
+
+func (x *TopResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopResponse.ProtoReflect.Descriptor instead.
+func (*TopResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TopResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *TopResponse) GetTransfers() []*Transfer {
+	if x != nil {
+		return x.Transfers
+	}
+	return nil
+}
+
+func (x *TopResponse) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *TopResponse) GetAbsent() []*Absent {
+	if x != nil {
+		return x.Absent
+	}
+	return nil
+}
+
+// Transfer is one blob that a site fetches from another.
+type Transfer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group of the site.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// site that fetches.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// from_group of the source; empty where that is not known.
+	FromGroup string `protobuf:"bytes,3,opt,name=from_group,json=fromGroup,proto3" json:"from_group,omitempty"`
+	// from is the site of the source; empty while there is none.
+	From string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	// ref for whose sake, as REPOSITORY:TAG.
+	Ref string `protobuf:"bytes,5,opt,name=ref,proto3" json:"ref,omitempty"`
+	// digest of the blob.
+	Digest string `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	// size in bytes.
+	Size int64 `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`
+	// have is how many bytes of it are there.
+	Have int64 `protobuf:"varint,8,opt,name=have,proto3" json:"have,omitempty"`
+	// rate in bytes per second.
+	Rate int64 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
+	// pieces of the blob, and pieces_have of them that are there.
+	Pieces uint64 `protobuf:"varint,10,opt,name=pieces,proto3" json:"pieces,omitempty"`
+	// pieces_have is how many pieces are there.
+	PiecesHave uint64 `protobuf:"varint,11,opt,name=pieces_have,json=piecesHave,proto3" json:"pieces_have,omitempty"`
+	// since when it is fetched.
+	Since *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=since,proto3" json:"since,omitempty"`
+	// queued: it waits for its turn.
+	Queued bool `protobuf:"varint,13,opt,name=queued,proto3" json:"queued,omitempty"`
+	// error of the source that was asked last, if nothing has come since.
+	Error         string `protobuf:"bytes,14,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transfer) Reset() {
+	*x = Transfer{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transfer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transfer) ProtoMessage() {}
+
+func (x *Transfer) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
+func (*Transfer) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Transfer) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Transfer) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Transfer) GetFromGroup() string {
+	if x != nil {
+		return x.FromGroup
+	}
+	return ""
+}
+
+func (x *Transfer) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Transfer) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *Transfer) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Transfer) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Transfer) GetHave() int64 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+func (x *Transfer) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Transfer) GetPieces() uint64 {
+	if x != nil {
+		return x.Pieces
+	}
+	return 0
+}
+
+func (x *Transfer) GetPiecesHave() uint64 {
+	if x != nil {
+		return x.PiecesHave
+	}
+	return 0
+}
+
+func (x *Transfer) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Transfer) GetQueued() bool {
+	if x != nil {
+		return x.Queued
+	}
+	return false
+}
+
+func (x *Transfer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Absent did not answer.
+type Absent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group that did not answer, or of the site that did not.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// site that did not answer; empty: none of the group was asked, and nothing is known of what is below it.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// reason in words.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Absent) Reset() {
+	*x = Absent{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Absent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Absent) ProtoMessage() {}
+
+func (x *Absent) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Absent.ProtoReflect.Descriptor instead.
+func (*Absent) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Absent) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Absent) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Absent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ImagesRequest selects repositories.
 type ImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1121,7 +2084,7 @@ type ImagesRequest struct {
 
 func (x *ImagesRequest) Reset() {
 	*x = ImagesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +2096,7 @@ func (x *ImagesRequest) String() string {
 func (*ImagesRequest) ProtoMessage() {}
 
 func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +2109,7 @@ func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesRequest.ProtoReflect.Descriptor instead.
 func (*ImagesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ImagesRequest) GetRepository() string {
@@ -1192,7 +2155,7 @@ type ImagesResponse struct {
 
 func (x *ImagesResponse) Reset() {
 	*x = ImagesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +2167,7 @@ func (x *ImagesResponse) String() string {
 func (*ImagesResponse) ProtoMessage() {}
 
 func (x *ImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +2180,7 @@ func (x *ImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImagesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ImagesResponse) GetRef() string {
@@ -1301,7 +2264,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +2276,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +2289,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -1361,7 +2324,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +2336,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +2349,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EventsResponse) GetTime() *timestamppb.Timestamp {
@@ -1454,7 +2417,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +2429,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +2442,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 // MembersResponse lists members.
@@ -1495,7 +2458,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +2470,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +2483,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MembersResponse) GetGroup() string {
@@ -1562,7 +2525,7 @@ type MemberInfo struct {
 
 func (x *MemberInfo) Reset() {
 	*x = MemberInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +2537,7 @@ func (x *MemberInfo) String() string {
 func (*MemberInfo) ProtoMessage() {}
 
 func (x *MemberInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +2550,7 @@ func (x *MemberInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberInfo.ProtoReflect.Descriptor instead.
 func (*MemberInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MemberInfo) GetSite() string {
@@ -1655,7 +2618,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +2630,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +2643,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 // VersionResponse says what runs.
@@ -1700,7 +2663,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +2675,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +2688,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -1767,7 +2730,7 @@ type UnpublishRequest struct {
 
 func (x *UnpublishRequest) Reset() {
 	*x = UnpublishRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +2742,7 @@ func (x *UnpublishRequest) String() string {
 func (*UnpublishRequest) ProtoMessage() {}
 
 func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +2755,7 @@ func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishRequest.ProtoReflect.Descriptor instead.
 func (*UnpublishRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UnpublishRequest) GetRef() string {
@@ -1825,7 +2788,7 @@ type UnpublishResponse struct {
 
 func (x *UnpublishResponse) Reset() {
 	*x = UnpublishResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +2800,7 @@ func (x *UnpublishResponse) String() string {
 func (*UnpublishResponse) ProtoMessage() {}
 
 func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2813,7 @@ func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishResponse.ProtoReflect.Descriptor instead.
 func (*UnpublishResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UnpublishResponse) GetRef() string {
@@ -1913,7 +2876,7 @@ type UndoRequest struct {
 
 func (x *UndoRequest) Reset() {
 	*x = UndoRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2888,7 @@ func (x *UndoRequest) String() string {
 func (*UndoRequest) ProtoMessage() {}
 
 func (x *UndoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2901,7 @@ func (x *UndoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
 func (*UndoRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UndoRequest) GetRef() string {
@@ -1963,7 +2926,7 @@ type UndoResponse struct {
 
 func (x *UndoResponse) Reset() {
 	*x = UndoResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2938,7 @@ func (x *UndoResponse) String() string {
 func (*UndoResponse) ProtoMessage() {}
 
 func (x *UndoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2951,7 @@ func (x *UndoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
 func (*UndoResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UndoResponse) GetRef() string {
@@ -2021,7 +2984,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2996,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +3009,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 // ConflictsResponse lists conflicts by ref.
@@ -2060,7 +3023,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +3035,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +3048,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*ConflictInfo {
@@ -2116,7 +3079,7 @@ type ConflictInfo struct {
 
 func (x *ConflictInfo) Reset() {
 	*x = ConflictInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +3091,7 @@ func (x *ConflictInfo) String() string {
 func (*ConflictInfo) ProtoMessage() {}
 
 func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +3104,7 @@ func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictInfo.ProtoReflect.Descriptor instead.
 func (*ConflictInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConflictInfo) GetRef() string {
@@ -2207,7 +3170,7 @@ type ConflictSide struct {
 
 func (x *ConflictSide) Reset() {
 	*x = ConflictSide{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2219,7 +3182,7 @@ func (x *ConflictSide) String() string {
 func (*ConflictSide) ProtoMessage() {}
 
 func (x *ConflictSide) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2232,7 +3195,7 @@ func (x *ConflictSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictSide.ProtoReflect.Descriptor instead.
 func (*ConflictSide) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ConflictSide) GetDigest() string {
@@ -2290,7 +3253,7 @@ type SettleConflictRequest struct {
 
 func (x *SettleConflictRequest) Reset() {
 	*x = SettleConflictRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +3265,7 @@ func (x *SettleConflictRequest) String() string {
 func (*SettleConflictRequest) ProtoMessage() {}
 
 func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +3278,7 @@ func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleConflictRequest.ProtoReflect.Descriptor instead.
 func (*SettleConflictRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SettleConflictRequest) GetRef() string {
@@ -2349,7 +3312,7 @@ type SettleConflictResponse struct {
 
 func (x *SettleConflictResponse) Reset() {
 	*x = SettleConflictResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +3324,7 @@ func (x *SettleConflictResponse) String() string {
 func (*SettleConflictResponse) ProtoMessage() {}
 
 func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +3337,7 @@ func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleConflictResponse.ProtoReflect.Descriptor instead.
 func (*SettleConflictResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettleConflictResponse) GetRef() string {
@@ -2414,7 +3377,7 @@ type DeletionsRequest struct {
 
 func (x *DeletionsRequest) Reset() {
 	*x = DeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +3389,7 @@ func (x *DeletionsRequest) String() string {
 func (*DeletionsRequest) ProtoMessage() {}
 
 func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +3402,7 @@ func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionsRequest.ProtoReflect.Descriptor instead.
 func (*DeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 // DeletionsResponse lists them by ref and site.
@@ -2453,7 +3416,7 @@ type DeletionsResponse struct {
 
 func (x *DeletionsResponse) Reset() {
 	*x = DeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +3428,7 @@ func (x *DeletionsResponse) String() string {
 func (*DeletionsResponse) ProtoMessage() {}
 
 func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +3441,7 @@ func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionsResponse.ProtoReflect.Descriptor instead.
 func (*DeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeletionsResponse) GetDeletions() []*DeletionInfo {
@@ -2507,7 +3470,7 @@ type DeletionInfo struct {
 
 func (x *DeletionInfo) Reset() {
 	*x = DeletionInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +3482,7 @@ func (x *DeletionInfo) String() string {
 func (*DeletionInfo) ProtoMessage() {}
 
 func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +3495,7 @@ func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionInfo.ProtoReflect.Descriptor instead.
 func (*DeletionInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeletionInfo) GetRef() string {
@@ -2583,7 +3546,7 @@ type AllowDeletionsRequest struct {
 
 func (x *AllowDeletionsRequest) Reset() {
 	*x = AllowDeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +3558,7 @@ func (x *AllowDeletionsRequest) String() string {
 func (*AllowDeletionsRequest) ProtoMessage() {}
 
 func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +3571,7 @@ func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletionsRequest.ProtoReflect.Descriptor instead.
 func (*AllowDeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AllowDeletionsRequest) GetRefs() []string {
@@ -2638,7 +3601,7 @@ type AllowDeletionsResponse struct {
 
 func (x *AllowDeletionsResponse) Reset() {
 	*x = AllowDeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +3613,7 @@ func (x *AllowDeletionsResponse) String() string {
 func (*AllowDeletionsResponse) ProtoMessage() {}
 
 func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +3626,7 @@ func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletionsResponse.ProtoReflect.Descriptor instead.
 func (*AllowDeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AllowDeletionsResponse) GetSettled() uint32 {
@@ -2693,7 +3656,7 @@ type RestoreDeletionsRequest struct {
 
 func (x *RestoreDeletionsRequest) Reset() {
 	*x = RestoreDeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +3668,7 @@ func (x *RestoreDeletionsRequest) String() string {
 func (*RestoreDeletionsRequest) ProtoMessage() {}
 
 func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +3681,7 @@ func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreDeletionsRequest.ProtoReflect.Descriptor instead.
 func (*RestoreDeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RestoreDeletionsRequest) GetRefs() []string {
@@ -2746,7 +3709,7 @@ type RestoreDeletionsResponse struct {
 
 func (x *RestoreDeletionsResponse) Reset() {
 	*x = RestoreDeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +3721,7 @@ func (x *RestoreDeletionsResponse) String() string {
 func (*RestoreDeletionsResponse) ProtoMessage() {}
 
 func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +3734,7 @@ func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreDeletionsResponse.ProtoReflect.Descriptor instead.
 func (*RestoreDeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestoreDeletionsResponse) GetSettled() uint32 {
@@ -2794,7 +3757,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +3769,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +3782,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddMemberRequest) GetSite() string {
@@ -2847,7 +3810,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +3822,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3835,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AddMemberResponse) GetMember() *MemberInfo {
@@ -2893,7 +3856,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3868,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3881,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RemoveMemberRequest) GetSite() string {
@@ -2937,7 +3900,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3912,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3925,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 // ForgetGroupRequest names a group.
@@ -2978,7 +3941,7 @@ type ForgetGroupRequest struct {
 
 func (x *ForgetGroupRequest) Reset() {
 	*x = ForgetGroupRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3953,7 @@ func (x *ForgetGroupRequest) String() string {
 func (*ForgetGroupRequest) ProtoMessage() {}
 
 func (x *ForgetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3966,7 @@ func (x *ForgetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetGroupRequest.ProtoReflect.Descriptor instead.
 func (*ForgetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ForgetGroupRequest) GetGroup() string {
@@ -3035,7 +3998,7 @@ type ForgetGroupResponse struct {
 
 func (x *ForgetGroupResponse) Reset() {
 	*x = ForgetGroupResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +4010,7 @@ func (x *ForgetGroupResponse) String() string {
 func (*ForgetGroupResponse) ProtoMessage() {}
 
 func (x *ForgetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +4023,7 @@ func (x *ForgetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetGroupResponse.ProtoReflect.Descriptor instead.
 func (*ForgetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ForgetGroupResponse) GetGroups() []string {
@@ -3095,7 +4058,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +4070,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +4083,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LeadRequest) GetSite() string {
@@ -3141,7 +4104,7 @@ type LeadResponse struct {
 
 func (x *LeadResponse) Reset() {
 	*x = LeadResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3153,7 +4116,7 @@ func (x *LeadResponse) String() string {
 func (*LeadResponse) ProtoMessage() {}
 
 func (x *LeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +4129,7 @@ func (x *LeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadResponse.ProtoReflect.Descriptor instead.
 func (*LeadResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeadResponse) GetSite() string {
@@ -3185,7 +4148,7 @@ type SaveCatalogRequest struct {
 
 func (x *SaveCatalogRequest) Reset() {
 	*x = SaveCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3197,7 +4160,7 @@ func (x *SaveCatalogRequest) String() string {
 func (*SaveCatalogRequest) ProtoMessage() {}
 
 func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3210,7 +4173,7 @@ func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 // SaveCatalogResponse is a part of the snapshot.
@@ -3224,7 +4187,7 @@ type SaveCatalogResponse struct {
 
 func (x *SaveCatalogResponse) Reset() {
 	*x = SaveCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +4199,7 @@ func (x *SaveCatalogResponse) String() string {
 func (*SaveCatalogResponse) ProtoMessage() {}
 
 func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +4212,7 @@ func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogResponse.ProtoReflect.Descriptor instead.
 func (*SaveCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SaveCatalogResponse) GetData() []byte {
@@ -3270,7 +4233,7 @@ type RestoreCatalogRequest struct {
 
 func (x *RestoreCatalogRequest) Reset() {
 	*x = RestoreCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +4245,7 @@ func (x *RestoreCatalogRequest) String() string {
 func (*RestoreCatalogRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +4258,7 @@ func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RestoreCatalogRequest) GetData() []byte {
@@ -3322,7 +4285,7 @@ type RestoreCatalogResponse struct {
 
 func (x *RestoreCatalogResponse) Reset() {
 	*x = RestoreCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +4297,7 @@ func (x *RestoreCatalogResponse) String() string {
 func (*RestoreCatalogResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +4310,7 @@ func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RestoreCatalogResponse) GetEpoch() string {
@@ -3389,7 +4352,7 @@ type AcceptEpochRequest struct {
 
 func (x *AcceptEpochRequest) Reset() {
 	*x = AcceptEpochRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +4364,7 @@ func (x *AcceptEpochRequest) String() string {
 func (*AcceptEpochRequest) ProtoMessage() {}
 
 func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +4377,7 @@ func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcceptEpochRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AcceptEpochRequest) GetEpoch() string {
@@ -3439,7 +4402,7 @@ type AcceptEpochResponse struct {
 
 func (x *AcceptEpochResponse) Reset() {
 	*x = AcceptEpochResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +4414,7 @@ func (x *AcceptEpochResponse) String() string {
 func (*AcceptEpochResponse) ProtoMessage() {}
 
 func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +4427,7 @@ func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcceptEpochResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AcceptEpochResponse) GetEpoch() string {
@@ -3501,7 +4464,7 @@ type ViewRequest struct {
 
 func (x *ViewRequest) Reset() {
 	*x = ViewRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +4476,7 @@ func (x *ViewRequest) String() string {
 func (*ViewRequest) ProtoMessage() {}
 
 func (x *ViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +4489,7 @@ func (x *ViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
 func (*ViewRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ViewRequest) GetSite() string {
@@ -3564,7 +4527,7 @@ type ViewResponse struct {
 
 func (x *ViewResponse) Reset() {
 	*x = ViewResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +4539,7 @@ func (x *ViewResponse) String() string {
 func (*ViewResponse) ProtoMessage() {}
 
 func (x *ViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +4552,7 @@ func (x *ViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewResponse.ProtoReflect.Descriptor instead.
 func (*ViewResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ViewResponse) GetSite() string {
@@ -3655,7 +4618,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +4630,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +4643,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *VerifyRequest) GetSite() string {
@@ -3747,7 +4710,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3759,7 +4722,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3772,7 +4735,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *VerifyResponse) GetSite() string {
@@ -3881,7 +4844,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +4856,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +4869,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *VerifyProgress) GetRefs() uint64 {
@@ -3956,7 +4919,7 @@ type VerifiedRef struct {
 
 func (x *VerifiedRef) Reset() {
 	*x = VerifiedRef{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4931,7 @@ func (x *VerifiedRef) String() string {
 func (*VerifiedRef) ProtoMessage() {}
 
 func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4944,7 @@ func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedRef.ProtoReflect.Descriptor instead.
 func (*VerifiedRef) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *VerifiedRef) GetRef() string {
@@ -4038,7 +5001,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4050,7 +5013,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4063,7 +5026,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Difference) GetRef() string {
@@ -4134,7 +5097,7 @@ type VerifyDone struct {
 
 func (x *VerifyDone) Reset() {
 	*x = VerifyDone{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4146,7 +5109,7 @@ func (x *VerifyDone) String() string {
 func (*VerifyDone) ProtoMessage() {}
 
 func (x *VerifyDone) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4159,7 +5122,7 @@ func (x *VerifyDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDone.ProtoReflect.Descriptor instead.
 func (*VerifyDone) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *VerifyDone) GetState() string {
@@ -4257,7 +5220,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4269,7 +5232,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4282,7 +5245,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DoctorRequest) GetHere() bool {
@@ -4307,7 +5270,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +5282,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +5295,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DoctorResponse) GetSite() string {
@@ -4373,7 +5336,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4385,7 +5348,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4398,7 +5361,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Check) GetName() string {
@@ -4452,7 +5415,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4464,7 +5427,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4477,7 +5440,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *StartRolloutRequest) GetRefs() []string {
@@ -4544,7 +5507,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4556,7 +5519,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4569,7 +5532,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *StartRolloutResponse) GetRollout() *v1.Rollout {
@@ -4620,7 +5583,7 @@ type PreflightSite struct {
 
 func (x *PreflightSite) Reset() {
 	*x = PreflightSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +5595,7 @@ func (x *PreflightSite) String() string {
 func (*PreflightSite) ProtoMessage() {}
 
 func (x *PreflightSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +5608,7 @@ func (x *PreflightSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightSite.ProtoReflect.Descriptor instead.
 func (*PreflightSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PreflightSite) GetSite() string {
@@ -4724,7 +5687,7 @@ type ReadyRequest struct {
 
 func (x *ReadyRequest) Reset() {
 	*x = ReadyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4736,7 +5699,7 @@ func (x *ReadyRequest) String() string {
 func (*ReadyRequest) ProtoMessage() {}
 
 func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4749,7 +5712,7 @@ func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyRequest.ProtoReflect.Descriptor instead.
 func (*ReadyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ReadyRequest) GetSite() string {
@@ -4783,7 +5746,7 @@ type Need struct {
 
 func (x *Need) Reset() {
 	*x = Need{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4795,7 +5758,7 @@ func (x *Need) String() string {
 func (*Need) ProtoMessage() {}
 
 func (x *Need) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4808,7 +5771,7 @@ func (x *Need) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Need.ProtoReflect.Descriptor instead.
 func (*Need) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Need) GetRepository() string {
@@ -4856,7 +5819,7 @@ type ReadyResponse struct {
 
 func (x *ReadyResponse) Reset() {
 	*x = ReadyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4868,7 +5831,7 @@ func (x *ReadyResponse) String() string {
 func (*ReadyResponse) ProtoMessage() {}
 
 func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4881,7 +5844,7 @@ func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ReadyResponse) GetSite() string {
@@ -4925,7 +5888,7 @@ type RolloutsRequest struct {
 
 func (x *RolloutsRequest) Reset() {
 	*x = RolloutsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4937,7 +5900,7 @@ func (x *RolloutsRequest) String() string {
 func (*RolloutsRequest) ProtoMessage() {}
 
 func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4950,7 +5913,7 @@ func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsRequest.ProtoReflect.Descriptor instead.
 func (*RolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RolloutsRequest) GetId() string {
@@ -4982,7 +5945,7 @@ type RolloutsResponse struct {
 
 func (x *RolloutsResponse) Reset() {
 	*x = RolloutsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4994,7 +5957,7 @@ func (x *RolloutsResponse) String() string {
 func (*RolloutsResponse) ProtoMessage() {}
 
 func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5007,7 +5970,7 @@ func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsResponse.ProtoReflect.Descriptor instead.
 func (*RolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
@@ -5046,7 +6009,7 @@ type RolloutSite struct {
 
 func (x *RolloutSite) Reset() {
 	*x = RolloutSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5058,7 +6021,7 @@ func (x *RolloutSite) String() string {
 func (*RolloutSite) ProtoMessage() {}
 
 func (x *RolloutSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5071,7 +6034,7 @@ func (x *RolloutSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSite.ProtoReflect.Descriptor instead.
 func (*RolloutSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RolloutSite) GetSite() string {
@@ -5112,7 +6075,7 @@ type SteerRolloutRequest struct {
 
 func (x *SteerRolloutRequest) Reset() {
 	*x = SteerRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5124,7 +6087,7 @@ func (x *SteerRolloutRequest) String() string {
 func (*SteerRolloutRequest) ProtoMessage() {}
 
 func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5137,7 +6100,7 @@ func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SteerRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SteerRolloutRequest) GetId() string {
@@ -5179,7 +6142,7 @@ type SteerRolloutResponse struct {
 
 func (x *SteerRolloutResponse) Reset() {
 	*x = SteerRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5191,7 +6154,7 @@ func (x *SteerRolloutResponse) String() string {
 func (*SteerRolloutResponse) ProtoMessage() {}
 
 func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5204,7 +6167,7 @@ func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
@@ -5223,7 +6186,7 @@ type PoliciesRequest struct {
 
 func (x *PoliciesRequest) Reset() {
 	*x = PoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +6198,7 @@ func (x *PoliciesRequest) String() string {
 func (*PoliciesRequest) ProtoMessage() {}
 
 func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +6211,7 @@ func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
 func (*PoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 // PoliciesResponse lists policies.
@@ -5262,7 +6225,7 @@ type PoliciesResponse struct {
 
 func (x *PoliciesResponse) Reset() {
 	*x = PoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +6237,7 @@ func (x *PoliciesResponse) String() string {
 func (*PoliciesResponse) ProtoMessage() {}
 
 func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +6250,7 @@ func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
 func (*PoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
@@ -5312,7 +6275,7 @@ type SetPoliciesRequest struct {
 
 func (x *SetPoliciesRequest) Reset() {
 	*x = SetPoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5324,7 +6287,7 @@ func (x *SetPoliciesRequest) String() string {
 func (*SetPoliciesRequest) ProtoMessage() {}
 
 func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5337,7 +6300,7 @@ func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
@@ -5372,7 +6335,7 @@ type SetPoliciesResponse struct {
 
 func (x *SetPoliciesResponse) Reset() {
 	*x = SetPoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5384,7 +6347,7 @@ func (x *SetPoliciesResponse) String() string {
 func (*SetPoliciesResponse) ProtoMessage() {}
 
 func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5397,7 +6360,7 @@ func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
@@ -5424,7 +6387,7 @@ type SetFreezeRequest struct {
 
 func (x *SetFreezeRequest) Reset() {
 	*x = SetFreezeRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5436,7 +6399,7 @@ func (x *SetFreezeRequest) String() string {
 func (*SetFreezeRequest) ProtoMessage() {}
 
 func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5449,7 +6412,7 @@ func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeRequest.ProtoReflect.Descriptor instead.
 func (*SetFreezeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *SetFreezeRequest) GetGroup() string {
@@ -5491,7 +6454,7 @@ type SetFreezeResponse struct {
 
 func (x *SetFreezeResponse) Reset() {
 	*x = SetFreezeResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5503,7 +6466,7 @@ func (x *SetFreezeResponse) String() string {
 func (*SetFreezeResponse) ProtoMessage() {}
 
 func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5516,7 +6479,7 @@ func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeResponse.ProtoReflect.Descriptor instead.
 func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
@@ -5530,7 +6493,7 @@ var File_fanout_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bfanout/admin/v1/admin.proto\x12\x0ffanout.admin.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
+	"\x1bfanout/admin/v1/admin.proto\x12\x0ffanout.admin.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a\x19fanout/tree/v1/tree.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
 	"\x0ePublishRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
 	"\x04wait\x18\x02 \x01(\bR\x04wait\"\xf1\x02\n" +
@@ -5555,7 +6518,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"s\n" +
 	"\fTreeResponse\x12/\n" +
 	"\x05as_of\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
-	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\"\xb0\x04\n" +
+	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\"\xe4\x05\n" +
 	"\tTreeGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -5573,10 +6536,17 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\flast_contact\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12\x18\n" +
 	"\acarrier\x18\r \x01(\tR\acarrier\x12>\n" +
 	"\x06labels\x18\x0e \x03(\v2&.fanout.admin.v1.TreeGroup.LabelsEntryR\x06labels\x121\n" +
-	"\x06freeze\x18\x0f \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x1a9\n" +
+	"\x06freeze\x18\x0f \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12\x14\n" +
+	"\x05worst\x18\x14 \x01(\tR\x05worst\x12\x19\n" +
+	"\bworst_at\x18\x15 \x01(\tR\aworstAt\x12\x1d\n" +
+	"\n" +
+	"bytes_left\x18\x16 \x01(\x03R\tbytesLeft\x12\x1f\n" +
+	"\veta_seconds\x18\x17 \x01(\x01R\n" +
+	"etaSeconds\x12A\n" +
+	"\x0edetached_since\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x04\n" +
 	"\n" +
 	"TreeMember\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
@@ -5591,7 +6561,15 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\flast_contact\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12\x18\n" +
 	"\aversion\x18\n" +
 	" \x01(\tR\aversion\x12#\n" +
-	"\rregistry_type\x18\v \x01(\tR\fregistryType\"6\n" +
+	"\rregistry_type\x18\v \x01(\tR\fregistryType\x12\x10\n" +
+	"\x03lag\x18\x14 \x01(\x04R\x03lag\x12\x1f\n" +
+	"\vlag_seconds\x18\x15 \x01(\x01R\n" +
+	"lagSeconds\x12\x1f\n" +
+	"\veta_seconds\x18\x16 \x01(\x01R\n" +
+	"etaSeconds\x12(\n" +
+	"\x04disk\x18\x17 \x01(\v2\x14.fanout.tree.v1.DiskR\x04disk\x129\n" +
+	"\rregistry_disk\x18\x18 \x01(\v2\x14.fanout.tree.v1.DiskR\fregistryDisk\x12K\n" +
+	"\x13certificate_expires\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\"6\n" +
 	"\fWhereRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xb6\x01\n" +
@@ -5626,7 +6604,86 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"refs_total\x18\x05 \x01(\x04R\trefsTotal\"K\n" +
 	"\rPendingAtSite\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12(\n" +
-	"\x02at\x18\x02 \x01(\v2\x18.fanout.admin.v1.SiteRefR\x02at\"A\n" +
+	"\x02at\x18\x02 \x01(\v2\x18.fanout.admin.v1.SiteRefR\x02at\"F\n" +
+	"\n" +
+	"WhyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12\x12\n" +
+	"\x04here\x18\x03 \x01(\bR\x04here\"\xb3\x02\n" +
+	"\vWhyResponse\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06answer\x18\x05 \x01(\tR\x06answer\x12\x12\n" +
+	"\x04mend\x18\x06 \x01(\tR\x04mend\x12/\n" +
+	"\x05as_of\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12+\n" +
+	"\x04hops\x18\b \x03(\v2\x17.fanout.admin.v1.WhyHopR\x04hops\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\x12\x14\n" +
+	"\x05cause\x18\n" +
+	" \x01(\tR\x05cause\x12\x14\n" +
+	"\x05notes\x18\v \x03(\tR\x05notes\"\xa3\x06\n" +
+	"\x06WhyHop\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\tR\x04root\x12\x16\n" +
+	"\x06parent\x18\x03 \x01(\tR\x06parent\x12A\n" +
+	"\x0edetached_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x12\x18\n" +
+	"\acarrier\x18\x05 \x01(\tR\acarrier\x12\x12\n" +
+	"\x04site\x18\x06 \x01(\tR\x04site\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12\x12\n" +
+	"\x04want\x18\t \x01(\x04R\x04want\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x121\n" +
+	"\atrouble\x18\f \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\x120\n" +
+	"\x04blob\x18\r \x01(\v2\x1c.fanout.tree.v1.BlobProgressR\x04blob\x12\x1d\n" +
+	"\n" +
+	"bytes_left\x18\x0e \x01(\x03R\tbytesLeft\x12\x1a\n" +
+	"\battempts\x18\x0f \x01(\rR\battempts\x12=\n" +
+	"\fnext_attempt\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12=\n" +
+	"\flast_contact\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12\x12\n" +
+	"\x04live\x18\x12 \x01(\bR\x04live\x12\x12\n" +
+	"\x04away\x18\x13 \x01(\tR\x04away\x12\x16\n" +
+	"\x06digest\x18\x14 \x01(\tR\x06digest\x122\n" +
+	"\areceipt\x18\x15 \x01(\v2\x18.fanout.admin.v1.ReceiptR\areceipt\x12\x1a\n" +
+	"\bregistry\x18\x16 \x01(\tR\bregistry\x12\x12\n" +
+	"\x04link\x18\x17 \x01(\tR\x04link\x12\x14\n" +
+	"\x05epoch\x18\x18 \x01(\tR\x05epoch\"e\n" +
+	"\aReceipt\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x18\n" +
+	"\asources\x18\x03 \x03(\tR\asources\" \n" +
+	"\n" +
+	"TopRequest\x12\x12\n" +
+	"\x04here\x18\x01 \x01(\bR\x04here\"\xc3\x01\n" +
+	"\vTopResponse\x12/\n" +
+	"\x05as_of\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x127\n" +
+	"\ttransfers\x18\x02 \x03(\v2\x19.fanout.admin.v1.TransferR\ttransfers\x12\x19\n" +
+	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\x12/\n" +
+	"\x06absent\x18\x04 \x03(\v2\x17.fanout.admin.v1.AbsentR\x06absent\"\xe6\x02\n" +
+	"\bTransfer\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12\x1d\n" +
+	"\n" +
+	"from_group\x18\x03 \x01(\tR\tfromGroup\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12\x10\n" +
+	"\x03ref\x18\x05 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06digest\x18\x06 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\a \x01(\x03R\x04size\x12\x12\n" +
+	"\x04have\x18\b \x01(\x03R\x04have\x12\x12\n" +
+	"\x04rate\x18\t \x01(\x03R\x04rate\x12\x16\n" +
+	"\x06pieces\x18\n" +
+	" \x01(\x04R\x06pieces\x12\x1f\n" +
+	"\vpieces_have\x18\v \x01(\x04R\n" +
+	"piecesHave\x120\n" +
+	"\x05since\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06queued\x18\r \x01(\bR\x06queued\x12\x14\n" +
+	"\x05error\x18\x0e \x01(\tR\x05error\"J\n" +
+	"\x06Absent\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"A\n" +
 	"\rImagesRequest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -5917,12 +6974,14 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
 	"\x11SetFreezeResponse\x121\n" +
-	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\x83\x15\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\x87\x16\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
 	"\x05Where\x12\x1d.fanout.admin.v1.WhereRequest\x1a\x1e.fanout.admin.v1.WhereResponse0\x01\x12N\n" +
-	"\aPending\x12\x1f.fanout.admin.v1.PendingRequest\x1a .fanout.admin.v1.PendingResponse0\x01\x12K\n" +
+	"\aPending\x12\x1f.fanout.admin.v1.PendingRequest\x1a .fanout.admin.v1.PendingResponse0\x01\x12@\n" +
+	"\x03Why\x12\x1b.fanout.admin.v1.WhyRequest\x1a\x1c.fanout.admin.v1.WhyResponse\x12@\n" +
+	"\x03Top\x12\x1b.fanout.admin.v1.TopRequest\x1a\x1c.fanout.admin.v1.TopResponse\x12K\n" +
 	"\x06Images\x12\x1e.fanout.admin.v1.ImagesRequest\x1a\x1f.fanout.admin.v1.ImagesResponse0\x01\x12K\n" +
 	"\x06Events\x12\x1e.fanout.admin.v1.EventsRequest\x1a\x1f.fanout.admin.v1.EventsResponse0\x01\x12L\n" +
 	"\aMembers\x12\x1f.fanout.admin.v1.MembersRequest\x1a .fanout.admin.v1.MembersResponse\x12L\n" +
@@ -5964,7 +7023,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
@@ -5978,205 +7037,238 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PendingRequest)(nil),           // 9: fanout.admin.v1.PendingRequest
 	(*PendingResponse)(nil),          // 10: fanout.admin.v1.PendingResponse
 	(*PendingAtSite)(nil),            // 11: fanout.admin.v1.PendingAtSite
-	(*ImagesRequest)(nil),            // 12: fanout.admin.v1.ImagesRequest
-	(*ImagesResponse)(nil),           // 13: fanout.admin.v1.ImagesResponse
-	(*EventsRequest)(nil),            // 14: fanout.admin.v1.EventsRequest
-	(*EventsResponse)(nil),           // 15: fanout.admin.v1.EventsResponse
-	(*MembersRequest)(nil),           // 16: fanout.admin.v1.MembersRequest
-	(*MembersResponse)(nil),          // 17: fanout.admin.v1.MembersResponse
-	(*MemberInfo)(nil),               // 18: fanout.admin.v1.MemberInfo
-	(*VersionRequest)(nil),           // 19: fanout.admin.v1.VersionRequest
-	(*VersionResponse)(nil),          // 20: fanout.admin.v1.VersionResponse
-	(*UnpublishRequest)(nil),         // 21: fanout.admin.v1.UnpublishRequest
-	(*UnpublishResponse)(nil),        // 22: fanout.admin.v1.UnpublishResponse
-	(*UndoRequest)(nil),              // 23: fanout.admin.v1.UndoRequest
-	(*UndoResponse)(nil),             // 24: fanout.admin.v1.UndoResponse
-	(*ConflictsRequest)(nil),         // 25: fanout.admin.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),        // 26: fanout.admin.v1.ConflictsResponse
-	(*ConflictInfo)(nil),             // 27: fanout.admin.v1.ConflictInfo
-	(*ConflictSide)(nil),             // 28: fanout.admin.v1.ConflictSide
-	(*SettleConflictRequest)(nil),    // 29: fanout.admin.v1.SettleConflictRequest
-	(*SettleConflictResponse)(nil),   // 30: fanout.admin.v1.SettleConflictResponse
-	(*DeletionsRequest)(nil),         // 31: fanout.admin.v1.DeletionsRequest
-	(*DeletionsResponse)(nil),        // 32: fanout.admin.v1.DeletionsResponse
-	(*DeletionInfo)(nil),             // 33: fanout.admin.v1.DeletionInfo
-	(*AllowDeletionsRequest)(nil),    // 34: fanout.admin.v1.AllowDeletionsRequest
-	(*AllowDeletionsResponse)(nil),   // 35: fanout.admin.v1.AllowDeletionsResponse
-	(*RestoreDeletionsRequest)(nil),  // 36: fanout.admin.v1.RestoreDeletionsRequest
-	(*RestoreDeletionsResponse)(nil), // 37: fanout.admin.v1.RestoreDeletionsResponse
-	(*AddMemberRequest)(nil),         // 38: fanout.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),        // 39: fanout.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),      // 40: fanout.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),     // 41: fanout.admin.v1.RemoveMemberResponse
-	(*ForgetGroupRequest)(nil),       // 42: fanout.admin.v1.ForgetGroupRequest
-	(*ForgetGroupResponse)(nil),      // 43: fanout.admin.v1.ForgetGroupResponse
-	(*LeadRequest)(nil),              // 44: fanout.admin.v1.LeadRequest
-	(*LeadResponse)(nil),             // 45: fanout.admin.v1.LeadResponse
-	(*SaveCatalogRequest)(nil),       // 46: fanout.admin.v1.SaveCatalogRequest
-	(*SaveCatalogResponse)(nil),      // 47: fanout.admin.v1.SaveCatalogResponse
-	(*RestoreCatalogRequest)(nil),    // 48: fanout.admin.v1.RestoreCatalogRequest
-	(*RestoreCatalogResponse)(nil),   // 49: fanout.admin.v1.RestoreCatalogResponse
-	(*AcceptEpochRequest)(nil),       // 50: fanout.admin.v1.AcceptEpochRequest
-	(*AcceptEpochResponse)(nil),      // 51: fanout.admin.v1.AcceptEpochResponse
-	(*ViewRequest)(nil),              // 52: fanout.admin.v1.ViewRequest
-	(*ViewResponse)(nil),             // 53: fanout.admin.v1.ViewResponse
-	(*VerifyRequest)(nil),            // 54: fanout.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),           // 55: fanout.admin.v1.VerifyResponse
-	(*VerifyProgress)(nil),           // 56: fanout.admin.v1.VerifyProgress
-	(*VerifiedRef)(nil),              // 57: fanout.admin.v1.VerifiedRef
-	(*Difference)(nil),               // 58: fanout.admin.v1.Difference
-	(*VerifyDone)(nil),               // 59: fanout.admin.v1.VerifyDone
-	(*DoctorRequest)(nil),            // 60: fanout.admin.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 61: fanout.admin.v1.DoctorResponse
-	(*Check)(nil),                    // 62: fanout.admin.v1.Check
-	(*StartRolloutRequest)(nil),      // 63: fanout.admin.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),     // 64: fanout.admin.v1.StartRolloutResponse
-	(*PreflightSite)(nil),            // 65: fanout.admin.v1.PreflightSite
-	(*ReadyRequest)(nil),             // 66: fanout.admin.v1.ReadyRequest
-	(*Need)(nil),                     // 67: fanout.admin.v1.Need
-	(*ReadyResponse)(nil),            // 68: fanout.admin.v1.ReadyResponse
-	(*RolloutsRequest)(nil),          // 69: fanout.admin.v1.RolloutsRequest
-	(*RolloutsResponse)(nil),         // 70: fanout.admin.v1.RolloutsResponse
-	(*RolloutSite)(nil),              // 71: fanout.admin.v1.RolloutSite
-	(*SteerRolloutRequest)(nil),      // 72: fanout.admin.v1.SteerRolloutRequest
-	(*SteerRolloutResponse)(nil),     // 73: fanout.admin.v1.SteerRolloutResponse
-	(*PoliciesRequest)(nil),          // 74: fanout.admin.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),         // 75: fanout.admin.v1.PoliciesResponse
-	(*SetPoliciesRequest)(nil),       // 76: fanout.admin.v1.SetPoliciesRequest
-	(*SetPoliciesResponse)(nil),      // 77: fanout.admin.v1.SetPoliciesResponse
-	(*SetFreezeRequest)(nil),         // 78: fanout.admin.v1.SetFreezeRequest
-	(*SetFreezeResponse)(nil),        // 79: fanout.admin.v1.SetFreezeResponse
-	nil,                              // 80: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 81: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                // 82: fanout.catalog.v1.Freeze
-	(*v1.Scope)(nil),                 // 83: fanout.catalog.v1.Scope
-	(*v1.Rollout)(nil),               // 84: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 85: fanout.catalog.v1.Policy
+	(*WhyRequest)(nil),               // 12: fanout.admin.v1.WhyRequest
+	(*WhyResponse)(nil),              // 13: fanout.admin.v1.WhyResponse
+	(*WhyHop)(nil),                   // 14: fanout.admin.v1.WhyHop
+	(*Receipt)(nil),                  // 15: fanout.admin.v1.Receipt
+	(*TopRequest)(nil),               // 16: fanout.admin.v1.TopRequest
+	(*TopResponse)(nil),              // 17: fanout.admin.v1.TopResponse
+	(*Transfer)(nil),                 // 18: fanout.admin.v1.Transfer
+	(*Absent)(nil),                   // 19: fanout.admin.v1.Absent
+	(*ImagesRequest)(nil),            // 20: fanout.admin.v1.ImagesRequest
+	(*ImagesResponse)(nil),           // 21: fanout.admin.v1.ImagesResponse
+	(*EventsRequest)(nil),            // 22: fanout.admin.v1.EventsRequest
+	(*EventsResponse)(nil),           // 23: fanout.admin.v1.EventsResponse
+	(*MembersRequest)(nil),           // 24: fanout.admin.v1.MembersRequest
+	(*MembersResponse)(nil),          // 25: fanout.admin.v1.MembersResponse
+	(*MemberInfo)(nil),               // 26: fanout.admin.v1.MemberInfo
+	(*VersionRequest)(nil),           // 27: fanout.admin.v1.VersionRequest
+	(*VersionResponse)(nil),          // 28: fanout.admin.v1.VersionResponse
+	(*UnpublishRequest)(nil),         // 29: fanout.admin.v1.UnpublishRequest
+	(*UnpublishResponse)(nil),        // 30: fanout.admin.v1.UnpublishResponse
+	(*UndoRequest)(nil),              // 31: fanout.admin.v1.UndoRequest
+	(*UndoResponse)(nil),             // 32: fanout.admin.v1.UndoResponse
+	(*ConflictsRequest)(nil),         // 33: fanout.admin.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),        // 34: fanout.admin.v1.ConflictsResponse
+	(*ConflictInfo)(nil),             // 35: fanout.admin.v1.ConflictInfo
+	(*ConflictSide)(nil),             // 36: fanout.admin.v1.ConflictSide
+	(*SettleConflictRequest)(nil),    // 37: fanout.admin.v1.SettleConflictRequest
+	(*SettleConflictResponse)(nil),   // 38: fanout.admin.v1.SettleConflictResponse
+	(*DeletionsRequest)(nil),         // 39: fanout.admin.v1.DeletionsRequest
+	(*DeletionsResponse)(nil),        // 40: fanout.admin.v1.DeletionsResponse
+	(*DeletionInfo)(nil),             // 41: fanout.admin.v1.DeletionInfo
+	(*AllowDeletionsRequest)(nil),    // 42: fanout.admin.v1.AllowDeletionsRequest
+	(*AllowDeletionsResponse)(nil),   // 43: fanout.admin.v1.AllowDeletionsResponse
+	(*RestoreDeletionsRequest)(nil),  // 44: fanout.admin.v1.RestoreDeletionsRequest
+	(*RestoreDeletionsResponse)(nil), // 45: fanout.admin.v1.RestoreDeletionsResponse
+	(*AddMemberRequest)(nil),         // 46: fanout.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),        // 47: fanout.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),      // 48: fanout.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),     // 49: fanout.admin.v1.RemoveMemberResponse
+	(*ForgetGroupRequest)(nil),       // 50: fanout.admin.v1.ForgetGroupRequest
+	(*ForgetGroupResponse)(nil),      // 51: fanout.admin.v1.ForgetGroupResponse
+	(*LeadRequest)(nil),              // 52: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),             // 53: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),       // 54: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),      // 55: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),    // 56: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil),   // 57: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),       // 58: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),      // 59: fanout.admin.v1.AcceptEpochResponse
+	(*ViewRequest)(nil),              // 60: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),             // 61: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),            // 62: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),           // 63: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),           // 64: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),              // 65: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),               // 66: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),               // 67: fanout.admin.v1.VerifyDone
+	(*DoctorRequest)(nil),            // 68: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 69: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                    // 70: fanout.admin.v1.Check
+	(*StartRolloutRequest)(nil),      // 71: fanout.admin.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 72: fanout.admin.v1.StartRolloutResponse
+	(*PreflightSite)(nil),            // 73: fanout.admin.v1.PreflightSite
+	(*ReadyRequest)(nil),             // 74: fanout.admin.v1.ReadyRequest
+	(*Need)(nil),                     // 75: fanout.admin.v1.Need
+	(*ReadyResponse)(nil),            // 76: fanout.admin.v1.ReadyResponse
+	(*RolloutsRequest)(nil),          // 77: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),         // 78: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),              // 79: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),      // 80: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),     // 81: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),          // 82: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),         // 83: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),       // 84: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),      // 85: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),         // 86: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),        // 87: fanout.admin.v1.SetFreezeResponse
+	nil,                              // 88: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 89: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),                // 90: fanout.catalog.v1.Freeze
+	(*v11.Disk)(nil),                 // 91: fanout.tree.v1.Disk
+	(*v11.Trouble)(nil),              // 92: fanout.tree.v1.Trouble
+	(*v11.BlobProgress)(nil),         // 93: fanout.tree.v1.BlobProgress
+	(*v1.Scope)(nil),                 // 94: fanout.catalog.v1.Scope
+	(*v1.Rollout)(nil),               // 95: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 96: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
-	8,  // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	81, // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
-	4,  // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
-	5,  // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	81, // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	80, // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	82, // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	81, // 7: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	81, // 8: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
-	8,  // 9: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	81, // 10: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	81, // 11: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	81, // 12: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
-	11, // 13: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
-	8,  // 14: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	81, // 15: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	81, // 16: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	81, // 17: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	18, // 18: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	81, // 19: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	81, // 20: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	81, // 21: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
-	27, // 22: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	28, // 23: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	28, // 24: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	81, // 25: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	28, // 26: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	81, // 27: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	33, // 28: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	81, // 29: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	18, // 30: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	83, // 31: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	83, // 32: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	83, // 33: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	56, // 34: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	57, // 35: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	58, // 36: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	59, // 37: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	62, // 38: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	84, // 39: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	65, // 40: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	62, // 41: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	67, // 42: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	62, // 43: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	84, // 44: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	81, // 45: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	71, // 46: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,  // 47: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	84, // 48: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	85, // 49: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	85, // 50: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	85, // 51: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	81, // 52: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	82, // 53: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,  // 54: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,  // 55: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,  // 56: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,  // 57: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12, // 58: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	14, // 59: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	16, // 60: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	19, // 61: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	21, // 62: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	23, // 63: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	25, // 64: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	29, // 65: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	31, // 66: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	34, // 67: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	36, // 68: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	38, // 69: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	40, // 70: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	44, // 71: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	42, // 72: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
-	46, // 73: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	48, // 74: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	50, // 75: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	63, // 76: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	69, // 77: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	72, // 78: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	74, // 79: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	76, // 80: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	78, // 81: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	52, // 82: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	54, // 83: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	60, // 84: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	66, // 85: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,  // 86: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,  // 87: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,  // 88: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10, // 89: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13, // 90: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	15, // 91: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	17, // 92: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	20, // 93: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	22, // 94: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	24, // 95: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	26, // 96: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	30, // 97: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	32, // 98: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	35, // 99: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	37, // 100: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	39, // 101: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	41, // 102: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	45, // 103: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	43, // 104: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
-	47, // 105: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	49, // 106: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	51, // 107: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	64, // 108: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	70, // 109: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	73, // 110: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	75, // 111: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	77, // 112: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	79, // 113: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	53, // 114: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	55, // 115: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	61, // 116: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	68, // 117: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	86, // [86:118] is the sub-list for method output_type
-	54, // [54:86] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	8,   // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
+	89,  // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	4,   // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
+	5,   // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
+	89,  // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	88,  // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	90,  // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	89,  // 7: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
+	89,  // 8: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	91,  // 9: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
+	91,  // 10: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
+	89,  // 11: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
+	89,  // 12: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	8,   // 13: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
+	89,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	89,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	89,  // 16: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	11,  // 17: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
+	8,   // 18: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
+	89,  // 19: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
+	14,  // 20: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
+	89,  // 21: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
+	89,  // 22: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
+	92,  // 23: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
+	93,  // 24: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
+	89,  // 25: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
+	89,  // 26: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
+	15,  // 27: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
+	89,  // 28: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
+	89,  // 29: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
+	18,  // 30: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
+	19,  // 31: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
+	89,  // 32: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
+	89,  // 33: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	89,  // 34: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	89,  // 35: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	26,  // 36: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	89,  // 37: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	89,  // 38: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	89,  // 39: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	35,  // 40: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	36,  // 41: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	36,  // 42: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	89,  // 43: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	36,  // 44: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	89,  // 45: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	41,  // 46: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	89,  // 47: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	26,  // 48: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	94,  // 49: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	94,  // 50: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	94,  // 51: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	64,  // 52: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	65,  // 53: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	66,  // 54: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	67,  // 55: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	70,  // 56: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	95,  // 57: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	73,  // 58: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	70,  // 59: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	75,  // 60: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	70,  // 61: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	95,  // 62: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	89,  // 63: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	79,  // 64: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,   // 65: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	95,  // 66: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	96,  // 67: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	96,  // 68: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	96,  // 69: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	89,  // 70: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	90,  // 71: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,   // 72: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,   // 73: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,   // 74: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,   // 75: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12,  // 76: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
+	16,  // 77: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
+	20,  // 78: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	22,  // 79: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	24,  // 80: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	27,  // 81: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	29,  // 82: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	31,  // 83: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	33,  // 84: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	37,  // 85: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	39,  // 86: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	42,  // 87: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	44,  // 88: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	46,  // 89: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	48,  // 90: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	52,  // 91: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	50,  // 92: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	54,  // 93: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	56,  // 94: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	58,  // 95: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	71,  // 96: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	77,  // 97: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	80,  // 98: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	82,  // 99: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	84,  // 100: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	86,  // 101: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	60,  // 102: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	62,  // 103: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	68,  // 104: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	74,  // 105: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,   // 106: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,   // 107: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,   // 108: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10,  // 109: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13,  // 110: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
+	17,  // 111: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
+	21,  // 112: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	23,  // 113: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	25,  // 114: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	28,  // 115: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	30,  // 116: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	32,  // 117: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	34,  // 118: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	38,  // 119: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	40,  // 120: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	43,  // 121: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	45,  // 122: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	47,  // 123: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	49,  // 124: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	53,  // 125: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	51,  // 126: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	55,  // 127: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	57,  // 128: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	59,  // 129: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	72,  // 130: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	78,  // 131: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	81,  // 132: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	83,  // 133: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	85,  // 134: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	87,  // 135: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	61,  // 136: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	63,  // 137: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	69,  // 138: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	76,  // 139: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	106, // [106:140] is the sub-list for method output_type
+	72,  // [72:106] is the sub-list for method input_type
+	72,  // [72:72] is the sub-list for extension type_name
+	72,  // [72:72] is the sub-list for extension extendee
+	0,   // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -6184,7 +7276,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 	if File_fanout_admin_v1_admin_proto != nil {
 		return
 	}
-	file_fanout_admin_v1_admin_proto_msgTypes[55].OneofWrappers = []any{
+	file_fanout_admin_v1_admin_proto_msgTypes[63].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Ref)(nil),
 		(*VerifyResponse_Difference)(nil),
@@ -6196,7 +7288,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   81,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	AdminService_Tree_FullMethodName             = "/fanout.admin.v1.AdminService/Tree"
 	AdminService_Where_FullMethodName            = "/fanout.admin.v1.AdminService/Where"
 	AdminService_Pending_FullMethodName          = "/fanout.admin.v1.AdminService/Pending"
+	AdminService_Why_FullMethodName              = "/fanout.admin.v1.AdminService/Why"
+	AdminService_Top_FullMethodName              = "/fanout.admin.v1.AdminService/Top"
 	AdminService_Images_FullMethodName           = "/fanout.admin.v1.AdminService/Images"
 	AdminService_Events_FullMethodName           = "/fanout.admin.v1.AdminService/Events"
 	AdminService_Members_FullMethodName          = "/fanout.admin.v1.AdminService/Members"
@@ -71,6 +73,11 @@ type AdminServiceClient interface {
 	Where(ctx context.Context, in *WhereRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WhereResponse], error)
 	// Pending lists the refs that one site does not show as it should; with watch, again whenever something changed. NOT_FOUND: no such site is known here.
 	Pending(ctx context.Context, in *PendingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PendingResponse], error)
+	// Why says hop by hop, from the agent's group down to a site, where a ref is and what keeps it from going on. Each group on the way is asked now; where that can't be, what it reported last
+	// counts. NOT_FOUND: the ref or the site is not known here; the message names the nearest.
+	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
+	// Top lists the transfers that are under way at the agent's group and below, asked of the agents now. It is bounded, and says who did not answer.
+	Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error)
 	// Images streams the catalog in the order of refs.
 	Images(ctx context.Context, in *ImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImagesResponse], error)
 	// Events streams what happened lately and, with follow, what happens.
@@ -216,6 +223,26 @@ func (c *adminServiceClient) Pending(ctx context.Context, in *PendingRequest, op
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_PendingClient = grpc.ServerStreamingClient[PendingResponse]
+
+func (c *adminServiceClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhyResponse)
+	err := c.cc.Invoke(ctx, AdminService_Why_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TopResponse)
+	err := c.cc.Invoke(ctx, AdminService_Top_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *adminServiceClient) Images(ctx context.Context, in *ImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImagesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -570,6 +597,11 @@ type AdminServiceServer interface {
 	Where(*WhereRequest, grpc.ServerStreamingServer[WhereResponse]) error
 	// Pending lists the refs that one site does not show as it should; with watch, again whenever something changed. NOT_FOUND: no such site is known here.
 	Pending(*PendingRequest, grpc.ServerStreamingServer[PendingResponse]) error
+	// Why says hop by hop, from the agent's group down to a site, where a ref is and what keeps it from going on. Each group on the way is asked now; where that can't be, what it reported last
+	// counts. NOT_FOUND: the ref or the site is not known here; the message names the nearest.
+	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// Top lists the transfers that are under way at the agent's group and below, asked of the agents now. It is bounded, and says who did not answer.
+	Top(context.Context, *TopRequest) (*TopResponse, error)
 	// Images streams the catalog in the order of refs.
 	Images(*ImagesRequest, grpc.ServerStreamingServer[ImagesResponse]) error
 	// Events streams what happened lately and, with follow, what happens.
@@ -651,6 +683,12 @@ func (UnimplementedAdminServiceServer) Where(*WhereRequest, grpc.ServerStreaming
 }
 func (UnimplementedAdminServiceServer) Pending(*PendingRequest, grpc.ServerStreamingServer[PendingResponse]) error {
 	return status.Error(codes.Unimplemented, "method Pending not implemented")
+}
+func (UnimplementedAdminServiceServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
+}
+func (UnimplementedAdminServiceServer) Top(context.Context, *TopRequest) (*TopResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Top not implemented")
 }
 func (UnimplementedAdminServiceServer) Images(*ImagesRequest, grpc.ServerStreamingServer[ImagesResponse]) error {
 	return status.Error(codes.Unimplemented, "method Images not implemented")
@@ -800,6 +838,42 @@ func _AdminService_Pending_Handler(srv interface{}, stream grpc.ServerStream) er
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_PendingServer = grpc.ServerStreamingServer[PendingResponse]
+
+func _AdminService_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Why(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Why_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Why(ctx, req.(*WhyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Top_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TopRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Top(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Top_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Top(ctx, req.(*TopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _AdminService_Images_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ImagesRequest)
@@ -1259,6 +1333,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "fanout.admin.v1.AdminService",
 	HandlerType: (*AdminServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Why",
+			Handler:    _AdminService_Why_Handler,
+		},
+		{
+			MethodName: "Top",
+			Handler:    _AdminService_Top_Handler,
+		},
 		{
 			MethodName: "Members",
 			Handler:    _AdminService_Members_Handler,

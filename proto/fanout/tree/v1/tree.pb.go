@@ -1153,7 +1153,9 @@ type GroupHealth struct {
 	// keep is how many of the newest tags of each repository its own registries show; 0: all.
 	Keep uint32 `protobuf:"varint,13,opt,name=keep,proto3" json:"keep,omitempty"`
 	// freeze of the group itself; absent: none.
-	Freeze        *v1.Freeze `protobuf:"bytes,14,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Freeze *v1.Freeze `protobuf:"bytes,14,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// detached_since: since when it is attached to no parent; absent: it is attached, or has none.
+	DetachedSince *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=detached_since,json=detachedSince,proto3" json:"detached_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1286,6 +1288,13 @@ func (x *GroupHealth) GetFreeze() *v1.Freeze {
 	return nil
 }
 
+func (x *GroupHealth) GetDetachedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DetachedSince
+	}
+	return nil
+}
+
 // SiteHealth is what a site says of itself.
 type SiteHealth struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1320,9 +1329,15 @@ type SiteHealth struct {
 	// last_contact with it, as its group's root saw it.
 	LastContact *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
 	// incarnation of its data directory.
-	Incarnation   string `protobuf:"bytes,16,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Incarnation string `protobuf:"bytes,16,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// disk that holds the spool and the raft log; absent: not known.
+	Disk *Disk `protobuf:"bytes,20,opt,name=disk,proto3" json:"disk,omitempty"`
+	// registry_disk that holds the content of an embedded registry; absent: there is none, or it is not known.
+	RegistryDisk *Disk `protobuf:"bytes,21,opt,name=registry_disk,json=registryDisk,proto3" json:"registry_disk,omitempty"`
+	// certificate_expires: when the certificate of the site ends; absent: it has none.
+	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SiteHealth) Reset() {
@@ -1467,6 +1482,82 @@ func (x *SiteHealth) GetIncarnation() string {
 	return ""
 }
 
+func (x *SiteHealth) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *SiteHealth) GetRegistryDisk() *Disk {
+	if x != nil {
+		return x.RegistryDisk
+	}
+	return nil
+}
+
+func (x *SiteHealth) GetCertificateExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateExpires
+	}
+	return nil
+}
+
+// Disk is the file system on which a directory lies.
+type Disk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// free bytes that the agent may use.
+	Free int64 `protobuf:"varint,1,opt,name=free,proto3" json:"free,omitempty"`
+	// total bytes of the file system.
+	Total         int64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Disk) GetFree() int64 {
+	if x != nil {
+		return x.Free
+	}
+	return 0
+}
+
+func (x *Disk) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 // PendingRef is a ref that a site does not show as it should.
 type PendingRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1493,14 +1584,18 @@ type PendingRef struct {
 	// attempts that failed in a row.
 	Attempts uint32 `protobuf:"varint,11,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	// pushed: it is held because somebody pushed or deleted the tag there while a rollout moves it.
-	Pushed        bool `protobuf:"varint,12,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	Pushed bool `protobuf:"varint,12,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	// trouble: what keeps the ref from being delivered; absent: nothing is known to.
+	Trouble *Trouble `protobuf:"bytes,13,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// blob that is being fetched for it, of several the one that began first; absent: none.
+	Blob          *BlobProgress `protobuf:"bytes,14,opt,name=blob,proto3" json:"blob,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PendingRef) Reset() {
 	*x = PendingRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1607,7 @@ func (x *PendingRef) String() string {
 func (*PendingRef) ProtoMessage() {}
 
 func (x *PendingRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1620,7 @@ func (x *PendingRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRef.ProtoReflect.Descriptor instead.
 func (*PendingRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PendingRef) GetSite() string {
@@ -1612,6 +1707,193 @@ func (x *PendingRef) GetPushed() bool {
 	return false
 }
 
+func (x *PendingRef) GetTrouble() *Trouble {
+	if x != nil {
+		return x.Trouble
+	}
+	return nil
+}
+
+func (x *PendingRef) GetBlob() *BlobProgress {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// Trouble says what keeps a ref from being delivered, by a word of a fixed list, so that nobody has to read it out of a reason.
+type Trouble struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cause as a fixed word, such as "quota". The list may grow.
+	Cause string `protobuf:"bytes,1,opt,name=cause,proto3" json:"cause,omitempty"`
+	// summary in words, whole sentences without the ref.
+	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	// mend: what a person does about it; empty: nothing, it goes on by itself.
+	Mend string `protobuf:"bytes,3,opt,name=mend,proto3" json:"mend,omitempty"`
+	// status of the registry's answer; 0: none came, or no registry was asked.
+	Status uint32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	// code of the registry's answer.
+	Code string `protobuf:"bytes,5,opt,name=code,proto3" json:"code,omitempty"`
+	// message of the registry's answer, in its own words.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trouble) Reset() {
+	*x = Trouble{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trouble) ProtoMessage() {}
+
+func (x *Trouble) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
+func (*Trouble) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Trouble) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Trouble) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Trouble) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
+func (x *Trouble) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Trouble) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Trouble) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// BlobProgress is a blob that is arriving.
+type BlobProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// digest of the blob.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// size in bytes.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// have is how many bytes of it are there.
+	Have int64 `protobuf:"varint,3,opt,name=have,proto3" json:"have,omitempty"`
+	// source site that is asked; empty while there is none.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	// rate in bytes per second.
+	Rate          int64 `protobuf:"varint,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlobProgress) Reset() {
+	*x = BlobProgress{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlobProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlobProgress) ProtoMessage() {}
+
+func (x *BlobProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlobProgress.ProtoReflect.Descriptor instead.
+func (*BlobProgress) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *BlobProgress) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *BlobProgress) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BlobProgress) GetHave() int64 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+func (x *BlobProgress) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *BlobProgress) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
 // SettledRef is no longer pending.
 type SettledRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1627,7 +1909,7 @@ type SettledRef struct {
 
 func (x *SettledRef) Reset() {
 	*x = SettledRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1921,7 @@ func (x *SettledRef) String() string {
 func (*SettledRef) ProtoMessage() {}
 
 func (x *SettledRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1934,7 @@ func (x *SettledRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettledRef.ProtoReflect.Descriptor instead.
 func (*SettledRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SettledRef) GetSite() string {
@@ -1689,7 +1971,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1983,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1996,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FollowRequest) GetMember() *v1.Member {
@@ -1742,7 +2024,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +2036,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +2049,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowResponse) GetRoster() *Roster {
@@ -1796,7 +2078,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +2090,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2103,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Roster) GetCarrier() string {
@@ -1874,7 +2156,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2168,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2181,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProposeRequest) GetSite() string {
@@ -1934,7 +2216,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2228,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2241,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProposeResponse) GetResults() []*ChangeResult {
@@ -1986,7 +2268,7 @@ type ChangeResult struct {
 
 func (x *ChangeResult) Reset() {
 	*x = ChangeResult{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2280,7 @@ func (x *ChangeResult) String() string {
 func (*ChangeResult) ProtoMessage() {}
 
 func (x *ChangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2293,7 @@ func (x *ChangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResult.ProtoReflect.Descriptor instead.
 func (*ChangeResult) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ChangeResult) GetRevision() uint64 {
@@ -2051,7 +2333,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2345,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2358,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
 }
 
 // IdentifyResponse says who the agent is.
@@ -2108,7 +2390,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2402,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2415,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IdentifyResponse) GetSite() string {
@@ -2230,7 +2512,7 @@ type RaftHello struct {
 
 func (x *RaftHello) Reset() {
 	*x = RaftHello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2524,7 @@ func (x *RaftHello) String() string {
 func (*RaftHello) ProtoMessage() {}
 
 func (x *RaftHello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2537,7 @@ func (x *RaftHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHello.ProtoReflect.Descriptor instead.
 func (*RaftHello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RaftHello) GetGroup() string {
@@ -2349,7 +2631,7 @@ type RaftChannel struct {
 
 func (x *RaftChannel) Reset() {
 	*x = RaftChannel{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +2643,7 @@ func (x *RaftChannel) String() string {
 func (*RaftChannel) ProtoMessage() {}
 
 func (x *RaftChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +2656,7 @@ func (x *RaftChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftChannel.ProtoReflect.Descriptor instead.
 func (*RaftChannel) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RaftChannel) GetTo() string {
@@ -2399,7 +2681,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2693,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2706,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JoinRequest) GetMember() *v1.Member {
@@ -2459,7 +2741,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2753,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2766,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinResponse) GetAccepted() bool {
@@ -2511,7 +2793,7 @@ type RaftReply struct {
 
 func (x *RaftReply) Reset() {
 	*x = RaftReply{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2805,7 @@ func (x *RaftReply) String() string {
 func (*RaftReply) ProtoMessage() {}
 
 func (x *RaftReply) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2818,7 @@ func (x *RaftReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftReply.ProtoReflect.Descriptor instead.
 func (*RaftReply) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RaftReply) GetRefusal() string {
@@ -2641,7 +2923,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05sites\x18\x03 \x03(\v2\x1a.fanout.tree.v1.SiteHealthR\x05sites\x124\n" +
 	"\apending\x18\x04 \x03(\v2\x1a.fanout.tree.v1.PendingRefR\apending\x124\n" +
 	"\asettled\x18\x05 \x03(\v2\x1a.fanout.tree.v1.SettledRefR\asettled\x12#\n" +
-	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\xcc\x04\n" +
+	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\x8f\x05\n" +
 	"\vGroupHealth\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -2657,10 +2939,11 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x06demand\x18\v \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x122\n" +
 	"\x05sites\x18\f \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x12\x12\n" +
 	"\x04keep\x18\r \x01(\rR\x04keep\x121\n" +
-	"\x06freeze\x18\x0e \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x1a9\n" +
+	"\x06freeze\x18\x0e \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12A\n" +
+	"\x0edetached_since\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x05\n" +
 	"\n" +
 	"SiteHealth\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
@@ -2681,7 +2964,13 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x0efabric_address\x18\r \x01(\tR\rfabricAddress\x12\x18\n" +
 	"\aversion\x18\x0e \x01(\tR\aversion\x12=\n" +
 	"\flast_contact\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12 \n" +
-	"\vincarnation\x18\x10 \x01(\tR\vincarnation\"\xf8\x02\n" +
+	"\vincarnation\x18\x10 \x01(\tR\vincarnation\x12(\n" +
+	"\x04disk\x18\x14 \x01(\v2\x14.fanout.tree.v1.DiskR\x04disk\x129\n" +
+	"\rregistry_disk\x18\x15 \x01(\v2\x14.fanout.tree.v1.DiskR\fregistryDisk\x12K\n" +
+	"\x13certificate_expires\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\"0\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\"\xdd\x03\n" +
 	"\n" +
 	"PendingRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
@@ -2699,7 +2988,22 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\fnext_attempt\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1a\n" +
 	"\battempts\x18\v \x01(\rR\battempts\x12\x16\n" +
-	"\x06pushed\x18\f \x01(\bR\x06pushed\"R\n" +
+	"\x06pushed\x18\f \x01(\bR\x06pushed\x121\n" +
+	"\atrouble\x18\r \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\x120\n" +
+	"\x04blob\x18\x0e \x01(\v2\x1c.fanout.tree.v1.BlobProgressR\x04blob\"\x93\x01\n" +
+	"\aTrouble\x12\x14\n" +
+	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\x12\x12\n" +
+	"\x04mend\x18\x03 \x01(\tR\x04mend\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\rR\x06status\x12\x12\n" +
+	"\x04code\x18\x05 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"z\n" +
+	"\fBlobProgress\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04have\x18\x03 \x01(\x03R\x04have\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x12\n" +
+	"\x04rate\x18\x05 \x01(\x03R\x04rate\"R\n" +
 	"\n" +
 	"SettledRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
@@ -2787,7 +3091,7 @@ func file_fanout_tree_v1_tree_proto_rawDescGZIP() []byte {
 	return file_fanout_tree_v1_tree_proto_rawDescData
 }
 
-var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*TunnelRequest)(nil),         // 0: fanout.tree.v1.TunnelRequest
 	(*TunnelHello)(nil),           // 1: fanout.tree.v1.TunnelHello
@@ -2805,102 +3109,111 @@ var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*HealthUpdate)(nil),          // 13: fanout.tree.v1.HealthUpdate
 	(*GroupHealth)(nil),           // 14: fanout.tree.v1.GroupHealth
 	(*SiteHealth)(nil),            // 15: fanout.tree.v1.SiteHealth
-	(*PendingRef)(nil),            // 16: fanout.tree.v1.PendingRef
-	(*SettledRef)(nil),            // 17: fanout.tree.v1.SettledRef
-	(*FollowRequest)(nil),         // 18: fanout.tree.v1.FollowRequest
-	(*FollowResponse)(nil),        // 19: fanout.tree.v1.FollowResponse
-	(*Roster)(nil),                // 20: fanout.tree.v1.Roster
-	(*ProposeRequest)(nil),        // 21: fanout.tree.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 22: fanout.tree.v1.ProposeResponse
-	(*ChangeResult)(nil),          // 23: fanout.tree.v1.ChangeResult
-	(*IdentifyRequest)(nil),       // 24: fanout.tree.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 25: fanout.tree.v1.IdentifyResponse
-	(*RaftHello)(nil),             // 26: fanout.tree.v1.RaftHello
-	(*RaftChannel)(nil),           // 27: fanout.tree.v1.RaftChannel
-	(*JoinRequest)(nil),           // 28: fanout.tree.v1.JoinRequest
-	(*JoinResponse)(nil),          // 29: fanout.tree.v1.JoinResponse
-	(*RaftReply)(nil),             // 30: fanout.tree.v1.RaftReply
-	nil,                           // 31: fanout.tree.v1.Hello.LabelsEntry
-	nil,                           // 32: fanout.tree.v1.GroupHealth.LabelsEntry
-	nil,                           // 33: fanout.tree.v1.IdentifyResponse.FoundingEntry
-	(*v1.Position)(nil),           // 34: fanout.catalog.v1.Position
-	(*v1.Scope)(nil),              // 35: fanout.catalog.v1.Scope
-	(*v1.Ancestor)(nil),           // 36: fanout.catalog.v1.Ancestor
-	(*v1.Record)(nil),             // 37: fanout.catalog.v1.Record
-	(*v11.Manifest)(nil),          // 38: fanout.transfer.v1.Manifest
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),             // 40: fanout.catalog.v1.Freeze
-	(*v1.GroupSite)(nil),          // 41: fanout.catalog.v1.GroupSite
-	(*v1.Member)(nil),             // 42: fanout.catalog.v1.Member
-	(*v1.Change)(nil),             // 43: fanout.catalog.v1.Change
+	(*Disk)(nil),                  // 16: fanout.tree.v1.Disk
+	(*PendingRef)(nil),            // 17: fanout.tree.v1.PendingRef
+	(*Trouble)(nil),               // 18: fanout.tree.v1.Trouble
+	(*BlobProgress)(nil),          // 19: fanout.tree.v1.BlobProgress
+	(*SettledRef)(nil),            // 20: fanout.tree.v1.SettledRef
+	(*FollowRequest)(nil),         // 21: fanout.tree.v1.FollowRequest
+	(*FollowResponse)(nil),        // 22: fanout.tree.v1.FollowResponse
+	(*Roster)(nil),                // 23: fanout.tree.v1.Roster
+	(*ProposeRequest)(nil),        // 24: fanout.tree.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 25: fanout.tree.v1.ProposeResponse
+	(*ChangeResult)(nil),          // 26: fanout.tree.v1.ChangeResult
+	(*IdentifyRequest)(nil),       // 27: fanout.tree.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 28: fanout.tree.v1.IdentifyResponse
+	(*RaftHello)(nil),             // 29: fanout.tree.v1.RaftHello
+	(*RaftChannel)(nil),           // 30: fanout.tree.v1.RaftChannel
+	(*JoinRequest)(nil),           // 31: fanout.tree.v1.JoinRequest
+	(*JoinResponse)(nil),          // 32: fanout.tree.v1.JoinResponse
+	(*RaftReply)(nil),             // 33: fanout.tree.v1.RaftReply
+	nil,                           // 34: fanout.tree.v1.Hello.LabelsEntry
+	nil,                           // 35: fanout.tree.v1.GroupHealth.LabelsEntry
+	nil,                           // 36: fanout.tree.v1.IdentifyResponse.FoundingEntry
+	(*v1.Position)(nil),           // 37: fanout.catalog.v1.Position
+	(*v1.Scope)(nil),              // 38: fanout.catalog.v1.Scope
+	(*v1.Ancestor)(nil),           // 39: fanout.catalog.v1.Ancestor
+	(*v1.Record)(nil),             // 40: fanout.catalog.v1.Record
+	(*v11.Manifest)(nil),          // 41: fanout.transfer.v1.Manifest
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),             // 43: fanout.catalog.v1.Freeze
+	(*v1.GroupSite)(nil),          // 44: fanout.catalog.v1.GroupSite
+	(*v1.Member)(nil),             // 45: fanout.catalog.v1.Member
+	(*v1.Change)(nil),             // 46: fanout.catalog.v1.Change
 }
 var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
 	1,  // 0: fanout.tree.v1.TunnelRequest.hello:type_name -> fanout.tree.v1.TunnelHello
 	4,  // 1: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
 	5,  // 2: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
 	13, // 3: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	34, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
-	35, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
-	31, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
-	34, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
+	37, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
+	38, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
+	34, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
+	37, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
 	7,  // 8: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
 	8,  // 9: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
 	11, // 10: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
 	12, // 11: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
 	9,  // 12: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
-	34, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
-	36, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	37, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
+	39, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
 	9,  // 15: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
 	10, // 16: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
-	37, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
-	38, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
-	34, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
-	34, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
-	39, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
-	40, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
+	40, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
+	41, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
+	37, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
+	37, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
+	42, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
+	43, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
 	14, // 23: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
 	15, // 24: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
-	16, // 25: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
-	17, // 26: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
-	34, // 27: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
-	32, // 28: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
-	39, // 29: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
-	35, // 30: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
-	41, // 31: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
-	40, // 32: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
-	39, // 33: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
-	39, // 34: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
-	39, // 35: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
-	42, // 36: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	13, // 37: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	20, // 38: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	10, // 39: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	10, // 40: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	43, // 41: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	23, // 42: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	37, // 43: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	33, // 44: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	27, // 45: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
-	24, // 46: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
-	28, // 47: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
-	42, // 48: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
-	25, // 49: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
-	29, // 50: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
-	3,  // 51: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	18, // 52: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	21, // 53: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	0,  // 54: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
-	24, // 55: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	6,  // 56: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	19, // 57: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	22, // 58: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	2,  // 59: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
-	25, // 60: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	56, // [56:61] is the sub-list for method output_type
-	51, // [51:56] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	17, // 25: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
+	20, // 26: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
+	37, // 27: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
+	35, // 28: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
+	42, // 29: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
+	38, // 30: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
+	44, // 31: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
+	43, // 32: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
+	42, // 33: fanout.tree.v1.GroupHealth.detached_since:type_name -> google.protobuf.Timestamp
+	42, // 34: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
+	16, // 35: fanout.tree.v1.SiteHealth.disk:type_name -> fanout.tree.v1.Disk
+	16, // 36: fanout.tree.v1.SiteHealth.registry_disk:type_name -> fanout.tree.v1.Disk
+	42, // 37: fanout.tree.v1.SiteHealth.certificate_expires:type_name -> google.protobuf.Timestamp
+	42, // 38: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
+	42, // 39: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
+	18, // 40: fanout.tree.v1.PendingRef.trouble:type_name -> fanout.tree.v1.Trouble
+	19, // 41: fanout.tree.v1.PendingRef.blob:type_name -> fanout.tree.v1.BlobProgress
+	45, // 42: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	13, // 43: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	23, // 44: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	10, // 45: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	10, // 46: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	46, // 47: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	26, // 48: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	40, // 49: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	36, // 50: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	30, // 51: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	27, // 52: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	31, // 53: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	45, // 54: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	28, // 55: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	32, // 56: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	3,  // 57: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	21, // 58: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	24, // 59: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	0,  // 60: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
+	27, // 61: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	6,  // 62: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	22, // 63: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	25, // 64: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	2,  // 65: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
+	28, // 66: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	62, // [62:67] is the sub-list for method output_type
+	57, // [57:62] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_fanout_tree_v1_tree_proto_init() }
@@ -2924,7 +3237,7 @@ func file_fanout_tree_v1_tree_proto_init() {
 		(*AttachResponse_Heartbeat)(nil),
 		(*AttachResponse_Parents)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[26].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[29].OneofWrappers = []any{
 		(*RaftHello_Channel)(nil),
 		(*RaftHello_Identify)(nil),
 		(*RaftHello_Join)(nil),
@@ -2935,7 +3248,7 @@ func file_fanout_tree_v1_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_tree_v1_tree_proto_rawDesc), len(file_fanout_tree_v1_tree_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
