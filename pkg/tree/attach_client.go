@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -48,12 +49,14 @@ type attachClient struct {
 	state   string // of the link, for health
 	reason  string
 	offered string // the foreign epoch that the parent has; "" when it has none
+	// detached is since when it is attached to none; zero while it is.
+	detached time.Time
 }
 
 func newAttachClient(o *office) *attachClient {
 	a := &attachClient{o: o}
 	if !o.n.cfg.headquarters() {
-		a.state, a.reason = "behind", "attaching to the parent"
+		a.state, a.reason, a.detached = "behind", "attaching to the parent", time.Now()
 	}
 	return a
 }
@@ -62,6 +65,16 @@ func (a *attachClient) parent() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.group
+}
+
+// detachedSince is since when the group is attached to none; nil while it is.
+func (a *attachClient) detachedSince() *timestamppb.Timestamp {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.detached.IsZero() {
+		return nil
+	}
+	return timestamppb.New(a.detached)
 }
 
 // parents are those from whom blobs may be fetched; while the group is attached to none, those it knew last, for they may still answer.
@@ -137,6 +150,9 @@ func (a *attachClient) run() {
 // lost notes that the group is attached to none now.
 func (a *attachClient) lost(err error) {
 	a.set(func() {
+		if a.detached.IsZero() {
+			a.detached = time.Now()
+		}
 		if a.group, a.offered = "", ""; !errors.Is(err, errAgain) {
 			a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
 		}
@@ -300,6 +316,7 @@ func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
 	a.head.Store(w.GetPosition().GetRevision()) // and no more of what an earlier parent said
 	a.set(func() {
 		a.group, a.members, a.state, a.reason, a.offered = w.GetGroup(), w.GetParents().GetMembers(), "", "", ""
+		a.detached = time.Time{}
 		switch {
 		case w.GetForeignEpoch():
 			a.offered = w.GetPosition().GetEpoch()

@@ -187,8 +187,24 @@ func checkUpdate(u *treev1.HealthUpdate) error {
 		if len(p.GetReason()) > maxReason { // what is shared already is short, and must not be written to
 			p.Reason = shorten(p.GetReason())
 		}
+		if t := p.GetTrouble(); !word(t.GetCause(), t.GetCode(), p.GetBlob().GetDigest(), p.GetBlob().GetSource()) {
+			return rubbish("trouble of %s:%s at site %.80q", p.GetRepository(), p.GetTag(), p.GetSite())
+		}
+		shortenTrouble(p.GetTrouble())
 	}
 	return nil
+}
+
+// shortenTrouble bounds the texts of a trouble. What is short already is not written to: it may be shared.
+func shortenTrouble(t *treev1.Trouble) {
+	if t == nil {
+		return
+	}
+	for _, s := range []*string{&t.Summary, &t.Mend, &t.Message} {
+		if len(*s) > maxReason {
+			*s = shorten(*s)
+		}
+	}
 }
 
 func word(words ...string) bool {
@@ -249,6 +265,11 @@ func (t *table) report(s *source, h *treev1.SiteHealth, pending map[string]*tree
 		p.Repository, p.Tag = splitRef(ref)
 		p.Reason = shorten(strings.ToValidUTF8(p.Reason, "?"))
 		p.State, p.Digest = plain(p.State), plain(p.Digest)
+		if t := p.Trouble; t != nil {
+			t.Cause, t.Code = plain(t.Cause), plain(t.Code)
+			t.Summary, t.Mend, t.Message = strings.ToValidUTF8(t.Summary, "?"), strings.ToValidUTF8(t.Mend, "?"), strings.ToValidUTF8(t.Message, "?")
+			shortenTrouble(t)
+		}
 		t.set(t.pendingAt(s.site, ref), p, s)
 	}
 	e := t.siteAt(s.site)
