@@ -217,7 +217,9 @@ func transportError(e *Error, err error) {
 	}
 	if len(te.Errors) > 0 {
 		e.Code = clean(string(te.Errors[0].Code))
-		e.Message += ": " + clean(te.Errors[0].Message)
+		if words := ownWords(e.Code, te.Errors[0].Message); words != "" {
+			e.Message += ": " + words
+		}
 	}
 }
 

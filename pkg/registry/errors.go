@@ -153,8 +153,17 @@ const (
 	codeBlobUploadUnknown   = "BLOB_UPLOAD_UNKNOWN"
 	codeDigestInvalid       = "DIGEST_INVALID"
 	codeManifestBlobUnknown = "MANIFEST_BLOB_UNKNOWN"
+	codeUnknown             = "UNKNOWN"
 	codeUnsupported         = "UNSUPPORTED"
 )
+
+// ownWords is a registry's message to a code, unless it is the fixed one of the distribution registry that says no more than the code.
+func ownWords(code, message string) string {
+	if code == codeUnknown && message == "unknown error" {
+		return ""
+	}
+	return clean(message)
+}
 
 // RetryAfter gives what the registry asked for in err, or 0.
 func RetryAfter(err error) time.Duration {

@@ -249,7 +249,8 @@ func (c *Client) refused(in call, resp *http.Response) *Error {
 		e.Message = plainMessage(resp, body)
 		return e
 	}
-	e.Code, e.Message = clean(words.Errors[0].Code), clean(words.Errors[0].Message)
+	e.Code = clean(words.Errors[0].Code)
+	e.Message = ownWords(e.Code, words.Errors[0].Message)
 	for _, w := range words.Errors {
 		if w.Code != codeManifestBlobUnknown {
 			continue
