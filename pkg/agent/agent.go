@@ -95,6 +95,8 @@ type Agent struct {
 
 	standby  standby  // refs for which others of the shared storage work
 	underway underway // what deliveries bring into the registry
+	disks    disks    // room as it is reported
+	receipts receipts // what came for deliveries that are under way
 
 	marker marker
 	amends amends

@@ -67,6 +67,16 @@ func (x aboveAdmin) View(ctx context.Context, req *adminv1.ViewRequest) (*adminv
 	return x.s.View(ctx, req)
 }
 
+// Why implements adminv1.AdminServiceServer.
+func (x aboveAdmin) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyResponse, error) {
+	return x.s.Why(ctx, req)
+}
+
+// Top implements adminv1.AdminServiceServer.
+func (x aboveAdmin) Top(ctx context.Context, req *adminv1.TopRequest) (*adminv1.TopResponse, error) {
+	return x.s.Top(ctx, req)
+}
+
 // Verify implements adminv1.AdminServiceServer.
 func (x aboveAdmin) Verify(req *adminv1.VerifyRequest, stream grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
 	return x.s.Verify(req, stream)

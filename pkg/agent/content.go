@@ -197,7 +197,7 @@ func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.S
 			fellows = rootLast(fellows, roster.Root)
 		}
 		if len(fellows) == 0 {
-			return nil, fmt.Errorf("no other member of group %s is reachable", a.cfg.Group)
+			return nil, fmt.Errorf("group %s: %w", a.cfg.Group, errNoFellow)
 		}
 		return fellows, nil
 	}
@@ -214,7 +214,7 @@ func (a *Agent) sources(ctx context.Context, req transfer.Request) ([]transfer.S
 	}
 	whole := a.havingWhole(ctx, req, fellows)
 	if len(whole)+len(upstream) == 0 {
-		return nil, fmt.Errorf("group %s is attached to no parent", a.cfg.Group)
+		return nil, fmt.Errorf("group %s: %w", a.cfg.Group, errNoParent)
 	}
 	return append(whole, upstream...), nil
 }
@@ -393,18 +393,15 @@ func (a *Agent) manifestFromPeers(ctx context.Context, p *transferv1.Purpose, di
 }
 
 func (a *Agent) askManifests(ctx context.Context, sources []transfer.Source, p *transferv1.Purpose, digest string, atHand bool) (store.Manifest, error) {
-	var errs []error
+	all := &transfer.SourcesError{Digest: digest}
 	for _, s := range sources {
 		m, err := a.askManifest(ctx, s, p, digest, atHand)
 		if err == nil {
 			return m, nil
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", s.Site, err))
+		all.Sources, all.Errs = append(all.Sources, s), append(all.Errs, err)
 	}
-	if len(errs) == 0 {
-		errs = append(errs, transfer.ErrNotFound)
-	}
-	return store.Manifest{}, fmt.Errorf("manifest %s: %w", digest, errors.Join(errs...))
+	return store.Manifest{}, fmt.Errorf("manifest: %w", all)
 }
 
 func (a *Agent) askManifest(ctx context.Context, s transfer.Source, p *transferv1.Purpose, digest string, atHand bool) (store.Manifest, error) {
@@ -416,14 +413,14 @@ func (a *Agent) askManifest(ctx context.Context, s transfer.Source, p *transferv
 	defer cancel()
 	stream, err := client.Manifests(ctx, &transferv1.ManifestsRequest{Caller: a.caller(), Purpose: p, Digests: []string{digest}, AtHand: atHand})
 	if err != nil {
-		return store.Manifest{}, err
+		return store.Manifest{}, transfer.FromStatus(err)
 	}
 	resp, err := stream.Recv()
 	if errors.Is(err, io.EOF) {
 		return store.Manifest{}, transfer.ErrNotFound
 	}
 	if err != nil {
-		return store.Manifest{}, err
+		return store.Manifest{}, transfer.FromStatus(err)
 	}
 	m := store.Manifest{MediaType: resp.GetManifest().GetMediaType(), Digest: resp.GetManifest().GetDigest(), Content: resp.GetManifest().GetContent()}
 	if m.Digest != digest {

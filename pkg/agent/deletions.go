@@ -31,7 +31,7 @@ func (a *Agent) deletedHere(ctx context.Context, ref catalog.Ref, rec *catalogv1
 	case d.GetRestore():
 		return a.putBack(ctx, ref, rec)
 	case d.GetHeld():
-		a.differs(ref, rec, "", "held", "it vanished from this registry, with many others; its deletion waits for a word: see 'fanoutctl deletions list'")
+		a.differs(ref, rec, "", "held", "it vanished from this registry, with many others; its deletion waits for a word: see 'fanoutctl deletions list'", deletionWaits(ref))
 		return nil
 	default:
 		if wait := time.Until(d.GetNotedAt().AsTime().Add(catalog.DeletionGrace)); wait > 0 {

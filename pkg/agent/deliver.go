@@ -81,6 +81,7 @@ func newDelivery(a *Agent, ref catalog.Ref, rec *catalogv1.Record, ours string) 
 
 // carryOut puts what the registry lacks, and the tag or the hold last.
 func (d *delivery) carryOut(ctx context.Context) (err error) {
+	d.a.receipts.note(d.ref, d.rec.GetTarget().GetDigest(), nil)
 	if err := d.gather(ctx); err != nil {
 		return err
 	}
@@ -362,6 +363,7 @@ type fetching struct {
 	flight *transfer.Flight
 	reader *store.Reader
 	told   int64 // bytes by which the delivery's rest was lowered
+	closed bool
 }
 
 func (f *fetching) open(ctx context.Context) error {
@@ -390,6 +392,10 @@ func (f *fetching) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.reader != nil {
+		if !f.closed {
+			f.a.receipts.note(f.d.ref, f.d.rec.GetTarget().GetDigest(), f.flight.Gave())
+		}
+		f.closed = true
 		_ = f.reader.Close()
 		f.flight.Release()
 	}

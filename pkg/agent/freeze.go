@@ -106,7 +106,7 @@ func (a *Agent) keepFrozen(ctx context.Context, ref catalog.Ref, raw, rec *catal
 		}
 	}
 	a.frozenRefs.note(ref)
-	a.differs(ref, rec, ours, "held", frozenWords(f, until))
+	a.differs(ref, rec, ours, "held", frozenWords(f, until), frozenTrouble(f, until))
 	a.queue.later(key{repository: ref.Repository, tag: ref.Tag}, max(time.Until(until), time.Second))
 	return nil
 }

@@ -6,7 +6,11 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/transfer"
 )
 
 // maxAccepted bounds the accepted differences and the held refs that are reported, so that they leave room for what is still to do: the others are shown as delivered, or held by a release.
@@ -40,6 +44,7 @@ func (a *Agent) reportHealth(ctx context.Context) {
 	for {
 		pending, revision := a.progress.snapshot()
 		boundAccepted(pending)
+		a.addBlobs(pending)
 		a.node.Report(a.health(pending, revision), pending)
 		if !sleep(ctx, reportEvery) {
 			return
@@ -51,6 +56,24 @@ func (a *Agent) reportHealth(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// addBlobs adds to what is being delivered the blob that is waited for. The entries themselves are never changed.
+func (a *Agent) addBlobs(pending map[string]*treev1.PendingRef) {
+	for _, f := range a.fetcher.Active() {
+		id := f.Request.Repository + ":" + f.Request.Tag
+		p := pending[id]
+		if p == nil || p.GetBlob() != nil || p.GetState() != "delivering" && p.GetState() != "waiting" {
+			continue
+		}
+		p = proto.CloneOf(p)
+		p.Blob = blobProgress(f)
+		pending[id] = p
+	}
+}
+
+func blobProgress(f transfer.Progress) *treev1.BlobProgress {
+	return &treev1.BlobProgress{Digest: f.Digest, Size: f.Size, Have: f.Have, Source: f.Source.Site, Rate: f.Rate}
 }
 
 // failure says why a ref fails, when it is tried again, and how many others fail.
@@ -110,6 +133,7 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
 		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
 	}
+	a.putResources(h)
 	var failed, drifted first
 	todo := 0
 	for id, p := range pending {

@@ -242,8 +242,3 @@ func (a *Agent) lacking(h *treev1.SiteHealth) time.Duration {
 	}
 	return max(0, time.Since(oldest))
 }
-
-// failureReason is one word for why a delivery failed.
-func failureReason(err error) string {
-	return "other"
-}

@@ -37,7 +37,7 @@ func (p *progress) touch() {
 func (p *progress) want(ref catalog.Ref, revision uint64) {
 	p.update(ref, func(r *treev1.PendingRef) {
 		if r.State == "held" && r.Revision < revision {
-			r.State, r.Reason = "waiting", "" // what the later record asks for may not be here
+			r.State, r.Reason, r.Trouble = "waiting", "", nil // what the later record asks for may not be here
 		}
 		r.Revision = revision
 	}, true)
@@ -55,7 +55,7 @@ func (p *progress) update(ref catalog.Ref, change func(*treev1.PendingRef), crea
 	entry := &treev1.PendingRef{Site: p.site, Repository: ref.Repository, Tag: ref.Tag, State: "waiting", Since: timestamppb.New(time.Now())}
 	if old != nil {
 		entry.Revision, entry.State, entry.Digest, entry.Reason = old.Revision, old.State, old.Digest, old.Reason
-		entry.Since, entry.BytesLeft, entry.NextAttempt, entry.Attempts = old.Since, old.BytesLeft, old.NextAttempt, old.Attempts
+		entry.Since, entry.BytesLeft, entry.NextAttempt, entry.Attempts, entry.Trouble = old.Since, old.BytesLeft, old.NextAttempt, old.Attempts, old.Trouble
 	}
 	change(entry)
 	p.pending[id] = entry
@@ -92,6 +92,20 @@ func (p *progress) seen(revision uint64) {
 		p.revision = revision
 		p.touch()
 	}
+}
+
+// reached is the revision up to which every record is either delivered or pending.
+func (p *progress) reached() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.revision
+}
+
+// get one entry; nil: it is not pending.
+func (p *progress) get(ref catalog.Ref) *treev1.PendingRef {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pending[ref.String()]
 }
 
 // snapshot of all entries and the revision.

@@ -176,19 +176,20 @@ func longest(err error) time.Duration {
 func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) {
 	ref := catalog.Ref{Repository: k.repository, Tag: k.tag}
 	err = a.withRoom(err)
-	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "attempts", failures, "retry_in", wait)
-	a.counts.failed(failureReason(err))
+	trouble := a.troubleOf(ref, err)
+	a.logger.Warn("work on a ref failed", "ref", ref.String(), "digest", k.digest, "error", err, "cause", trouble.GetCause(), "attempts", failures, "retry_in", wait)
+	a.counts.failed(trouble.GetCause())
 	a.events.warning("Failed", ref.String(), plainWords(err))
 	if errors.Is(err, registry.ErrUnavailable) {
 		a.doubt.set()
 	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
-		p.State, p.Reason, p.Attempts = "failed", plainWords(err), uint32(failures)
+		p.State, p.Reason, p.Attempts, p.Trouble = "failed", plainWords(err), uint32(failures), trouble
 		p.NextAttempt = timestamppb.New(time.Now().Add(wait))
 	}, false)
 }
 
-// withRoom adds to an error of the embedded registry how much room its disk has left: of a full disk it says only "unknown error".
+// withRoom tells a full disk of the embedded registry from its other troubles, by the room that is left: of a full disk it says no more than 500.
 func (a *Agent) withRoom(err error) error {
 	var re *registry.Error
 	if a.embedded == nil || !errors.As(err, &re) || re.Status < 500 {
@@ -198,7 +199,10 @@ func (a *Agent) withRoom(err error) error {
 	if !ok {
 		return err
 	}
-	return fmt.Errorf("%w; the disk of the embedded registry has %s left", err, inBytes(left))
+	if left >= leastRoom {
+		return fmt.Errorf("%w; the disk of the embedded registry has %s left", err, inBytes(left))
+	}
+	return &roomError{err, left}
 }
 
 func (a *Agent) handle(ctx context.Context, k key) error {
@@ -375,10 +379,10 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 			return a.deletionKept(ctx, ref, rec)
 		}
 		a.events.warning("Drift", ref.String(), v.Reason)
-		a.differs(ref, rec, ours, "drifted", v.Reason)
+		a.differs(ref, rec, ours, "drifted", v.Reason, a.drifted(ref))
 		return nil
 	case reconcile.Accept:
-		a.differs(ref, rec, ours, "accepted", v.Reason)
+		a.differs(ref, rec, ours, "accepted", v.Reason, waitsBecause(causeAccepted, "its registry was changed there, and drift says accept", "set drift to repair in the group's files, or push the tag at headquarters"))
 		return nil
 	case reconcile.Foreign:
 		// Not ours, but what lies under it need not be sent again.
@@ -416,9 +420,9 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 }
 
 // differs notes that a ref is left as it is though the catalog says otherwise.
-func (a *Agent) differs(ref catalog.Ref, rec *catalogv1.Record, ours, state, reason string) {
+func (a *Agent) differs(ref catalog.Ref, rec *catalogv1.Record, ours, state, reason string, why *treev1.Trouble) {
 	a.progress.update(ref, func(p *treev1.PendingRef) {
-		p.Revision, p.State, p.Digest, p.Reason = rec.GetRevision(), state, ours, reason
+		p.Revision, p.State, p.Digest, p.Reason, p.Trouble = rec.GetRevision(), state, ours, reason, why
 		p.BytesLeft, p.Attempts, p.NextAttempt = 0, 0, nil
 	}, true)
 }
@@ -474,6 +478,11 @@ func (a *Agent) delivered(ref catalog.Ref, rec *catalogv1.Record, looked time.Ti
 	st := store.RefState{BaseRevision: revisionIn(snap, rec), Epoch: snap.Position().GetEpoch(), At: looked}
 	if !rec.GetDeleted() {
 		st.Base = rec.GetTarget().GetDigest()
+		old, _, err := a.store.RefState(ref.String())
+		if err != nil {
+			return err
+		}
+		st.Receipt = laterReceipt(old.Receipt, a.receipts.take(ref, st.Base), st.Base)
 	}
 	if err := a.store.PutRefState(ref.String(), st); err != nil {
 		return err

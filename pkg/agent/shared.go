@@ -166,7 +166,9 @@ func (a *Agent) turn(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record
 	first := set[0].Site
 	if a.standby.waits(ref, rec.GetRevision(), first, time.Now()) {
 		reason := first + " delivers to the storage that this site shares with it"
-		a.progress.update(ref, func(p *treev1.PendingRef) { p.State, p.Reason, p.NextAttempt = "waiting", reason, nil }, false)
+		a.progress.update(ref, func(p *treev1.PendingRef) {
+			p.State, p.Reason, p.NextAttempt, p.Trouble = "waiting", reason, nil, waitsBecause(causeShared, reason, "")
+		}, false)
 		return standbyError{reason}
 	}
 	if a.standby.moved(ref, a.progressOf(ctx, ref, first), time.Now()) {

@@ -129,7 +129,7 @@ func (a *Agent) bring(ctx context.Context, ref catalog.Ref, raw *catalogv1.Recor
 		return errChanged
 	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
-		p.Revision, p.State, p.Reason, p.NextAttempt = raw.GetRevision(), "delivering", "content, ahead of its tag", nil
+		p.Revision, p.State, p.Reason, p.Trouble, p.NextAttempt = raw.GetRevision(), "delivering", "content, ahead of its tag", nil, nil
 	}, true)
 	d := newDelivery(a, ref, rec, "")
 	d.hold = true
@@ -215,7 +215,7 @@ func (a *Agent) settle(ref catalog.Ref, revision uint64) {
 	switch {
 	case kept && !a.ahead.has(raw):
 	case kept && raw.GetRevision() == revision && passedBy(raw, rec) != "":
-		a.differs(ref, raw, showsDigest(rec), "held", passedBy(raw, rec))
+		a.differs(ref, raw, showsDigest(rec), "held", passedBy(raw, rec), heldBy(raw))
 	default:
 		a.progress.settle(ref, revision)
 	}
@@ -274,7 +274,7 @@ func (a *Agent) refused(ref catalog.Ref, rec *catalogv1.Record, ours string, err
 		what = "deleted here"
 	}
 	why := fmt.Sprintf("%s, and not published before the rollout has ended: %v", what, err)
-	a.differs(ref, rec, ours, "held", why)
+	a.differs(ref, rec, ours, "held", why, underRollout(what))
 	a.progress.update(ref, func(p *treev1.PendingRef) { p.Pushed = true }, false)
 	a.events.warning("UnderRollout", ref.String(), why)
 	a.refusals.note(ref)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ import (
 // gate stands before a registry, counts what is written and refuses what it is told to.
 type gate struct {
 	url string
+
+	config string // of the registry, where it is not one of type oci at url
 
 	mu      sync.Mutex
 	refuse  func(*http.Request) bool
@@ -116,7 +119,7 @@ func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]
 		}
 		fmt.Fprintf(b, "http: {listen: %q}\n", freeAddr(t))
 		if g := gates[group]; g != nil {
-			fmt.Fprintf(b, "registry: {type: oci, url: %q}\n", g.url)
+			fmt.Fprintf(b, "registry: %s\n", cmp.Or(g.config, fmt.Sprintf("{type: oci, url: %q}", g.url)))
 			reg = strings.TrimPrefix(g.url, "http://")
 		} else {
 			fmt.Fprintf(b, "registry: {type: embedded, listen: %q%s}\n", reg, map[bool]string{true: ", gc: {interval: 200ms, grace: 3s}"}[group != "hq"])

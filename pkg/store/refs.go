@@ -30,6 +30,20 @@ type RefState struct {
 	IntentRevision uint64    `json:"intentRevision,omitempty"`
 	Epoch          string    `json:"epoch,omitempty"`
 	At             time.Time `json:"at"`
+	// Receipt says how the base came here; nil: that is not known.
+	Receipt *Receipt `json:"receipt,omitempty"`
+}
+
+// Receipt says how content came to this site.
+type Receipt struct {
+	// Digest that was delivered.
+	Digest string `json:"digest"`
+	// At is when it was shown.
+	At time.Time `json:"at"`
+	// Bytes that came from other sites for it.
+	Bytes int64 `json:"bytes,omitempty"`
+	// Sources that sent them, those that sent most first.
+	Sources []string `json:"sources,omitempty"`
 }
 
 // RefState returns what was last put; false when there is nothing.

@@ -65,6 +65,9 @@ func toStatus(err error) error {
 	return status.Error(code, err.Error())
 }
 
+// FromStatus gives an error of a call of the transfer service its sentinel.
+func FromStatus(err error) error { return fromStatus(err) }
+
 // fromStatus gives an error from the wire its sentinel, keeping the status in the chain.
 func fromStatus(err error) error {
 	if err == nil {

@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+
+	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/store"
+	"github.com/fanout-io/fanout/pkg/transfer"
+	"github.com/fanout-io/fanout/pkg/tree"
+)
+
+// TestTop_Bounded: those that began first are listed, and how many are left out is said, what others left out counted.
+func TestTop_Bounded(t *testing.T) {
+	r := &adminv1.TopResponse{LeftOut: 7}
+	for i := range 5 {
+		r.Transfers = append(r.Transfers, &adminv1.Transfer{Site: fmt.Sprint("s", i), Since: timestamppb.New(noon.Add(-time.Duration(i) * time.Second))})
+	}
+	boundTop(r, 3)
+	if len(r.Transfers) != 3 || r.Transfers[0].GetSite() != "s4" || r.Transfers[2].GetSite() != "s2" || r.LeftOut != 9 {
+		t.Errorf("%v", r)
+	}
+}
+
+// TestTop_Transfer: from whom a blob comes, and how many of its pieces are there.
+func TestTop_Transfer(t *testing.T) {
+	a := &Agent{cfg: &config.Config{Site: "gd-a", Group: "hq/gd"}}
+	roster := tree.Roster{Parent: "hq"}
+	flight := func(have int64, s transfer.Source) transfer.Progress {
+		return transfer.Progress{Digest: "sha256:1", Size: 2*store.PieceSize + 1, Have: have, Source: s, Request: transfer.Request{Repository: "team/app", Tag: "1"}}
+	}
+	for _, tt := range []struct {
+		f      transfer.Progress
+		from   string
+		pieces uint64
+	}{
+		{flight(0, transfer.Source{}), "", 0},
+		{flight(store.PieceSize+5, transfer.Source{Site: "hq-a", Upstream: true}), "hq", 1},
+		{flight(2*store.PieceSize, transfer.Source{Site: "gd-b"}), "hq/gd", 2},
+		{flight(2*store.PieceSize+1, transfer.Source{Site: "sz-a", Addr: belowScheme + "hq/gd/sz", Upstream: true}), "hq/gd/sz", 3},
+	} {
+		got := a.transferOf(tt.f, roster)
+		if got.GetFromGroup() != tt.from || got.GetPiecesHave() != tt.pieces || got.GetPieces() != 3 || got.GetRef() != "team/app:1" || got.GetSite() != "gd-a" {
+			t.Errorf("%v", got)
+		}
+	}
+}
