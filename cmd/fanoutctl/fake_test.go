@@ -47,6 +47,8 @@ type fake struct {
 
 	view   func(*adminv1.ViewRequest) (*adminv1.ViewResponse, error)
 	verify func(*adminv1.VerifyRequest, grpc.ServerStreamingServer[adminv1.VerifyResponse]) error
+	why    func(*adminv1.WhyRequest) (*adminv1.WhyResponse, error)
+	top    func() (*adminv1.TopResponse, error)
 	doctor func(*adminv1.DoctorRequest, grpc.ServerStreamingServer[adminv1.DoctorResponse]) error
 
 	start       func(*adminv1.StartRolloutRequest) (*adminv1.StartRolloutResponse, error)
@@ -97,6 +99,20 @@ func (f *fake) SetFreeze(_ context.Context, r *adminv1.SetFreezeRequest) (*admin
 		return nil, unimplemented()
 	}
 	return f.freeze(r)
+}
+
+func (f *fake) Why(_ context.Context, r *adminv1.WhyRequest) (*adminv1.WhyResponse, error) {
+	if f.why == nil {
+		return nil, unimplemented()
+	}
+	return f.why(r)
+}
+
+func (f *fake) Top(context.Context, *adminv1.TopRequest) (*adminv1.TopResponse, error) {
+	if f.top == nil {
+		return nil, unimplemented()
+	}
+	return f.top()
 }
 
 func (f *fake) Doctor(r *adminv1.DoctorRequest, s grpc.ServerStreamingServer[adminv1.DoctorResponse]) error {

@@ -53,6 +53,8 @@ func (a *app) commands() []*cobra.Command {
 		a.publishCommand(),
 		a.treeCommand(),
 		a.whereCommand(),
+		a.whyCommand(),
+		a.topCommand(),
 		a.imagesCommand(),
 		a.eventsCommand(),
 		a.promoteCommand(),

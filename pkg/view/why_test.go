@@ -1,0 +1,37 @@
+package view_test
+
+import (
+	"time"
+
+	"github.com/fanout-io/fanout/pkg/view"
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+)
+
+var why = view.WhyOf(&adminv1.WhyResponse{
+	Ref: "team/app:1.4", Site: "sz-a", Digest: digestB, Revision: 42, State: "failed", Cause: "quota", AsOf: before(0),
+	Answer: "team/app:1.4 is not at sz-a: the quota of project team is used up.", Mend: "raise the quota of project team in https://harbor.sz.example.com",
+	Notes: []string{"asked at hq: \x1b[2J"},
+	Hops: []*adminv1.WhyHop{
+		{Group: "hq", Root: "hq-a", Carrier: "hq-a", Site: "hq-a", State: "delivered", Revision: 42, Want: 42, Live: true, LastContact: before(0)},
+		{
+			Group: "hq/guangdong", Root: "gd-a", Carrier: "gd-b", Parent: "hq", Site: "gd-b", State: "delivering", Revision: 42, Want: 42, Live: true, LastContact: before(0), BytesLeft: 3 << 29,
+			Blob: &treev1.BlobProgress{Digest: digestA, Size: 2 << 30, Have: 1 << 29, Source: "hq-a", Rate: 25 << 20},
+		},
+		{
+			Group: "hq/guangdong/shenzhen", Root: "sz-a", DetachedSince: before(time.Hour), Link: "not attached to a parent: 10.0.0.1:7400: connection refused", Carrier: "sz-a", Site: "sz-a", State: "failed",
+			Revision: 41, Want: 42, Reason: "push blob team/app: 403 Forbidden DENIED: over the quota", Since: before(5 * time.Minute), Attempts: 4, NextAttempt: before(-30 * time.Second),
+			LastContact: before(2 * time.Minute), Away: "no contact with its root", Registry: "https://harbor.sz.example.com",
+			Trouble: &treev1.Trouble{Cause: "quota", Summary: "the quota of project team is used up", Mend: "raise it", Status: 403, Code: "DENIED", Message: "over the quota"},
+			Receipt: &adminv1.Receipt{At: before(time.Hour), Bytes: 12 << 20, Sources: []string{"gd-a", "gd-b"}},
+		},
+	},
+})
+
+var top = view.TopOf(&adminv1.TopResponse{AsOf: before(0), LeftOut: 3, Transfers: []*adminv1.Transfer{
+	{Group: "hq/guangdong/shenzhen", Site: "sz-a", FromGroup: "hq/guangdong", From: "gd-a", Ref: "team/app:1.4", Digest: digestA, Size: 1 << 30, Have: 1 << 28, Rate: 1 << 20, Pieces: 1024, PiecesHave: 256, Since: before(time.Minute)},
+	{Group: "hq/guangdong", Site: "gd-a", FromGroup: "hq", From: "hq-a", Ref: "team/app:1.4", Digest: digestA, Size: 1 << 30, Have: 1 << 29, Rate: 25 << 20, Pieces: 1024, PiecesHave: 512, Since: before(time.Minute)},
+	{Group: "hq/guangdong", Site: "gd-a", FromGroup: "hq", From: "hq-b", Ref: "team/app:1.5", Digest: digestB, Size: 1 << 20, Pieces: 1, Since: before(2 * time.Second)},
+	{Group: "hq/guangdong", Site: "gd-b", Ref: "team/app:1.5", Digest: digestB, Size: 1 << 20, Pieces: 1, Since: before(0), Queued: true},
+	{Group: "hq/hunan", Site: "hn-a", Ref: "team/app:1.5", Digest: digestB, Size: 0, Since: before(0), Error: "no source \x1b[2J"},
+}, Absent: []*adminv1.Absent{{Group: "hq/hunan", Reason: "not attached here"}, {Group: "hq", Site: "hq-c", Reason: "connection refused"}}})
