@@ -393,7 +393,8 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 		}
 		if rec.GetDeleted() && ours != "" {
 			// It stays, and so the deletion is not all that there is to say of this site.
-			a.differs(ref, rec, ours, "accepted", "pushed here, and never at headquarters: the deletion leaves it as it is")
+			a.differs(ref, rec, ours, "accepted", "pushed here, and never at headquarters: the deletion leaves it as it is",
+				waitsBecause(causeAccepted, "it was pushed there, and never at headquarters; the deletion leaves it as it is", "delete the tag in the site's registry, if it is not wanted there"))
 			return nil
 		}
 	case reconcile.None:
