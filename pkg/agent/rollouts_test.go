@@ -42,7 +42,8 @@ type fakeFabric struct {
 	pending   map[string]*treev1.PendingRef
 	freezes   map[string]*catalogv1.Freeze
 	proposals int
-	lost      error // what a proposal fails with; nil: none does
+	lost      error         // what a proposal fails with; nil: none does
+	ahead     time.Duration // is the clock of whoever proposes
 	stop      func()
 }
 
@@ -111,7 +112,7 @@ func (f *fakeFabric) view(...catalog.Ref) fabricView {
 func (f *fakeFabric) apply(actor string, c *catalogv1.Change) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := f.machine.Apply(&catalogv1.Command{Time: timestamppb.Now(), Actor: actor, Changes: []*catalogv1.Change{c}})[0].Err
+	err := f.machine.Apply(&catalogv1.Command{Time: timestamppb.New(time.Now().Add(f.ahead)), Actor: actor, Changes: []*catalogv1.Change{c}})[0].Err
 	select {
 	case f.changed <- struct{}{}:
 	default:

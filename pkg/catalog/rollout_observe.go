@@ -100,13 +100,13 @@ func validateObservation(o *catalogv1.ObserveRollout) *Refusal {
 }
 
 // DeadlineCounts says whether the time that passes counts for a group's deadline: from its release until it shows what it is to show, on the way back as well, and from the opening of its wave
-// until its content is there. While the rollout is paused, what was not released is not expected to be.
+// until its content is there. While the rollout is paused, nothing more is expected but that what was released is shown.
 func DeadlineCounts(r *catalogv1.Rollout, g *catalogv1.RolloutGroup) bool {
 	back := r.GetPhase() == RolloutRollingBack || r.GetResumePhase() == RolloutRollingBack
 	open := !Ended(r) && !back && g.GetWave() == r.GetWave() && r.GetWaves()[g.GetWave()].GetPhase() == WaveRunning
 	switch g.GetPhase() {
 	case GroupRollingBack:
-		return back
+		return r.GetPhase() == RolloutRollingBack
 	case GroupRunning:
 		return open
 	case GroupStaging:
