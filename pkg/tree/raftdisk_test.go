@@ -17,7 +17,7 @@ func inTrouble(s *site) func() bool {
 
 func TestFullDisk_FollowerCatchesUpWhenThereIsRoom(t *testing.T) {
 	f := newFabric(t)
-	hq := f.group("hq", three)
+	hq := calm(f.group("hq", three)) // who can't write its log hears of no other root, either
 	f.start(three...)
 	r := root(t, hq)
 	r.publish("app", "first", "1")
