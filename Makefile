@@ -18,7 +18,7 @@ demo: build ## run a whole fabric of nine sites on this machine until Ctrl-C
 
 .PHONY: test
 test: ## run all tests
-	$(GO) test -timeout 25m -parallel 3 ./... # tests with processes of their own mostly wait
+	$(GO) test -timeout 25m -parallel 4 ./... # tests with processes of their own mostly wait
 	$(GO) test -C deploy/prometheus ./... # a module of its own: see there
 
 .PHONY: race

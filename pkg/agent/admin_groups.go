@@ -75,7 +75,7 @@ func (s *admin) forgetGroup(ctx context.Context, req *adminv1.ForgetGroupRequest
 	if err := s.a.node.ForgetGroup(ctx, actor, group); err != nil {
 		return nil, err
 	}
-	s.a.logger.Info("groups were forgotten", "groups", resp.GetGroups(), "sites", resp.GetSites(), "actor", actor)
+	s.a.logger.Info("groups were forgotten", "child", resp.GetGroups(), "members", resp.GetSites(), "actor", actor)
 	s.a.events.normal("GroupForgotten", "", fmt.Sprintf("%s, with %s, by %s", strings.Join(resp.GetGroups(), ", "), count(len(resp.GetSites()), "site"), actor))
 	return resp, nil
 }

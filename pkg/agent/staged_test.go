@@ -551,19 +551,19 @@ func TestRollouts_RetryActsAtOnce(t *testing.T) {
 		return r.Method == http.MethodPut && r.URL.Path == "/v2/prod/web/manifests/1"
 	})
 	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd")
+	waitFor(t, "the group has failed", func() error {
+		if g := hq.node.Catalog().Rollout("r1").GetGroups()[0]; g.GetPhase() != catalog.GroupFailed {
+			return fmt.Errorf("it is %s: %s", g.GetPhase(), g.GetReason())
+		}
+		return nil
+	})
 	var next time.Time
 	waitFor(t, "the site waits for long", func() error {
 		all, _ := gd.progress.snapshot()
 		p := all["prod/web:1"]
 		next = p.GetNextAttempt().AsTime()
-		if p.GetAttempts() < failedAttempts || p.GetNextAttempt() == nil || time.Until(next) < 4*time.Second {
+		if p.GetAttempts() < failedAttempts || p.GetNextAttempt() == nil || time.Until(next) < 8*time.Second {
 			return fmt.Errorf("it is told as %v", p)
-		}
-		return nil
-	})
-	waitFor(t, "the group has failed", func() error {
-		if g := hq.node.Catalog().Rollout("r1").GetGroups()[0]; g.GetPhase() != catalog.GroupFailed {
-			return fmt.Errorf("it is %s: %s", g.GetPhase(), g.GetReason())
 		}
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -239,7 +240,7 @@ func (c *counting) unchanged(t testing.TB, a *Agent, refs, repos, indexes int) {
 		}
 	}
 	for ref, st := range states(t, a) {
-		if st != before[ref] {
+		if !reflect.DeepEqual(st, before[ref]) {
 			t.Errorf("%s: its state was written again", ref)
 		}
 	}
