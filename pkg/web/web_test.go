@@ -542,7 +542,7 @@ func TestWatch_Coalesces(t *testing.T) {
 // TestWatch_Bounded: no more watch than may, and who does not read is dropped and holds up nobody.
 func TestWatch_Bounded(t *testing.T) {
 	f := newFabric()
-	srv := serve(t, web.Config{Fabric: f, MaxWatchers: 2, Pause: time.Millisecond, WriteTimeout: 200 * time.Millisecond, Linger: time.Millisecond})
+	srv := serve(t, web.Config{Fabric: f, MaxWatchers: 2, Pause: time.Millisecond, WriteTimeout: 3 * time.Second, Linger: time.Millisecond})
 	big := func(i int) {
 		f.change(func() {
 			f.tree = &adminv1.TreeResponse{}
