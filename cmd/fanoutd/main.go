@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/fanout-io/fanout/pkg/agent"
 	"github.com/fanout-io/fanout/pkg/config"
@@ -65,6 +66,7 @@ func command(stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			grpclog.SetLoggerV2(grpcLogger{logger.With("site", cfg.Site, "group", cfg.Group)})
 			for _, key := range cfg.NotInForce() {
 				logger.Warn("this key is not in force in this version", "key", key)
 			}
