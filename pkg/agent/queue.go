@@ -184,13 +184,17 @@ func (q *queue) failures(k key) int {
 	return q.failed[k]
 }
 
-// delay is how long to wait after the given number of failures: doubled each time up to a bound, with jitter, and never less than what the other side asked for.
+// delay is how long to wait after the given number of failures: doubled each time up to a bound, with jitter, and always more than what the other side asked for: it asks with each of an
+// attempt's requests, of which the last one may have been answered a little later than the one that failed the attempt.
 func delay(failures int, atMost, atLeast time.Duration) time.Duration {
 	d := atMost
 	if failures < 10 {
 		d = min(backoffBase<<failures, atMost)
 	}
 	d = d/2 + rand.N(d/2+1)
+	if atLeast > 0 {
+		atLeast += atLeast/20 + rand.N(atLeast/20+1)
+	}
 	return max(d, atLeast)
 }
 
