@@ -134,8 +134,8 @@ func TestFullDisk(t *testing.T) {
 			if embedded { // room for the spool's copy, and none for the registry's
 				disk.fill(t, 3<<20)
 				half = push(t, hq, "app/half:1", image(t, 2<<20, 1))
-				fails(t, hq, "gd-a", "app/half:1", "500", "iB left")
-				treeSays(t, hq, "gd-a", "degraded", "500", "iB left", "next attempt")
+				fails(t, hq, "gd-a", "app/half:1", "500", "the disk of the embedded registry has ")
+				treeSays(t, hq, "gd-a", "degraded", "500", "the disk of the embedded registry has ", "next attempt")
 			}
 			disk.fill(t, 0)
 			web := push(t, hq, "app/web:1", image(t, 2<<20, 2))

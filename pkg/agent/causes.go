@@ -153,7 +153,7 @@ type roomError struct {
 }
 
 func (e *roomError) Error() string {
-	return fmt.Sprintf("%v; the disk of the embedded registry has %d bytes left", e.err, e.left)
+	return fmt.Sprintf("%v; the disk of the embedded registry has %s left", e.err, inBytes(e.left))
 }
 func (e *roomError) Unwrap() error { return e.err }
 

@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	goflag "flag"
 	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
 	"github.com/fanout-io/fanout/pkg/registry/harbortest"
 )
@@ -215,6 +218,12 @@ func TestWhy_Waits(t *testing.T) {
 		l.shows("app/web:1", digest)
 		l.state("app/web:1", "")
 	}
+	waitFor(t, "headquarters has heard of the city", func() error {
+		if !slices.ContainsFunc(hq.node.Health().Sites, func(h *treev1.SiteHealth) bool { return h.GetSite() == "s2" }) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	waitFor(t, "headquarters knows", func() error {
 		if w := hq.why("app/web:1", "s2"); w.GetState() != "delivered" || w.GetHops()[2].GetReceipt().GetBytes() == 0 {
 			return fmt.Errorf("%v", w)
