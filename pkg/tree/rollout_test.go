@@ -213,6 +213,7 @@ func TestRestore_CarriesDelivery(t *testing.T) {
 	hq := f.group("hq", []string{"solo"})
 	f.start("solo")
 	r := root(t, hq)
+	until(t, "the catalog is founded", func() bool { return r.position().GetEpoch() != "" })
 	change := func(c *catalogv1.Change) {
 		t.Helper()
 		res, err := r.node.Propose(t.Context(), "ann", c)
