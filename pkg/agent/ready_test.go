@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -30,7 +31,19 @@ func TestPreflight_AsksTheSites(t *testing.T) {
 	hq, sz := tree["hq"], tree["hq/gd/sz"]
 	hq.push("app/web:1")
 	sz.state("app/web:1", "")
-	rec, _ := hq.record(at("app/web:1"))
+	raw, rec := hq.record(at("app/web:1"))
+	waitFor(t, "headquarters has heard of all", func() error {
+		sites := hq.where(at("app/web:1"), raw).GetSites()
+		for _, s := range sites {
+			if s.GetState() != "delivered" {
+				return fmt.Errorf("%s: %s", s.GetGroup(), s.GetState())
+			}
+		}
+		if len(sites) != 3 {
+			return fmt.Errorf("it knows of %d sites", len(sites))
+		}
+		return nil
+	})
 	look := func() map[string]*adminv1.PreflightSite {
 		r := begun(hq.node.Catalog(), &catalogv1.Rollout{
 			Plan: &catalogv1.Plan{Waves: []*catalogv1.Wave{{Name: "one", Groups: []string{"hq", "hq/gd", "hq/gd/sz"}}}},
