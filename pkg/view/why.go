@@ -172,7 +172,7 @@ func (h Hop) details(now *time.Time, last bool) (lines []string) {
 	if h.State != "delivered" && h.summary != "" {
 		add("%s", h.summary)
 	}
-	if h.Reason != "" && h.Reason != h.summary {
+	if h.Reason != "" && !strings.Contains(h.summary, h.Reason) { // the summary says it in more words
 		add("%s", h.Reason)
 	}
 	if h.Attempts > 0 {
