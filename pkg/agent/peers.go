@@ -22,8 +22,23 @@ import (
 // maxPeers bounds the connections: others name the addresses, and must not be able to name ever more.
 const maxPeers = 256
 
-// peers keeps one connection for each address; gRPC mends it when it breaks. The one that was asked for the longest ago makes room for a new one, those first that are
-// not in use.
+// lane is what a connection is for. What waits in one connection's buffers, and on a thin link that is megabytes, holds up all that follows in it; so content, and what passes
+// through a tunnel, have connections of their own, and nothing that steers waits behind them.
+type lane int
+
+const (
+	laneControl lane = iota
+	laneContent
+	laneTunnel
+)
+
+type peerKey struct {
+	addr string
+	lane lane
+}
+
+// peers keeps one connection for each address and lane; gRPC mends it when it breaks. The one that was asked for the longest ago makes room for a new one, those first that
+// are not in use.
 type peers struct {
 	identity *identity.Source
 	group    string
@@ -31,7 +46,7 @@ type peers struct {
 	counted func(addr string) stats.Handler
 
 	mu     sync.Mutex
-	conns  map[string]*peer
+	conns  map[peerKey]*peer
 	asked  uint64
 	closed bool
 }
@@ -42,18 +57,29 @@ type peer struct {
 }
 
 func newPeers(id *identity.Source, group string) *peers {
-	return &peers{identity: id, group: group, conns: map[string]*peer{}}
+	return &peers{identity: id, group: group, conns: map[peerKey]*peer{}}
 }
 
-// conn gives the connection to an address. Without TLS only loopback addresses are dialled.
+// conn gives the connection to an address for what steers.
 func (p *peers) conn(_ context.Context, addr string) (grpc.ClientConnInterface, error) {
+	return p.in(laneControl, addr)
+}
+
+// tunnel gives the one for tunnels.
+func (p *peers) tunnel(_ context.Context, addr string) (grpc.ClientConnInterface, error) {
+	return p.in(laneTunnel, addr)
+}
+
+// in gives the connection to an address in a lane. Without TLS only loopback addresses are dialled.
+func (p *peers) in(lane lane, addr string) (grpc.ClientConnInterface, error) {
+	key := peerKey{addr, lane}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, context.Canceled
 	}
 	p.asked++
-	if c := p.conns[addr]; c != nil {
+	if c := p.conns[key]; c != nil {
 		c.asked = p.asked
 		return c.ClientConn, nil
 	}
@@ -75,7 +101,7 @@ func (p *peers) conn(_ context.Context, addr string) (grpc.ClientConnInterface, 
 		return nil, fmt.Errorf("dialling %s: %w", addr, err)
 	}
 	p.makeRoom()
-	p.conns[addr] = &peer{c, p.asked}
+	p.conns[key] = &peer{c, p.asked}
 	return c, nil
 }
 
@@ -84,13 +110,13 @@ func (p *peers) makeRoom() {
 	if len(p.conns) < maxPeers {
 		return
 	}
-	victim := ""
-	for addr, c := range p.conns {
+	var victim peerKey
+	for key, c := range p.conns {
 		v := p.conns[victim]
 		inUse := c.GetState() == connectivity.Ready
 		switch vInUse := v != nil && v.GetState() == connectivity.Ready; {
 		case v == nil, vInUse && !inUse, vInUse == inUse && c.asked < v.asked:
-			victim = addr
+			victim = key
 		}
 	}
 	_ = p.conns[victim].Close()
@@ -105,8 +131,8 @@ func (p *peers) related(id identity.ID) error {
 	return nil
 }
 
-func (p *peers) transfer(ctx context.Context, addr string) (transferv1.TransferServiceClient, error) {
-	c, err := p.conn(ctx, addr)
+func (p *peers) transfer(_ context.Context, addr string) (transferv1.TransferServiceClient, error) {
+	c, err := p.in(laneContent, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func TestPeersAreBounded(t *testing.T) {
 	if again, err := p.conn(t.Context(), l.Addr().String()); err != nil || again != inUse {
 		t.Errorf("the one in use was closed: %v", err)
 	}
-	if p.conns["127.0.0.1:20000"] != nil {
+	if p.conns[peerKey{"127.0.0.1:20000", laneControl}] != nil {
 		t.Error("the oldest was kept")
 	}
 }

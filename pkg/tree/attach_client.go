@@ -261,7 +261,7 @@ func (a *attachClient) session(ctx context.Context, addr string, fallback bool) 
 	a.welcomed(welcome, addr, fallback)
 	wg.Go(func() { h.watch(n.cfg.Timeouts.Silence) })
 	wg.Go(func() { a.watchDemand(h, hello.GetDemand()) })
-	wg.Go(func() { a.keepTunnel(h, conn) })
+	wg.Go(func() { a.keepTunnel(h, addr) })
 	wg.Go(func() { a.watchAccepted(h, hello.GetAccepted()) })
 	wg.Go(func() {
 		if err := a.tell(h.ctx, stream); !errors.Is(err, io.EOF) { // else Recv says why

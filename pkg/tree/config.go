@@ -70,6 +70,8 @@ type Config struct {
 	RaftServerTLS, RaftClientTLS *tls.Config
 	// Dial returns a connection to a fabric address. It is asked again for each call; the caller caches and closes.
 	Dial func(ctx context.Context, addr string) (grpc.ClientConnInterface, error)
+	// DialTunnel returns the one that a tunnel is to use. Content passes through tunnels, so it should be another than Dial's, in which nothing may wait for long. Nil: Dial.
+	DialTunnel func(ctx context.Context, addr string) (grpc.ClientConnInterface, error)
 	// AuthorizePeer says whether the peer in ctx, as in grpc's package peer, may speak for this group and site. Nil: anybody may.
 	AuthorizePeer func(ctx context.Context, group, site string) error
 	// ServeTunnel serves what a parent may ask of this member, on a connection that the parent's end of a tunnel opened, until ctx ends. The server must be made with
@@ -201,6 +203,9 @@ func (c *Config) validate() error {
 	}
 	if c.AuthorizePeer == nil {
 		c.AuthorizePeer = func(context.Context, string, string) error { return nil }
+	}
+	if c.DialTunnel == nil {
+		c.DialTunnel = c.Dial
 	}
 	c.Timeouts = c.Timeouts.withDefaults()
 	return errors.Join(errs...)

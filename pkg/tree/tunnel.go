@@ -223,14 +223,14 @@ func carry(ctx context.Context, pipe net.Conn, stop func(), recv func() ([]byte,
 }
 
 // keepTunnel lets the parent call this member while the group is attached to it. A parent that knows no tunnels is left in peace.
-func (a *attachClient) keepTunnel(h *held, conn grpc.ClientConnInterface) {
+func (a *attachClient) keepTunnel(h *held, addr string) {
 	cfg := &a.o.n.cfg
 	if cfg.ServeTunnel == nil {
 		return
 	}
 	pauses := backoff{limit: cfg.Timeouts.Backoff}
 	for h.ctx.Err() == nil {
-		stood, err := a.tunnel(h.ctx, conn)
+		stood, err := a.tunnel(h.ctx, addr)
 		if h.ctx.Err() != nil || status.Code(err) == codes.Unimplemented {
 			return
 		}
@@ -244,9 +244,13 @@ func (a *attachClient) keepTunnel(h *held, conn grpc.ClientConnInterface) {
 	}
 }
 
-func (a *attachClient) tunnel(ctx context.Context, conn grpc.ClientConnInterface) (stood bool, err error) {
+func (a *attachClient) tunnel(ctx context.Context, addr string) (stood bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	conn, err := a.o.n.cfg.DialTunnel(ctx, addr)
+	if err != nil {
+		return false, err
+	}
 	stream, err := treev1.NewTreeServiceClient(conn).Tunnel(ctx)
 	if err != nil {
 		return false, err
