@@ -62,7 +62,7 @@ func (n *Node) listenRaft(ctx context.Context) (*raftListener, error) {
 	return l, nil
 }
 
-// serve accepts until stop.
+// serve accepts until stop. It must be run in l.wg, so that stop waits for all that it begins.
 func (l *raftListener) serve() {
 	if l.ln == nil {
 		return

@@ -123,9 +123,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var serving sync.WaitGroup
-	serving.Go(listener.serve)
-	defer serving.Wait()
+	listener.wg.Go(listener.serve)
 	defer listener.stop()
 	r, err := n.startRaft(stores, listener)
 	if err != nil {
