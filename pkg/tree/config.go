@@ -116,7 +116,8 @@ type Timeouts struct {
 	Settle time.Duration
 	// Demand: how long a group's changed demand must stand before the parent is told, as it costs a resync: 1s.
 	Demand time.Duration
-	// Grace: how long after its election a root waits before it calls who did not report unreachable: 10s.
+	// Grace: how long after its election a root waits before it calls who did not report unreachable. It is longer than a child needs to notice that the
+	// former root hangs (15s) and to come here: 20s.
 	Grace time.Duration
 	// Tombstone: how long a tombstone is kept at the least: TombstoneAge.
 	Tombstone time.Duration
@@ -129,7 +130,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	}{
 		{&t.Heartbeat, time.Second}, {&t.Election, time.Second}, {&t.Lease, time.Second}, {&t.Stream, time.Second}, {&t.Silence, time.Minute}, {&t.Call, 10 * time.Second},
 		{&t.Backoff, 15 * time.Second}, {&t.Away, time.Second}, {&t.Fallback, 30 * time.Second}, {&t.Probe, 15 * time.Second}, {&t.Settle, 200 * time.Millisecond},
-		{&t.Demand, time.Second}, {&t.Grace, 10 * time.Second}, {&t.Tombstone, TombstoneAge},
+		{&t.Demand, time.Second}, {&t.Grace, 20 * time.Second}, {&t.Tombstone, TombstoneAge},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.def
