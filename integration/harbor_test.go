@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,6 +23,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
 
 // pair is a fabric of two sites, each beside a real Harbor: hq-a beside a, gd-a beside b.
@@ -85,6 +89,7 @@ func TestHarbor(t *testing.T) {
 		{"immutable tag", harborImmutable},
 		{"quota", harborQuota},
 		{"read-only", harborReadOnly},
+		{"staged", harborStaged},
 		{"agent killed in mid-blob", harborKilled},
 		{"upload cut in mid-blob", harborCut},
 	} {
@@ -347,6 +352,61 @@ func harborReadOnly(t *testing.T, p *pair) {
 }
 
 // harborKilled: what has arrived is not sent over the link again.
+// harborStaged: under a policy that stages, B has the content under a hold and no tag until the promotion; back is what was there before, and a tag that was new goes away.
+func harborStaged(t *testing.T, p *pair) {
+	const most = chatter
+	ref, fresh := p.repo("staged/web:stable"), p.repo("staged/web:2.0")
+	was := p.a.push(ref, image(t, 1<<16, 1))
+	p.b.holds(ref, was)
+	prom := promotionAt(t, p.hq)
+	prom.ask("policies", func(ctx context.Context, c adminv1.AdminServiceClient) error {
+		_, err := c.SetPolicies(ctx, &adminv1.SetPoliciesRequest{Policies: []*catalogv1.Policy{{Name: "releases", Repositories: []string{p.project + "/staged/**"}, Delivery: "staged"}}})
+		return err
+	})
+	img := image(t, 2*mib, 2)
+	is := p.a.push(ref, img)
+	if digest := p.a.push(fresh, img); digest != is {
+		t.Fatalf("one image has the digests %s and %s", is, digest)
+	}
+	p.hq.held(ref, "gd-a")
+	p.hq.held(fresh, "gd-a")
+	tags := func(want ...string) {
+		t.Helper()
+		eventually(t, "B's tags", func() error {
+			all, err := remote.List(p.b.reference(ref).Context(), p.b.auth())
+			shown := slices.DeleteFunc(slices.Clone(all), func(tag string) bool { return strings.HasPrefix(tag, "fanout-hold.") })
+			if err == nil && (!slices.Equal(shown, want) || len(shown) == len(all)) {
+				err = fmt.Errorf("it shows tags %v, want %v and a hold", all, want)
+			}
+			return err
+		})
+	}
+	tags("stable")
+	p.b.shows(ref, was)
+	crossed := func(what string, do func()) {
+		t.Helper()
+		before := p.hq.link.down.Load()
+		do()
+		n := p.hq.link.down.Load() - before
+		t.Logf("%s: %d bytes down the link", what, n)
+		if n == 0 || n > most {
+			t.Errorf("%s: %d bytes down the link, want some and at most %d", what, n, most)
+		}
+	}
+	crossed("promotion", func() {
+		prom.begin(planOf(`{name: all, groups: ["**"]}`), "", ref, fresh)
+		prom.in("succeeded", 1)
+		p.b.holds(ref, is)
+		p.b.shows(fresh, is)
+	})
+	crossed("rollback", func() {
+		prom.steer("rollback")
+		prom.in("rolled-back", 1)
+		p.b.shows(ref, was)
+		tags("stable")
+	})
+}
+
 func harborKilled(t *testing.T, p *pair) {
 	const size = 16 * mib
 	link := p.hq.link
@@ -398,6 +458,7 @@ func TestHarborBySweep(t *testing.T) {
 	p.a.api("DELETE", artifact+"/tags/stable", nil, nil, http.StatusOK)
 	eventually(t, "the tag goes at B", func() error {
 		tags, err := remote.List(p.b.reference(ref).Context(), p.b.auth())
+		tags = slices.DeleteFunc(tags, func(tag string) bool { return strings.HasPrefix(tag, "fanout-hold.") }) // for who undoes it
 		if err == nil && !slices.Equal(tags, []string{"1"}) {
 			err = fmt.Errorf("it shows tags %v", tags)
 		}
