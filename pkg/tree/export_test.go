@@ -149,3 +149,6 @@ func (n *Node) BeginRestore(ctx context.Context, saved *catalog.Snapshot) (parts
 
 // PrunableAt is up to which revision tombstones could be dropped at a time.
 func (n *Node) PrunableAt(now time.Time) uint64 { return n.office.Load().prunable(n.Catalog(), now) }
+
+// TakeSnapshot makes raft take one now.
+func (n *Node) TakeSnapshot() error { return n.raft.Load().Snapshot().Error() }

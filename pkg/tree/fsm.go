@@ -26,8 +26,9 @@ type fsm struct {
 	mu       sync.Mutex
 	machine  *catalog.Machine
 	err      error
-	bytes    int64 // applied since the last snapshot
-	lastSize int64 // of the last snapshot
+	bytes    int64  // applied since the last snapshot
+	lastSize int64  // of the last snapshot
+	index    uint64 // in the raft log, of the last command that was applied, or of the snapshot that was restored
 	limit    int64
 
 	configured atomic.Uint64 // raft index of the last change of the group's servers up to which all was applied
@@ -42,6 +43,13 @@ func (f *fsm) snapshot() *catalog.Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.machine.Snapshot()
+}
+
+// reached is the index of the raft log to which the state belongs.
+func (f *fsm) reached() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.index
 }
 
 func (f *fsm) failure() error {
@@ -64,6 +72,7 @@ func (f *fsm) Apply(log *raft.Log) any {
 		return f.err
 	}
 	results := f.machine.Apply(cmd)
+	f.index = log.Index
 	f.bytes += int64(len(log.Data))
 	if f.bytes > max(f.limit, f.lastSize) {
 		select {
@@ -100,7 +109,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.machine, f.bytes = m, 0
+	f.machine, f.bytes, f.index = m, 0, indexOf(r)
 	f.changed.notify()
 	return nil
 }

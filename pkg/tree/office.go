@@ -36,6 +36,7 @@ type office struct {
 	done      chan struct{}
 	began     time.Time
 	proposals chan *proposal
+	vouches   chan chan error
 	table     *table
 	group     *source // what this root says of its own group
 	attach    *attachClient
@@ -86,7 +87,7 @@ func (n *Node) govern(ctx context.Context, r *raft.Raft) {
 
 func (n *Node) newOffice(ctx context.Context, r *raft.Raft) *office {
 	o := &office{
-		n: n, raft: r, done: make(chan struct{}), began: time.Now(), proposals: make(chan *proposal), table: newTable(n.memberSite),
+		n: n, raft: r, done: make(chan struct{}), began: time.Now(), proposals: make(chan *proposal), vouches: make(chan chan error), table: newTable(n.memberSite),
 		followers: map[string]*follower{}, children: map[string]*child{}, joins: map[string]*catalogv1.Member{}, refused: map[string]bool{},
 		ordering: make(chan struct{}, 1),
 	}
@@ -110,6 +111,7 @@ func (o *office) run() {
 	n.rosterChanged.notify()
 	var wg sync.WaitGroup
 	wg.Go(o.proposer)
+	wg.Go(o.voucher)
 	wg.Go(o.feedSelf)
 	wg.Go(o.steward)
 	wg.Go(o.membership)

@@ -152,7 +152,7 @@ func (n *Node) startRaft(s *raftStores, layer raft.StreamLayer) (*raft.Raft, err
 		Stream: layer, MaxPool: raftPool, Timeout: n.cfg.Timeouts.Call, Logger: logger, MsgpackUseNewTimeFormat: true, MaxRPCsInFlight: inFlight,
 	}))
 	n.campaign = trans.campaign
-	r, err := raft.NewRaft(conf, n.fsm, cache, s.disk, s.snaps, trans)
+	r, err := raft.NewRaft(conf, n.fsm, cache, s.disk, indexedSnapshots{s.snaps}, trans)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), trans.Close())
 	}

@@ -318,6 +318,12 @@ func (h *hungRoot) Propose(ctx context.Context, _ *treev1.ProposeRequest) (*tree
 	return nil, ctx.Err()
 }
 
+func (h *hungRoot) Vouch(ctx context.Context, _ *treev1.VouchRequest) (*treev1.VouchResponse, error) {
+	h.asked <- struct{}{}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // TestPropose_LetsGoOfARootThatHangs: a proposal that waits for a root that answers nothing ends when another is elected, and can be made again there.
 func TestPropose_LetsGoOfARootThatHangs(t *testing.T) {
 	f := newFabric(t)

@@ -26,6 +26,98 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// VouchRequest comes from a member of the root's group.
+type VouchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site that asks.
+	Site          string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VouchRequest) Reset() {
+	*x = VouchRequest{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VouchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VouchRequest) ProtoMessage() {}
+
+func (x *VouchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VouchRequest.ProtoReflect.Descriptor instead.
+func (*VouchRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *VouchRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+// VouchResponse says how far the root is.
+type VouchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// index in the group's raft log of the last command that the root has applied.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VouchResponse) Reset() {
+	*x = VouchResponse{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VouchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VouchResponse) ProtoMessage() {}
+
+func (x *VouchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VouchResponse.ProtoReflect.Descriptor instead.
+func (*VouchResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VouchResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 // TunnelRequest goes up.
 type TunnelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -42,7 +134,7 @@ type TunnelRequest struct {
 
 func (x *TunnelRequest) Reset() {
 	*x = TunnelRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -54,7 +146,7 @@ func (x *TunnelRequest) String() string {
 func (*TunnelRequest) ProtoMessage() {}
 
 func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[0]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -67,7 +159,7 @@ func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelRequest.ProtoReflect.Descriptor instead.
 func (*TunnelRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{0}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TunnelRequest) GetKind() isTunnelRequest_Kind {
@@ -126,7 +218,7 @@ type TunnelHello struct {
 
 func (x *TunnelHello) Reset() {
 	*x = TunnelHello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -138,7 +230,7 @@ func (x *TunnelHello) String() string {
 func (*TunnelHello) ProtoMessage() {}
 
 func (x *TunnelHello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[1]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -151,7 +243,7 @@ func (x *TunnelHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelHello.ProtoReflect.Descriptor instead.
 func (*TunnelHello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{1}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TunnelHello) GetGroup() string {
@@ -179,7 +271,7 @@ type TunnelResponse struct {
 
 func (x *TunnelResponse) Reset() {
 	*x = TunnelResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -191,7 +283,7 @@ func (x *TunnelResponse) String() string {
 func (*TunnelResponse) ProtoMessage() {}
 
 func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[2]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -204,7 +296,7 @@ func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelResponse.ProtoReflect.Descriptor instead.
 func (*TunnelResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{2}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TunnelResponse) GetData() []byte {
@@ -231,7 +323,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -243,7 +335,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[3]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -256,7 +348,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{3}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AttachRequest) GetKind() isAttachRequest_Kind {
@@ -342,7 +434,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +446,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[4]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +459,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{4}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hello) GetGroup() string {
@@ -430,7 +522,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +534,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[5]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +547,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{5}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Ack) GetPosition() *v1.Position {
@@ -484,7 +576,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +588,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[6]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +601,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{6}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AttachResponse) GetKind() isAttachResponse_Kind {
@@ -616,7 +708,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +720,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[7]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +733,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{7}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Redirect) GetFabricAddress() string {
@@ -679,7 +771,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +783,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[8]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +796,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{8}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Welcome) GetGroup() string {
@@ -760,7 +852,7 @@ type Parents struct {
 
 func (x *Parents) Reset() {
 	*x = Parents{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +864,7 @@ func (x *Parents) String() string {
 func (*Parents) ProtoMessage() {}
 
 func (x *Parents) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[9]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +877,7 @@ func (x *Parents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parents.ProtoReflect.Descriptor instead.
 func (*Parents) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{9}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Parents) GetMembers() []*ParentMember {
@@ -812,7 +904,7 @@ type ParentMember struct {
 
 func (x *ParentMember) Reset() {
 	*x = ParentMember{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +916,7 @@ func (x *ParentMember) String() string {
 func (*ParentMember) ProtoMessage() {}
 
 func (x *ParentMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[10]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +929,7 @@ func (x *ParentMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParentMember.ProtoReflect.Descriptor instead.
 func (*ParentMember) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{10}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ParentMember) GetSite() string {
@@ -889,7 +981,7 @@ type Records struct {
 
 func (x *Records) Reset() {
 	*x = Records{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +993,7 @@ func (x *Records) String() string {
 func (*Records) ProtoMessage() {}
 
 func (x *Records) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[11]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1006,7 @@ func (x *Records) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Records.ProtoReflect.Descriptor instead.
 func (*Records) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{11}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Records) GetRecords() []*v1.Record {
@@ -976,7 +1068,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1080,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[12]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1093,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{12}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Heartbeat) GetPosition() *v1.Position {
@@ -1053,7 +1145,7 @@ type HealthUpdate struct {
 
 func (x *HealthUpdate) Reset() {
 	*x = HealthUpdate{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1157,7 @@ func (x *HealthUpdate) String() string {
 func (*HealthUpdate) ProtoMessage() {}
 
 func (x *HealthUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[13]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1170,7 @@ func (x *HealthUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthUpdate.ProtoReflect.Descriptor instead.
 func (*HealthUpdate) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{13}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HealthUpdate) GetFull() bool {
@@ -1162,7 +1254,7 @@ type GroupHealth struct {
 
 func (x *GroupHealth) Reset() {
 	*x = GroupHealth{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1266,7 @@ func (x *GroupHealth) String() string {
 func (*GroupHealth) ProtoMessage() {}
 
 func (x *GroupHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[14]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1279,7 @@ func (x *GroupHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHealth.ProtoReflect.Descriptor instead.
 func (*GroupHealth) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{14}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GroupHealth) GetGroup() string {
@@ -1342,7 +1434,7 @@ type SiteHealth struct {
 
 func (x *SiteHealth) Reset() {
 	*x = SiteHealth{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1446,7 @@ func (x *SiteHealth) String() string {
 func (*SiteHealth) ProtoMessage() {}
 
 func (x *SiteHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1459,7 @@ func (x *SiteHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteHealth.ProtoReflect.Descriptor instead.
 func (*SiteHealth) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{15}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SiteHealth) GetSite() string {
@@ -1516,7 +1608,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1620,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1633,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Disk) GetFree() int64 {
@@ -1595,7 +1687,7 @@ type PendingRef struct {
 
 func (x *PendingRef) Reset() {
 	*x = PendingRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1699,7 @@ func (x *PendingRef) String() string {
 func (*PendingRef) ProtoMessage() {}
 
 func (x *PendingRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1712,7 @@ func (x *PendingRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRef.ProtoReflect.Descriptor instead.
 func (*PendingRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PendingRef) GetSite() string {
@@ -1742,7 +1834,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1846,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1859,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Trouble) GetCause() string {
@@ -1831,7 +1923,7 @@ type BlobProgress struct {
 
 func (x *BlobProgress) Reset() {
 	*x = BlobProgress{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +1935,7 @@ func (x *BlobProgress) String() string {
 func (*BlobProgress) ProtoMessage() {}
 
 func (x *BlobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +1948,7 @@ func (x *BlobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobProgress.ProtoReflect.Descriptor instead.
 func (*BlobProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BlobProgress) GetDigest() string {
@@ -1909,7 +2001,7 @@ type SettledRef struct {
 
 func (x *SettledRef) Reset() {
 	*x = SettledRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2013,7 @@ func (x *SettledRef) String() string {
 func (*SettledRef) ProtoMessage() {}
 
 func (x *SettledRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2026,7 @@ func (x *SettledRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettledRef.ProtoReflect.Descriptor instead.
 func (*SettledRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SettledRef) GetSite() string {
@@ -1971,7 +2063,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2075,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2088,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FollowRequest) GetMember() *v1.Member {
@@ -2024,7 +2116,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2128,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2141,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FollowResponse) GetRoster() *Roster {
@@ -2078,7 +2170,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2182,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2195,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Roster) GetCarrier() string {
@@ -2156,7 +2248,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2260,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2273,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProposeRequest) GetSite() string {
@@ -2216,7 +2308,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2320,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2333,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProposeResponse) GetResults() []*ChangeResult {
@@ -2268,7 +2360,7 @@ type ChangeResult struct {
 
 func (x *ChangeResult) Reset() {
 	*x = ChangeResult{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2372,7 @@ func (x *ChangeResult) String() string {
 func (*ChangeResult) ProtoMessage() {}
 
 func (x *ChangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2385,7 @@ func (x *ChangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResult.ProtoReflect.Descriptor instead.
 func (*ChangeResult) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ChangeResult) GetRevision() uint64 {
@@ -2333,7 +2425,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2437,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2450,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
 }
 
 // IdentifyResponse says who the agent is.
@@ -2390,7 +2482,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2494,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2507,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IdentifyResponse) GetSite() string {
@@ -2512,7 +2604,7 @@ type RaftHello struct {
 
 func (x *RaftHello) Reset() {
 	*x = RaftHello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2616,7 @@ func (x *RaftHello) String() string {
 func (*RaftHello) ProtoMessage() {}
 
 func (x *RaftHello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2629,7 @@ func (x *RaftHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHello.ProtoReflect.Descriptor instead.
 func (*RaftHello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RaftHello) GetGroup() string {
@@ -2631,7 +2723,7 @@ type RaftChannel struct {
 
 func (x *RaftChannel) Reset() {
 	*x = RaftChannel{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2735,7 @@ func (x *RaftChannel) String() string {
 func (*RaftChannel) ProtoMessage() {}
 
 func (x *RaftChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2748,7 @@ func (x *RaftChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftChannel.ProtoReflect.Descriptor instead.
 func (*RaftChannel) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RaftChannel) GetTo() string {
@@ -2681,7 +2773,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2785,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2798,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{31}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JoinRequest) GetMember() *v1.Member {
@@ -2741,7 +2833,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +2845,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +2858,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{32}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JoinResponse) GetAccepted() bool {
@@ -2793,7 +2885,7 @@ type RaftReply struct {
 
 func (x *RaftReply) Reset() {
 	*x = RaftReply{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +2897,7 @@ func (x *RaftReply) String() string {
 func (*RaftReply) ProtoMessage() {}
 
 func (x *RaftReply) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +2910,7 @@ func (x *RaftReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftReply.ProtoReflect.Descriptor instead.
 func (*RaftReply) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{33}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RaftReply) GetRefusal() string {
@@ -2853,7 +2945,11 @@ var File_fanout_tree_v1_tree_proto protoreflect.FileDescriptor
 
 const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\n" +
-	"\x19fanout/tree/v1/tree.proto\x12\x0efanout.tree.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a!fanout/transfer/v1/transfer.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"b\n" +
+	"\x19fanout/tree/v1/tree.proto\x12\x0efanout.tree.v1\x1a\x1ffanout/catalog/v1/catalog.proto\x1a!fanout/transfer/v1/transfer.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\"\n" +
+	"\fVouchRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\"%\n" +
+	"\rVouchResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"b\n" +
 	"\rTunnelRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.fanout.tree.v1.TunnelHelloH\x00R\x05hello\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
@@ -3071,11 +3167,12 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\arefusal\x18\x01 \x01(\tR\arefusal\x12<\n" +
 	"\bidentify\x18\x02 \x01(\v2 .fanout.tree.v1.IdentifyResponseR\bidentify\x120\n" +
 	"\x04join\x18\x03 \x01(\v2\x1c.fanout.tree.v1.JoinResponseR\x04join\x12\x18\n" +
-	"\aremoved\x18\x04 \x01(\bR\aremoved2\x8f\x03\n" +
+	"\aremoved\x18\x04 \x01(\bR\aremoved2\xd5\x03\n" +
 	"\vTreeService\x12K\n" +
 	"\x06Attach\x12\x1d.fanout.tree.v1.AttachRequest\x1a\x1e.fanout.tree.v1.AttachResponse(\x010\x01\x12K\n" +
 	"\x06Follow\x12\x1d.fanout.tree.v1.FollowRequest\x1a\x1e.fanout.tree.v1.FollowResponse(\x010\x01\x12J\n" +
-	"\aPropose\x12\x1e.fanout.tree.v1.ProposeRequest\x1a\x1f.fanout.tree.v1.ProposeResponse\x12K\n" +
+	"\aPropose\x12\x1e.fanout.tree.v1.ProposeRequest\x1a\x1f.fanout.tree.v1.ProposeResponse\x12D\n" +
+	"\x05Vouch\x12\x1c.fanout.tree.v1.VouchRequest\x1a\x1d.fanout.tree.v1.VouchResponse\x12K\n" +
 	"\x06Tunnel\x12\x1d.fanout.tree.v1.TunnelRequest\x1a\x1e.fanout.tree.v1.TunnelResponse(\x010\x01\x12M\n" +
 	"\bIdentify\x12\x1f.fanout.tree.v1.IdentifyRequest\x1a .fanout.tree.v1.IdentifyResponseB9Z7github.com/fanout-io/fanout/proto/fanout/tree/v1;treev1b\x06proto3"
 
@@ -3091,126 +3188,130 @@ func file_fanout_tree_v1_tree_proto_rawDescGZIP() []byte {
 	return file_fanout_tree_v1_tree_proto_rawDescData
 }
 
-var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_fanout_tree_v1_tree_proto_goTypes = []any{
-	(*TunnelRequest)(nil),         // 0: fanout.tree.v1.TunnelRequest
-	(*TunnelHello)(nil),           // 1: fanout.tree.v1.TunnelHello
-	(*TunnelResponse)(nil),        // 2: fanout.tree.v1.TunnelResponse
-	(*AttachRequest)(nil),         // 3: fanout.tree.v1.AttachRequest
-	(*Hello)(nil),                 // 4: fanout.tree.v1.Hello
-	(*Ack)(nil),                   // 5: fanout.tree.v1.Ack
-	(*AttachResponse)(nil),        // 6: fanout.tree.v1.AttachResponse
-	(*Redirect)(nil),              // 7: fanout.tree.v1.Redirect
-	(*Welcome)(nil),               // 8: fanout.tree.v1.Welcome
-	(*Parents)(nil),               // 9: fanout.tree.v1.Parents
-	(*ParentMember)(nil),          // 10: fanout.tree.v1.ParentMember
-	(*Records)(nil),               // 11: fanout.tree.v1.Records
-	(*Heartbeat)(nil),             // 12: fanout.tree.v1.Heartbeat
-	(*HealthUpdate)(nil),          // 13: fanout.tree.v1.HealthUpdate
-	(*GroupHealth)(nil),           // 14: fanout.tree.v1.GroupHealth
-	(*SiteHealth)(nil),            // 15: fanout.tree.v1.SiteHealth
-	(*Disk)(nil),                  // 16: fanout.tree.v1.Disk
-	(*PendingRef)(nil),            // 17: fanout.tree.v1.PendingRef
-	(*Trouble)(nil),               // 18: fanout.tree.v1.Trouble
-	(*BlobProgress)(nil),          // 19: fanout.tree.v1.BlobProgress
-	(*SettledRef)(nil),            // 20: fanout.tree.v1.SettledRef
-	(*FollowRequest)(nil),         // 21: fanout.tree.v1.FollowRequest
-	(*FollowResponse)(nil),        // 22: fanout.tree.v1.FollowResponse
-	(*Roster)(nil),                // 23: fanout.tree.v1.Roster
-	(*ProposeRequest)(nil),        // 24: fanout.tree.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 25: fanout.tree.v1.ProposeResponse
-	(*ChangeResult)(nil),          // 26: fanout.tree.v1.ChangeResult
-	(*IdentifyRequest)(nil),       // 27: fanout.tree.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 28: fanout.tree.v1.IdentifyResponse
-	(*RaftHello)(nil),             // 29: fanout.tree.v1.RaftHello
-	(*RaftChannel)(nil),           // 30: fanout.tree.v1.RaftChannel
-	(*JoinRequest)(nil),           // 31: fanout.tree.v1.JoinRequest
-	(*JoinResponse)(nil),          // 32: fanout.tree.v1.JoinResponse
-	(*RaftReply)(nil),             // 33: fanout.tree.v1.RaftReply
-	nil,                           // 34: fanout.tree.v1.Hello.LabelsEntry
-	nil,                           // 35: fanout.tree.v1.GroupHealth.LabelsEntry
-	nil,                           // 36: fanout.tree.v1.IdentifyResponse.FoundingEntry
-	(*v1.Position)(nil),           // 37: fanout.catalog.v1.Position
-	(*v1.Scope)(nil),              // 38: fanout.catalog.v1.Scope
-	(*v1.Ancestor)(nil),           // 39: fanout.catalog.v1.Ancestor
-	(*v1.Record)(nil),             // 40: fanout.catalog.v1.Record
-	(*v11.Manifest)(nil),          // 41: fanout.transfer.v1.Manifest
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),             // 43: fanout.catalog.v1.Freeze
-	(*v1.GroupSite)(nil),          // 44: fanout.catalog.v1.GroupSite
-	(*v1.Member)(nil),             // 45: fanout.catalog.v1.Member
-	(*v1.Change)(nil),             // 46: fanout.catalog.v1.Change
+	(*VouchRequest)(nil),          // 0: fanout.tree.v1.VouchRequest
+	(*VouchResponse)(nil),         // 1: fanout.tree.v1.VouchResponse
+	(*TunnelRequest)(nil),         // 2: fanout.tree.v1.TunnelRequest
+	(*TunnelHello)(nil),           // 3: fanout.tree.v1.TunnelHello
+	(*TunnelResponse)(nil),        // 4: fanout.tree.v1.TunnelResponse
+	(*AttachRequest)(nil),         // 5: fanout.tree.v1.AttachRequest
+	(*Hello)(nil),                 // 6: fanout.tree.v1.Hello
+	(*Ack)(nil),                   // 7: fanout.tree.v1.Ack
+	(*AttachResponse)(nil),        // 8: fanout.tree.v1.AttachResponse
+	(*Redirect)(nil),              // 9: fanout.tree.v1.Redirect
+	(*Welcome)(nil),               // 10: fanout.tree.v1.Welcome
+	(*Parents)(nil),               // 11: fanout.tree.v1.Parents
+	(*ParentMember)(nil),          // 12: fanout.tree.v1.ParentMember
+	(*Records)(nil),               // 13: fanout.tree.v1.Records
+	(*Heartbeat)(nil),             // 14: fanout.tree.v1.Heartbeat
+	(*HealthUpdate)(nil),          // 15: fanout.tree.v1.HealthUpdate
+	(*GroupHealth)(nil),           // 16: fanout.tree.v1.GroupHealth
+	(*SiteHealth)(nil),            // 17: fanout.tree.v1.SiteHealth
+	(*Disk)(nil),                  // 18: fanout.tree.v1.Disk
+	(*PendingRef)(nil),            // 19: fanout.tree.v1.PendingRef
+	(*Trouble)(nil),               // 20: fanout.tree.v1.Trouble
+	(*BlobProgress)(nil),          // 21: fanout.tree.v1.BlobProgress
+	(*SettledRef)(nil),            // 22: fanout.tree.v1.SettledRef
+	(*FollowRequest)(nil),         // 23: fanout.tree.v1.FollowRequest
+	(*FollowResponse)(nil),        // 24: fanout.tree.v1.FollowResponse
+	(*Roster)(nil),                // 25: fanout.tree.v1.Roster
+	(*ProposeRequest)(nil),        // 26: fanout.tree.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 27: fanout.tree.v1.ProposeResponse
+	(*ChangeResult)(nil),          // 28: fanout.tree.v1.ChangeResult
+	(*IdentifyRequest)(nil),       // 29: fanout.tree.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 30: fanout.tree.v1.IdentifyResponse
+	(*RaftHello)(nil),             // 31: fanout.tree.v1.RaftHello
+	(*RaftChannel)(nil),           // 32: fanout.tree.v1.RaftChannel
+	(*JoinRequest)(nil),           // 33: fanout.tree.v1.JoinRequest
+	(*JoinResponse)(nil),          // 34: fanout.tree.v1.JoinResponse
+	(*RaftReply)(nil),             // 35: fanout.tree.v1.RaftReply
+	nil,                           // 36: fanout.tree.v1.Hello.LabelsEntry
+	nil,                           // 37: fanout.tree.v1.GroupHealth.LabelsEntry
+	nil,                           // 38: fanout.tree.v1.IdentifyResponse.FoundingEntry
+	(*v1.Position)(nil),           // 39: fanout.catalog.v1.Position
+	(*v1.Scope)(nil),              // 40: fanout.catalog.v1.Scope
+	(*v1.Ancestor)(nil),           // 41: fanout.catalog.v1.Ancestor
+	(*v1.Record)(nil),             // 42: fanout.catalog.v1.Record
+	(*v11.Manifest)(nil),          // 43: fanout.transfer.v1.Manifest
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),             // 45: fanout.catalog.v1.Freeze
+	(*v1.GroupSite)(nil),          // 46: fanout.catalog.v1.GroupSite
+	(*v1.Member)(nil),             // 47: fanout.catalog.v1.Member
+	(*v1.Change)(nil),             // 48: fanout.catalog.v1.Change
 }
 var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
-	1,  // 0: fanout.tree.v1.TunnelRequest.hello:type_name -> fanout.tree.v1.TunnelHello
-	4,  // 1: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
-	5,  // 2: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
-	13, // 3: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	37, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
-	38, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
-	34, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
-	37, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
-	7,  // 8: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
-	8,  // 9: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
-	11, // 10: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
-	12, // 11: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
-	9,  // 12: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
-	37, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
-	39, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	9,  // 15: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
-	10, // 16: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
-	40, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
-	41, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
-	37, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
-	37, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
-	42, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
-	43, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
-	14, // 23: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
-	15, // 24: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
-	17, // 25: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
-	20, // 26: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
-	37, // 27: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
-	35, // 28: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
-	42, // 29: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
-	38, // 30: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
-	44, // 31: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
-	43, // 32: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
-	42, // 33: fanout.tree.v1.GroupHealth.detached_since:type_name -> google.protobuf.Timestamp
-	42, // 34: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
-	16, // 35: fanout.tree.v1.SiteHealth.disk:type_name -> fanout.tree.v1.Disk
-	16, // 36: fanout.tree.v1.SiteHealth.registry_disk:type_name -> fanout.tree.v1.Disk
-	42, // 37: fanout.tree.v1.SiteHealth.certificate_expires:type_name -> google.protobuf.Timestamp
-	42, // 38: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
-	42, // 39: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
-	18, // 40: fanout.tree.v1.PendingRef.trouble:type_name -> fanout.tree.v1.Trouble
-	19, // 41: fanout.tree.v1.PendingRef.blob:type_name -> fanout.tree.v1.BlobProgress
-	45, // 42: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	13, // 43: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	23, // 44: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	10, // 45: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	10, // 46: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	46, // 47: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	26, // 48: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	40, // 49: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	36, // 50: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	30, // 51: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
-	27, // 52: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
-	31, // 53: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
-	45, // 54: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
-	28, // 55: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
-	32, // 56: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
-	3,  // 57: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	21, // 58: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	24, // 59: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	0,  // 60: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
-	27, // 61: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	6,  // 62: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	22, // 63: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	25, // 64: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	2,  // 65: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
-	28, // 66: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	62, // [62:67] is the sub-list for method output_type
-	57, // [57:62] is the sub-list for method input_type
+	3,  // 0: fanout.tree.v1.TunnelRequest.hello:type_name -> fanout.tree.v1.TunnelHello
+	6,  // 1: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
+	7,  // 2: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
+	15, // 3: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	39, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
+	40, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
+	36, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
+	39, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
+	9,  // 8: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
+	10, // 9: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
+	13, // 10: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
+	14, // 11: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
+	11, // 12: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
+	39, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
+	41, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	11, // 15: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
+	12, // 16: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
+	42, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
+	43, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
+	39, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
+	39, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
+	44, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
+	45, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
+	16, // 23: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
+	17, // 24: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
+	19, // 25: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
+	22, // 26: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
+	39, // 27: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
+	37, // 28: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
+	44, // 29: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
+	40, // 30: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
+	46, // 31: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
+	45, // 32: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
+	44, // 33: fanout.tree.v1.GroupHealth.detached_since:type_name -> google.protobuf.Timestamp
+	44, // 34: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
+	18, // 35: fanout.tree.v1.SiteHealth.disk:type_name -> fanout.tree.v1.Disk
+	18, // 36: fanout.tree.v1.SiteHealth.registry_disk:type_name -> fanout.tree.v1.Disk
+	44, // 37: fanout.tree.v1.SiteHealth.certificate_expires:type_name -> google.protobuf.Timestamp
+	44, // 38: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
+	44, // 39: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
+	20, // 40: fanout.tree.v1.PendingRef.trouble:type_name -> fanout.tree.v1.Trouble
+	21, // 41: fanout.tree.v1.PendingRef.blob:type_name -> fanout.tree.v1.BlobProgress
+	47, // 42: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	15, // 43: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	25, // 44: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	12, // 45: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	12, // 46: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	48, // 47: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	28, // 48: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	42, // 49: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	38, // 50: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	32, // 51: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	29, // 52: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	33, // 53: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	47, // 54: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	30, // 55: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	34, // 56: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	5,  // 57: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	23, // 58: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	26, // 59: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	0,  // 60: fanout.tree.v1.TreeService.Vouch:input_type -> fanout.tree.v1.VouchRequest
+	2,  // 61: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
+	29, // 62: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	8,  // 63: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	24, // 64: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	27, // 65: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	1,  // 66: fanout.tree.v1.TreeService.Vouch:output_type -> fanout.tree.v1.VouchResponse
+	4,  // 67: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
+	30, // 68: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	63, // [63:69] is the sub-list for method output_type
+	57, // [57:63] is the sub-list for method input_type
 	57, // [57:57] is the sub-list for extension type_name
 	57, // [57:57] is the sub-list for extension extendee
 	0,  // [0:57] is the sub-list for field type_name
@@ -3221,23 +3322,23 @@ func file_fanout_tree_v1_tree_proto_init() {
 	if File_fanout_tree_v1_tree_proto != nil {
 		return
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[0].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[2].OneofWrappers = []any{
 		(*TunnelRequest_Hello)(nil),
 		(*TunnelRequest_Data)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[3].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[5].OneofWrappers = []any{
 		(*AttachRequest_Hello)(nil),
 		(*AttachRequest_Ack)(nil),
 		(*AttachRequest_Health)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[6].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[8].OneofWrappers = []any{
 		(*AttachResponse_Redirect)(nil),
 		(*AttachResponse_Welcome)(nil),
 		(*AttachResponse_Records)(nil),
 		(*AttachResponse_Heartbeat)(nil),
 		(*AttachResponse_Parents)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[29].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[31].OneofWrappers = []any{
 		(*RaftHello_Channel)(nil),
 		(*RaftHello_Identify)(nil),
 		(*RaftHello_Join)(nil),
@@ -3248,7 +3349,7 @@ func file_fanout_tree_v1_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_tree_v1_tree_proto_rawDesc), len(file_fanout_tree_v1_tree_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	TreeService_Attach_FullMethodName   = "/fanout.tree.v1.TreeService/Attach"
 	TreeService_Follow_FullMethodName   = "/fanout.tree.v1.TreeService/Follow"
 	TreeService_Propose_FullMethodName  = "/fanout.tree.v1.TreeService/Propose"
+	TreeService_Vouch_FullMethodName    = "/fanout.tree.v1.TreeService/Vouch"
 	TreeService_Tunnel_FullMethodName   = "/fanout.tree.v1.TreeService/Tunnel"
 	TreeService_Identify_FullMethodName = "/fanout.tree.v1.TreeService/Identify"
 )
@@ -43,6 +44,9 @@ type TreeServiceClient interface {
 	// Propose hands a change to the root, which assigns revisions and time. Refused changes come back as results, not as an error. UNAVAILABLE: not the root, or lost it; whether the
 	// change was committed is then unknown, and the caller looks before it asks again.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
+	// Vouch asks the root how far its catalog is: who has applied the group's log up to there has all that was acknowledged to anybody before the call. FAILED_PRECONDITION: not the root, or no
+	// longer.
+	Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error)
 	// Tunnel is opened by a child group's root to its parent's root while it is attached, and stays open. The bytes that it carries are an HTTP/2 connection on which the child is the
 	// server: a parent can't dial its children, and so it can call them all the same. FAILED_PRECONDITION: the child is not attached here.
 	Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error)
@@ -94,6 +98,16 @@ func (c *treeServiceClient) Propose(ctx context.Context, in *ProposeRequest, opt
 	return out, nil
 }
 
+func (c *treeServiceClient) Vouch(ctx context.Context, in *VouchRequest, opts ...grpc.CallOption) (*VouchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VouchResponse)
+	err := c.cc.Invoke(ctx, TreeService_Vouch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *treeServiceClient) Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &TreeService_ServiceDesc.Streams[2], TreeService_Tunnel_FullMethodName, cOpts...)
@@ -132,6 +146,9 @@ type TreeServiceServer interface {
 	// Propose hands a change to the root, which assigns revisions and time. Refused changes come back as results, not as an error. UNAVAILABLE: not the root, or lost it; whether the
 	// change was committed is then unknown, and the caller looks before it asks again.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
+	// Vouch asks the root how far its catalog is: who has applied the group's log up to there has all that was acknowledged to anybody before the call. FAILED_PRECONDITION: not the root, or no
+	// longer.
+	Vouch(context.Context, *VouchRequest) (*VouchResponse, error)
 	// Tunnel is opened by a child group's root to its parent's root while it is attached, and stays open. The bytes that it carries are an HTTP/2 connection on which the child is the
 	// server: a parent can't dial its children, and so it can call them all the same. FAILED_PRECONDITION: the child is not attached here.
 	Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error
@@ -155,6 +172,9 @@ func (UnimplementedTreeServiceServer) Follow(grpc.BidiStreamingServer[FollowRequ
 }
 func (UnimplementedTreeServiceServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
+}
+func (UnimplementedTreeServiceServer) Vouch(context.Context, *VouchRequest) (*VouchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Vouch not implemented")
 }
 func (UnimplementedTreeServiceServer) Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error {
 	return status.Error(codes.Unimplemented, "method Tunnel not implemented")
@@ -215,6 +235,24 @@ func _TreeService_Propose_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TreeService_Vouch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VouchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TreeServiceServer).Vouch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TreeService_Vouch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TreeServiceServer).Vouch(ctx, req.(*VouchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TreeService_Tunnel_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(TreeServiceServer).Tunnel(&grpc.GenericServerStream[TunnelRequest, TunnelResponse]{ServerStream: stream})
 }
@@ -250,6 +288,10 @@ var TreeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Propose",
 			Handler:    _TreeService_Propose_Handler,
+		},
+		{
+			MethodName: "Vouch",
+			Handler:    _TreeService_Vouch_Handler,
 		},
 		{
 			MethodName: "Identify",
