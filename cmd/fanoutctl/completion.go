@@ -89,7 +89,7 @@ func (a *app) completeGroups(cmd *cobra.Command, args []string, start string) ([
 func (a *app) refs(ctx context.Context, start string) (refs []string) {
 	a.ask(ctx, func(ctx context.Context, c *client.Client) error {
 		return each(ctx, 0, func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.ImagesResponse], error) {
-			return c.Images(ctx, &adminv1.ImagesRequest{})
+			return c.Images(ctx, &adminv1.ImagesRequest{Local: true})
 		}, func(r *adminv1.ImagesResponse) error {
 			if strings.HasPrefix(r.GetRef(), start) {
 				refs = append(refs, r.GetRef())

@@ -14,19 +14,22 @@ import (
 )
 
 func (a *app) imagesCommand() *cobra.Command {
-	var all bool
+	var all, local bool
 	cmd := &cobra.Command{
 		Use:   "images [REPOSITORY]",
 		Short: "Show the catalog: what every site in scope should have",
 		Long: `Shows the records of the catalog in the order of their refs. REPOSITORY narrows that to one repository or to a
-pattern (** stands for any number of parts). Signature tags and deleted refs are shown with --all only.`,
+pattern (** stands for any number of parts). Signature tags and deleted refs are shown with --all only.
+
+What was published before the command began is shown, whichever member of a group is asked: its root says how far
+the catalog is. Where the group has no root now, --local shows what the agent that is asked has, which may be old.`,
 		Example: `  fanoutctl images
   fanoutctl images 'team/**' --all
   fanoutctl images -o json | jq -r '.images[] | .ref + " " + .digest'`,
 		Args:              args(0, 1, "one repository at most"),
 		ValidArgsFunction: a.completeRepositories,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &adminv1.ImagesRequest{All: all}
+			req := &adminv1.ImagesRequest{All: all, Local: local}
 			if len(args) > 0 {
 				req.Repository = args[0]
 			}
@@ -46,6 +49,7 @@ pattern (** stands for any number of parts). Signature tags and deleted refs are
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "signature tags and deleted refs too")
+	cmd.Flags().BoolVar(&local, "local", false, "what the agent that is asked has, without asking the root of its group")
 	return cmd
 }
 

@@ -70,13 +70,51 @@ func (s *admin) root(ctx context.Context) (adminv1.AdminServiceClient, error) {
 		return nil, status.Error(codes.FailedPrecondition, s.a.removedReason())
 	}
 	if roster.RootAddr == "" {
-		return nil, status.Errorf(codes.Unavailable, "group %s has no root now; it is being elected, or a majority of its members is down", s.a.cfg.Group)
+		return nil, s.noRoot()
 	}
 	conn, err := s.a.peers.conn(ctx, roster.RootAddr)
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	return adminv1.NewAdminServiceClient(conn), nil
+}
+
+func (s *admin) noRoot() error {
+	return status.Errorf(codes.Unavailable, "group %s has no root now; it is being elected, or a majority of its members is down", s.a.cfg.Group)
+}
+
+// rootNow is root for what is answered, or done, by what the catalog says now: where this member is the root it has vouched for its office, and its catalog has all that was acknowledged before.
+func (s *admin) rootNow(ctx context.Context) (adminv1.AdminServiceClient, error) {
+	for {
+		root, err := s.root(ctx)
+		if root != nil || err != nil {
+			return root, err
+		}
+		if err := s.current(ctx); err != nil {
+			return nil, err
+		}
+		if s.a.node.IsRoot() {
+			return nil, nil
+		}
+	}
+}
+
+// current waits until the catalog here has all that was acknowledged to anybody before the call.
+func (s *admin) current(ctx context.Context) error {
+	sctx, cancel := context.WithTimeout(ctx, officePatience)
+	defer cancel()
+	err := s.a.node.Sync(sctx)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case s.a.node.Removed():
+		return status.Error(codes.FailedPrecondition, s.a.removedReason())
+	case errors.Is(err, tree.ErrNoRoot):
+		return s.noRoot()
+	}
+	return status.Errorf(codes.Unavailable, "what the catalog of group %s says now is not known: %v", s.a.cfg.Group, err)
 }
 
 // settled waits while this member was elected and has not taken office yet: it must not take itself for another root.
@@ -172,7 +210,7 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
-	root, err := s.root(stream.Context())
+	root, err := s.rootNow(stream.Context())
 	if err != nil {
 		return err
 	}
@@ -218,6 +256,12 @@ func (s *admin) Images(req *adminv1.ImagesRequest, stream grpc.ServerStreamingSe
 	}
 	if err := catalog.ValidatePattern(pattern); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if !req.GetLocal() {
+		if err := s.current(stream.Context()); err != nil {
+			st := status.Convert(err)
+			return status.Errorf(st.Code(), "%s; 'fanoutctl images --local' shows what site %s has", st.Message(), s.a.cfg.Site)
+		}
 	}
 	for raw := range s.a.node.Catalog().Records() {
 		rec := s.a.shown(raw)
@@ -280,6 +324,9 @@ func (s *admin) Publish(req *adminv1.PublishRequest, stream grpc.ServerStreaming
 	}
 	if !s.a.cfg.Headquarters() {
 		return status.Errorf(codes.FailedPrecondition, "group %s is not headquarters; publish at an agent of %s", s.a.cfg.Group, strings.Split(s.a.cfg.Group, "/")[0])
+	}
+	if err := s.current(ctx); err != nil {
+		return err // what is here may long be replaced
 	}
 	settings := s.a.node.Catalog().Settings()
 	if settings == nil {

@@ -126,7 +126,10 @@ func (s *admin) steer(ctx context.Context, what string) (actor string, root admi
 	if err := s.headquarters(what); err != nil {
 		return "", nil, err
 	}
-	root, err = s.rootOnce(ctx)
+	root, err = s.rootNow(ctx)
+	if root != nil && passedOn(ctx) {
+		return "", nil, s.rootChanged()
+	}
 	return actor, root, err
 }
 
@@ -206,7 +209,7 @@ func (s *admin) Conflicts(ctx context.Context, req *adminv1.ConflictsRequest) (*
 	if err := s.headquarters("ask for conflicts"); err != nil {
 		return nil, err
 	}
-	if root, err := s.root(ctx); err != nil || root != nil {
+	if root, err := s.rootNow(ctx); err != nil || root != nil {
 		if err != nil {
 			return nil, err
 		}
@@ -253,6 +256,9 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 	}
 	ref, err := parseRef(req.GetRef())
 	if err != nil {
+		return nil, err
+	}
+	if err := s.current(ctx); err != nil {
 		return nil, err
 	}
 	rec, err := s.record(ref)

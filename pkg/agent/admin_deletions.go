@@ -25,7 +25,7 @@ func (s *admin) Deletions(ctx context.Context, req *adminv1.DeletionsRequest) (*
 	if err := s.headquarters("ask for deletions"); err != nil {
 		return nil, err
 	}
-	if root, err := s.root(ctx); err != nil || root != nil {
+	if root, err := s.rootNow(ctx); err != nil || root != nil {
 		if err != nil {
 			return nil, err
 		}

@@ -28,9 +28,13 @@ const (
 func (s *admin) rootOnce(ctx context.Context) (adminv1.AdminServiceClient, error) {
 	root, err := s.root(ctx)
 	if root != nil && passedOn(ctx) {
-		return nil, status.Errorf(codes.Unavailable, "the root of group %s has just changed", s.a.cfg.Group)
+		return nil, s.rootChanged()
 	}
 	return root, err
+}
+
+func (s *admin) rootChanged() error {
+	return status.Errorf(codes.Unavailable, "the root of group %s has just changed", s.a.cfg.Group)
 }
 
 // SaveCatalog implements adminv1.AdminServiceServer. Any member saves what it has: it may be the last one that has it.

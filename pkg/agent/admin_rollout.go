@@ -230,7 +230,7 @@ func (s *admin) Rollouts(req *adminv1.RolloutsRequest, stream grpc.ServerStreami
 	if err := s.headquarters("ask for rollouts"); err != nil {
 		return err
 	}
-	root, err := s.root(ctx)
+	root, err := s.rootNow(ctx)
 	if err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ func (s *admin) Policies(ctx context.Context, req *adminv1.PoliciesRequest) (*ad
 	if err := s.headquarters("ask for policies"); err != nil {
 		return nil, err
 	}
-	if root, err := s.root(ctx); err != nil || root != nil {
+	if root, err := s.rootNow(ctx); err != nil || root != nil {
 		if err != nil {
 			return nil, err
 		}
