@@ -164,7 +164,9 @@ func start(t testing.TB, specs ...spec) map[string]*site {
 	for i, sp := range specs {
 		if s := order[i]; sp.registry {
 			s.own = startRegistry(t, s.reg, s.http)
-			s.extra += s.own.extra()
+			if !strings.Contains(s.extra, "registry:") { // else its agent speaks to it through something
+				s.extra += s.own.extra()
+			}
 		}
 	}
 	for _, s := range order {

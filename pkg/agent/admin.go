@@ -351,27 +351,7 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 		return nil, registry.ErrNotFound
 	}
 	for {
-		looked := time.Now()
-		ours, err := s.a.observe(ctx, ref)
-		if err != nil {
-			return nil, status.Error(codes.Unavailable, err.Error())
-		}
-		_, rec := s.a.record(ref)
-		if ours == "" {
-			return nil, registry.ErrNotFound
-		}
-		if rec != nil && !rec.GetDeleted() && rec.GetTarget().GetDigest() == ours {
-			return rec, nil
-		}
-		st, _, err := s.a.store.RefState(ref.String())
-		if err != nil {
-			return nil, err
-		}
-		v := reconcile.Merge(s.a.mergeInput(ref, rec, st, ours))
-		if v.Action == reconcile.Deliver || v.Action == reconcile.Conflict {
-			return nil, registry.ErrNotFound // what is here is older than the catalog; another site may have the news
-		}
-		got, err := s.a.publish(ctx, ref, ours, rec, actor, looked)
+		got, err := s.publishOnce(ctx, ref, actor)
 		if errors.Is(err, catalog.ErrUnderRollout) {
 			return nil, status.Error(codes.FailedPrecondition, err.Error())
 		}
@@ -382,6 +362,42 @@ func (s *admin) publishHere(ctx context.Context, ref catalog.Ref, actor string) 
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// publishOnce looks and publishes while no worker has the ref in hand: one that is about to put what it delivers would put it over what is published here, and this site would take its own put for
+// a push that came after.
+func (s *admin) publishOnce(ctx context.Context, ref catalog.Ref, actor string) (*catalogv1.Record, error) {
+	k := key{repository: ref.Repository, tag: ref.Tag}
+	if err := s.a.queue.take(ctx, k); err != nil {
+		return nil, err
+	}
+	defer s.a.queue.done(k, 0)
+	looked := time.Now()
+	ours, err := s.a.observe(ctx, ref)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	_, rec := s.a.record(ref)
+	if ours == "" {
+		return nil, registry.ErrNotFound
+	}
+	st, _, err := s.a.store.RefState(ref.String())
+	if err != nil {
+		return nil, err
+	}
+	if done, err := s.a.overwritten(ctx, ref, rec, st, ours); err != nil {
+		return nil, err
+	} else if done {
+		return nil, errChanged // what was pushed here is published: look again
+	}
+	if rec != nil && !rec.GetDeleted() && rec.GetTarget().GetDigest() == ours {
+		return rec, nil
+	}
+	v := reconcile.Merge(s.a.mergeInput(ref, rec, st, ours))
+	if v.Action == reconcile.Deliver || v.Action == reconcile.Conflict {
+		return nil, registry.ErrNotFound // what is here is older than the catalog; another site may have the news
+	}
+	return s.a.publish(ctx, ref, ours, rec, actor, looked)
 }
 
 // publishElsewhere asks the other members, of which one may have the ref. A question that was passed on already is not passed on again.

@@ -51,6 +51,7 @@ type queue struct {
 	timers  map[key]*waiting
 	failed  map[key]int
 	wake    chan struct{}
+	ended   chan struct{} // closed when work on some key ends; nil while nobody waits for that
 	stopped bool
 }
 
@@ -170,6 +171,34 @@ func (q *queue) takeLocked() (key, bool) {
 	return key{}, false
 }
 
+// take waits until nobody works on k and marks it as worked on, for somebody who is not a worker; done must follow. What waits to be done about k stays to be done.
+func (q *queue) take(ctx context.Context, k key) error {
+	for {
+		q.mu.Lock()
+		_, active := q.active[k]
+		if !active {
+			if why, queued := q.queued[k]; queued {
+				delete(q.queued, k)
+				q.again[k] = why
+			}
+			q.active[k] = prompted
+			q.busy[k.repository]++
+			q.mu.Unlock()
+			return nil
+		}
+		if q.ended == nil {
+			q.ended = make(chan struct{})
+		}
+		ended := q.ended
+		q.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ended:
+		}
+	}
+}
+
 // cause for which k is worked on.
 func (q *queue) cause(k key) cause {
 	q.mu.Lock()
@@ -209,6 +238,10 @@ func (q *queue) end(k key, wait time.Duration, firm bool) {
 	defer q.mu.Unlock()
 	why := q.active[k]
 	delete(q.active, k)
+	if q.ended != nil {
+		close(q.ended)
+		q.ended = nil
+	}
 	q.sweeps -= line(why)
 	q.release(k.repository)
 	again, added := q.again[k]

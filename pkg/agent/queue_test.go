@@ -46,6 +46,43 @@ func TestQueueHandsAKeyToOneWorkerAtATime(t *testing.T) {
 	})
 }
 
+func TestQueueTakeIsAloneWithAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		k := key{repository: "a", tag: "1"}
+		q.add(k)
+		if err := q.take(t.Context(), k); err != nil { // before a worker had it
+			t.Fatal(err)
+		}
+		idle(t, q)
+		q.done(k, 0)
+		take(t, q) // what was to be done still is
+		taken := make(chan error, 1)
+		go func() { taken <- q.take(t.Context(), k) }()
+		synctest.Wait()
+		select {
+		case <-taken:
+			t.Fatal("taken while a worker has it")
+		default:
+		}
+		q.done(k, 0)
+		if err := <-taken; err != nil {
+			t.Fatal(err)
+		}
+		q.add(k)
+		idle(t, q)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := q.take(ctx, k); err == nil {
+			t.Fatal("taken twice")
+		}
+		q.done(k, 0)
+		take(t, q)
+		q.done(k, 0)
+		idle(t, q)
+	})
+}
+
 func TestQueueBringsFailuresBackAndAnEventEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
