@@ -1,20 +1,25 @@
 package integration
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// puts stands between an agent and its registry, and keeps the first put of a tag waiting that comes after it was armed.
+// puts stands between an agent and its registry. It keeps the first put of a tag waiting that comes after it was armed, and may refuse all puts of tags.
 type puts struct {
 	addr    string
+	refuse  atomic.Bool
+	refused atomic.Int64
 	mu      sync.Mutex
 	tag     string        // armed for it
 	waiting chan struct{} // closed when the put is there
@@ -32,6 +37,11 @@ func gatePuts(t testing.TB, to string) *puts {
 			g.tag = ""
 		}
 		g.mu.Unlock()
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") && !strings.Contains(r.URL.Path, "sha256:") && g.refuse.Load() {
+			g.refused.Add(1)
+			http.Error(w, "not now", http.StatusServiceUnavailable)
+			return
+		}
 		if mine {
 			close(g.waiting)
 			<-g.goOn
@@ -100,4 +110,55 @@ func TestPublishDuringADelivery(t *testing.T) {
 	shows(t, b, ref, last)
 	a.quiet(ref, last)
 	shows(t, a, ref, last)
+}
+
+// TestSettledConflictStaysOff: a master still shows what lost, as its registry takes no tag, when the conflict is settled for what the others show. Each time that its agent tries again it sees the two
+// pushes anew, and must not list them again. What lost is not pushed again by that, and goes when the registry takes tags.
+func TestSettledConflictStaysOff(t *testing.T) {
+	t.Parallel()
+	const ref = "app/web:1"
+	var gate *puts
+	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "hq-w", group: "hq", extra: witnessRegistry}, spec{name: "hq-b", group: "hq", registry: true, laid: func(s *site) {
+		gate = gatePuts(t, s.reg)
+		s.extra = "registry: {type: oci, url: \"http://" + gate.addr + "\"}\n"
+	}})
+	a, b := sites["hq-a"], sites["hq-b"]
+	shows(t, b, ref, push(t, a, ref, image(t, 16<<10, 1)))
+	b.kill()
+	won := push(t, a, ref, image(t, 16<<10, 1))
+	eventually(t, "it is published", func() error { return says(a.does("images", "app/web", "-o", "json"), won) })
+	lost := push(t, b, ref, image(t, 16<<10, 1))
+	gate.refuse.Store(true)
+	b.start()
+	listed := func() (digests []string) {
+		var doc conflictDoc
+		a.document(&doc, "conflicts")
+		for _, c := range doc.Conflicts {
+			digests = append(digests, c.Loser.Digest)
+		}
+		return digests
+	}
+	eventually(t, "the conflict is listed", func() error {
+		if got := listed(); !slices.Equal(got, []string{lost}) {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+	a.does("conflicts", "settle", ref, "--keep", won)
+	before := gate.refused.Load()
+	eventually(t, "hq-b has tried again", func() error {
+		if n := gate.refused.Load(); n < before+3 {
+			return fmt.Errorf("%d times, %d before", n, before)
+		}
+		return nil
+	})
+	if got := listed(); len(got) > 0 {
+		t.Errorf("listed again: %v", got)
+	}
+	gate.refuse.Store(false)
+	shows(t, b, ref, won)
+	a.quiet(ref, won)
+	if got := listed(); len(got) > 0 {
+		t.Errorf("listed in the end: %v", got)
+	}
 }

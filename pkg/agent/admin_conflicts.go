@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -22,6 +23,9 @@ import (
 
 // changeTries is how often a person's change is proposed again when the record changed meanwhile.
 const changeTries = 5
+
+// maxSettled is how many digests a record remembers of those that lost; more are settled by asking again.
+const maxSettled = 10
 
 // noteConflict keeps what lost against the catalog's record under a hold and lists it, before the tag is moved: it must not be lost for want of a person who looks in time.
 func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours, reason string) error {
@@ -41,7 +45,10 @@ func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv
 	if at := a.pushes.of(ref.String(), ours); !at.IsZero() {
 		c.PushedAt = timestamppb.New(at)
 	}
-	err = a.change(ctx, "sweep", &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: c}}})
+	err = a.change(ctx, "sweep", &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: c, Current: true}}})
+	if errors.Is(err, catalog.ErrConflict) {
+		return errChanged // it may have been settled since, by a revision that knows what is here
+	}
 	if err != nil {
 		return err
 	}
@@ -244,8 +251,7 @@ func conflictInfo(c *catalogv1.Conflict, rec *catalogv1.Record) *adminv1.Conflic
 	return info
 }
 
-// SettleConflict implements adminv1.AdminServiceServer. Who has the content publishes it; the list is settled after that, so that a break in between leaves a conflict listed
-// that is settled by asking again.
+// SettleConflict implements adminv1.AdminServiceServer. It is one change, made at a site that has the content: the record shows what is kept, knows what lost, and nothing of that is listed any more.
 func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictRequest) (*adminv1.SettleConflictResponse, error) {
 	actor, err := s.actor(ctx)
 	if err != nil {
@@ -258,28 +264,47 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 	if err != nil {
 		return nil, err
 	}
-	if err := s.current(ctx); err != nil {
-		return nil, err
+	for range changeTries {
+		if err := s.current(ctx); err != nil {
+			return nil, err
+		}
+		resp, err := s.settleOnce(ctx, ref, req, actor)
+		if !errors.Is(err, errChanged) {
+			return resp, err
+		}
 	}
-	rec, err := s.record(ref)
-	if err != nil {
-		return nil, err
+	return nil, status.Errorf(codes.Aborted, "%s keeps changing; try again", ref)
+}
+
+func (s *admin) settleOnce(ctx context.Context, ref catalog.Ref, req *adminv1.SettleConflictRequest, actor string) (*adminv1.SettleConflictResponse, error) {
+	snap := s.a.node.Catalog()
+	raw, ok := snap.Get(ref)
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is", ref)
 	}
-	rec = s.a.shown(rec)
-	losers := slices.Collect(s.a.node.Catalog().Conflicts(ref))
+	rec, losers := s.a.shown(raw), slices.Collect(snap.Conflicts(ref))
 	if len(losers) == 0 {
 		return nil, status.Errorf(codes.NotFound, "no conflict over %s is listed; 'fanoutctl conflicts' lists all", ref)
 	}
-	if keep := req.GetKeep(); showsDigest(rec) != keep {
+	p := &catalogv1.Publish{Expect: raw.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, PushedAt: timestamppb.New(time.Now())}
+	for _, c := range losers {
+		if d := c.GetTarget().GetDigest(); !slices.Contains(p.Settles, d) && len(p.Settles) < maxSettled {
+			p.Settles = append(p.Settles, d)
+		}
+	}
+	if keep := req.GetKeep(); showsDigest(rec) == keep {
+		p.Target = rec.GetTarget()
+	} else {
+		var err error
 		lost := slices.IndexFunc(losers, func(c *catalogv1.Conflict) bool { return c.GetTarget().GetDigest() == keep })
 		switch {
 		case lost >= 0 && losers[lost].GetSite() != s.a.cfg.Site:
 			return s.settleAt(ctx, losers[lost].GetSite(), actor, req)
 		case lost >= 0:
-			rec, err = s.publishHeld(ctx, ref, keep, actor)
+			p.Target, p.Referrers, err = s.held(ctx, ref, keep)
 		case slices.ContainsFunc(losers, func(c *catalogv1.Conflict) bool { return c.GetWinner() == keep }):
 			// It won then and was superseded: nobody holds it, though a registry may have it still.
-			if rec, err = s.publishHeld(ctx, ref, keep, actor); status.Code(err) == codes.FailedPrecondition && !passedOn(ctx) {
+			if p.Target, p.Referrers, err = s.held(ctx, ref, keep); status.Code(err) == codes.FailedPrecondition && !passedOn(ctx) {
 				return s.settleAnywhere(ctx, ref, actor, req, losers)
 			}
 		default:
@@ -289,14 +314,25 @@ func (s *admin) SettleConflict(ctx context.Context, req *adminv1.SettleConflictR
 			return nil, err
 		}
 	}
-	err = s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: &catalogv1.SettleConflict{Repository: ref.Repository, Tag: ref.Tag}}})
-	if err != nil {
+	got, err := s.a.proposePublish(ctx, p, actor)
+	switch {
+	case errors.Is(err, errChanged):
+		return nil, errChanged
+	case errors.Is(err, catalog.ErrUnderRollout):
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	case err != nil:
 		return nil, status.Error(codes.Unavailable, err.Error())
+	case got.GetRevision() == raw.GetRevision():
+		return nil, errChanged // somebody else has settled it
+	}
+	settled := 0
+	for _, c := range losers {
+		if slices.Contains(p.Settles, c.GetTarget().GetDigest()) {
+			settled++
+		}
 	}
 	s.a.events.normal("ConflictSettled", ref.String(), fmt.Sprintf("%s is kept, by %s", req.GetKeep(), actor))
-	return &adminv1.SettleConflictResponse{
-		Ref: ref.String(), Digest: rec.GetTarget().GetDigest(), Revision: rec.GetRevision(), Settled: uint32(len(losers)),
-	}, nil
+	return &adminv1.SettleConflictResponse{Ref: ref.String(), Digest: req.GetKeep(), Revision: got.GetRevision(), Settled: uint32(settled)}, nil
 }
 
 // choices names what may be kept, and what each is; not one that is known to be gone.
@@ -358,35 +394,21 @@ func (s *admin) settleAnywhere(ctx context.Context, ref catalog.Ref, actor strin
 	return nil, status.Errorf(codes.FailedPrecondition, "%s: push it again, or keep %s", words, choices(rec, losers, req.GetKeep()))
 }
 
-// publishHeld publishes what this site holds, in place of whatever the record shows.
-func (s *admin) publishHeld(ctx context.Context, ref catalog.Ref, digest, actor string) (*catalogv1.Record, error) {
+// held describes what this site holds.
+func (s *admin) held(ctx context.Context, ref catalog.Ref, digest string) (target *catalogv1.Descriptor, referrers []*catalogv1.Descriptor, err error) {
 	if s.a.registry == nil {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s has no registry", s.a.cfg.Site)
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "%s has no registry", s.a.cfg.Site)
 	}
 	target, closure, err := s.a.readClosure(ctx, ref.Repository, digest)
 	if err == nil {
 		err = s.a.reallyHas(ctx, ref, target)
 	}
 	if err != nil {
-		return nil, status.Errorf(codes.FailedPrecondition, "the registry of %s no longer has %s whole: %v; push it again", s.a.cfg.Site, digest, err)
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "the registry of %s no longer has %s whole: %v; push it again", s.a.cfg.Site, digest, err)
 	}
-	referrers, _, err := s.a.findReferrers(ctx, ref.Repository, closure.Manifests)
+	referrers, _, err = s.a.findReferrers(ctx, ref.Repository, closure.Manifests)
 	if err != nil {
-		return nil, status.Error(codes.Unavailable, err.Error())
+		return nil, nil, status.Error(codes.Unavailable, err.Error())
 	}
-	for range changeTries {
-		rec, _ := s.a.node.Catalog().Get(ref)
-		got, err := s.a.propose(ctx, ref, rec, target, referrers, "", now().AsTime(), actor)
-		if errors.Is(err, errChanged) {
-			if !sleep(ctx, watchEvery) {
-				return nil, ctx.Err()
-			}
-			continue
-		}
-		if err != nil {
-			return nil, status.Error(codes.Unavailable, err.Error())
-		}
-		return got, nil
-	}
-	return nil, status.Errorf(codes.Aborted, "%s keeps changing; try again", ref)
+	return target, referrers, nil
 }

@@ -52,12 +52,16 @@ func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec
 func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, target *catalogv1.Descriptor,
 	referrers []*catalogv1.Descriptor, origin string, pushed time.Time, actor string,
 ) (*catalogv1.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
-	defer cancel()
-	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
+	return a.proposePublish(ctx, &catalogv1.Publish{
 		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Target: target, Referrers: referrers,
 		Origin: origin, PushedAt: timestamppb.New(pushed),
-	}}})
+	}, actor)
+}
+
+func (a *Agent) proposePublish(ctx context.Context, p *catalogv1.Publish, actor string) (*catalogv1.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: p}})
 	if err != nil {
 		return nil, fmt.Errorf("publishing: %w", err)
 	}

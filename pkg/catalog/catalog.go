@@ -235,7 +235,7 @@ func (m *Machine) apply(change *catalogv1.Change, actor string) Result {
 	case *catalogv1.Change_Prune:
 		refs, err = m.prune(k.Prune.GetThrough())
 	case *catalogv1.Change_NoteConflict:
-		err = m.noteConflict(k.NoteConflict.GetConflict())
+		err = m.noteConflict(k.NoteConflict)
 	case *catalogv1.Change_SettleConflict:
 		err = m.settleConflict(k.SettleConflict)
 	case *catalogv1.Change_NoteDeletion:

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"iter"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -26,12 +27,16 @@ func compareConflicts(a, b *catalogv1.Conflict) int {
 }
 
 // noteConflict lists a push that lost. It changes no record: the catalog's order has decided.
-func (m *Machine) noteConflict(c *catalogv1.Conflict) *Refusal {
+func (m *Machine) noteConflict(n *catalogv1.NoteConflict) *Refusal {
 	if !m.founded {
 		return refuse(ErrNotHeadquarters, "conflicts are listed at headquarters only")
 	}
+	c := n.GetConflict()
 	if err := validateConflict(c); err != nil {
 		return err
+	}
+	if held, _ := m.get(Ref{c.Repository, c.Tag}); n.Current && held.GetRevision() != c.Revision {
+		return refuse(ErrConflict, "%s: the record is at revision %d, not %d", Ref{c.Repository, c.Tag}, held.GetRevision(), c.Revision)
 	}
 	c = proto.CloneOf(c)
 	c.NotedAt = m.now()
@@ -65,6 +70,19 @@ func (m *Machine) settleConflict(s *catalogv1.SettleConflict) *Refusal {
 		m.conflicts.Delete(c)
 	}
 	return nil
+}
+
+// settled returns the conflicts of a ref that a publish settles.
+func (m *Machine) settled(ref Ref, p *catalogv1.Publish) (list []*catalogv1.Conflict) {
+	if len(p.Settles) == 0 {
+		return nil
+	}
+	for c := range m.conflictsOf(ref) {
+		if d := c.GetTarget().GetDigest(); d == p.GetTarget().GetDigest() || slices.Contains(p.Settles, d) {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 func validateConflict(c *catalogv1.Conflict) *Refusal {

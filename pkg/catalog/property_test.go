@@ -84,7 +84,7 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 	case 1, 2, 3, 4:
 		return &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: &catalogv1.Publish{
 			Revision: drawRevision(t, next), Expect: drawRevision(t, held.GetRevision()), Repository: ref.Repository, Tag: ref.Tag,
-			Target: descriptor(drawTarget.Draw(t, "target")), Referrers: drawDescriptors(t), Origin: "hq-a",
+			Target: descriptor(drawTarget.Draw(t, "target")), Referrers: drawDescriptors(t), Origin: "hq-a", Settles: drawSettles(t),
 		}}}
 	case 5:
 		return &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
@@ -117,6 +117,14 @@ func drawChange(t *rapid.T, snap *catalog.Snapshot, next uint64) *catalogv1.Chan
 	}}}}
 }
 
+// drawSettles draws what a publish settles: mostly nothing.
+func drawSettles(t *rapid.T) (digests []string) {
+	for _, w := range rapid.SampledFrom([]string{"", "", "", "", "A", "B", "AB"}).Draw(t, "settles") {
+		digests = append(digests, digest(string(w)))
+	}
+	return digests
+}
+
 // drawHealing draws a change of those that mend a catalog; nil: another.
 func drawHealing(t *rapid.T, snap *catalog.Snapshot, ref catalog.Ref) *catalogv1.Change {
 	switch rapid.IntRange(0, 9).Draw(t, "healing") {
@@ -135,7 +143,8 @@ func drawHealing(t *rapid.T, snap *catalog.Snapshot, ref catalog.Ref) *catalogv1
 			Repository: ref.Repository, Tag: ref.Tag, Target: descriptor(drawTarget.Draw(t, "loser")), Winner: digest(drawTarget.Draw(t, "winner")),
 			Site: "hq-a", PushedAt: timestamppb.New(time.Unix(5, 0)), PushedBy: "alice", WinnerSite: "hq-b", WinnerPublishedBy: "webhook (bob)",
 			WinnerPushedAt: timestamppb.New(time.Unix(int64(rapid.IntRange(0, 2).Draw(t, "pushed")), 0)),
-		}}}}
+			Revision:       rapid.Uint64Range(0, 5).Draw(t, "seen"),
+		}, Current: rapid.Bool().Draw(t, "current")}}}
 	case 2:
 		return &catalogv1.Change{Kind: &catalogv1.Change_SettleConflict{SettleConflict: &catalogv1.SettleConflict{
 			Repository: ref.Repository, Tag: ref.Tag, Digest: rapid.SampledFrom([]string{"", digest("A")}).Draw(t, "settled")}}}
@@ -323,7 +332,8 @@ type twin struct {
 	records map[catalog.Ref]*catalogv1.Record
 }
 
-func (w *twin) publish(p *catalogv1.Publish, actor string, at *timestamppb.Timestamp) error {
+// publish: listed says that a conflict is listed that it settles.
+func (w *twin) publish(p *catalogv1.Publish, actor string, at *timestamppb.Timestamp, listed bool) error {
 	ref := catalog.Ref{Repository: p.Repository, Tag: p.Tag}
 	held := w.records[ref]
 	switch {
@@ -333,6 +343,8 @@ func (w *twin) publish(p *catalogv1.Publish, actor string, at *timestamppb.Times
 		return catalog.ErrStale
 	case held.GetRevision() != p.Expect:
 		return catalog.ErrConflict
+	case len(p.Settles) > 0 && !listed:
+		return catalog.ErrUnchanged
 	}
 	same := held != nil && !held.Deleted && held.Target.Digest == p.Target.Digest
 	set := map[string]*catalogv1.Descriptor{}
@@ -344,25 +356,30 @@ func (w *twin) publish(p *catalogv1.Publish, actor string, at *timestamppb.Times
 		for _, d := range held.Referrers {
 			set[d.Digest] = d
 		}
-		if len(set) == before {
+		if len(set) == before && !listed {
 			return catalog.ErrUnchanged
 		}
 	}
 	rec := &catalogv1.Record{
 		Repository: p.Repository, Tag: p.Tag, Target: p.Target, Revision: p.Revision, PublishedAt: at, PublishedBy: actor, Origin: p.Origin,
 	}
+	if same && listed {
+		rec.Origin = held.Origin
+	}
 	for _, d := range set {
 		rec.Referrers = append(rec.Referrers, d)
 	}
 	slices.SortFunc(rec.Referrers, func(a, b *catalogv1.Descriptor) int { return strings.Compare(a.Digest, b.Digest) })
+	before := slices.Clone(p.Settles)
 	if held != nil {
-		for _, d := range append([]string{held.Target.Digest}, held.History...) {
-			if d != p.Target.Digest && !slices.Contains(rec.History, d) {
-				rec.History = append(rec.History, d)
-			}
-		}
-		rec.History = rec.History[:min(10, len(rec.History))]
+		before = append(append(before, held.Target.Digest), held.History...)
 	}
+	for _, d := range before {
+		if d != p.Target.Digest && !slices.Contains(rec.History, d) {
+			rec.History = append(rec.History, d)
+		}
+	}
+	rec.History = rec.History[:min(10, len(rec.History))]
 	w.commit(rec)
 	return nil
 }
@@ -412,11 +429,22 @@ func TestHeadquarters_EqualsTwin(t *testing.T) {
 			clock = max(clock, at)
 			d := snap.Deletion(catalog.Ref{Repository: c.GetUnpublish().GetRepository(), Tag: c.GetUnpublish().GetTag()}, c.GetUnpublish().GetOrigin())
 			free := d != nil && !d.Held && !d.Restore && clock-d.NotedAt.AsTime().Unix() >= int64(catalog.DeletionGrace/time.Second)
+			listed := false
+			for k := range snap.Conflicts(catalog.Ref{Repository: c.GetPublish().GetRepository(), Tag: c.GetPublish().GetTag()}) {
+				p := c.GetPublish()
+				listed = listed || len(p.Settles) > 0 && (slices.Contains(p.Settles, k.Target.Digest) || p.Target.Digest == k.Target.Digest)
+			}
 			results := m.Apply(&catalogv1.Command{Actor: "sweep", Time: timestamppb.New(time.Unix(at, 0)), Changes: []*catalogv1.Change{c}})
+			for k := range m.Snapshot().AllConflicts() {
+				p := c.GetPublish()
+				if results[0].Err == nil && k.Repository == p.GetRepository() && k.Tag == p.GetTag() && slices.Contains(p.GetSettles(), k.Target.Digest) {
+					t.Fatalf("%v is settled and listed", k)
+				}
+			}
 			var want error
 			switch now := timestamppb.New(time.Unix(clock, 0)); {
 			case c.GetPublish() != nil:
-				want = w.publish(c.GetPublish(), "sweep", now)
+				want = w.publish(c.GetPublish(), "sweep", now, listed)
 			case c.GetUnpublish() != nil:
 				want = w.unpublish(c.GetUnpublish(), "sweep", now, free)
 			case c.GetPrune() != nil:

@@ -70,9 +70,16 @@ func (m *Machine) publish(p *catalogv1.Publish, actor string) ([]Ref, *Refusal) 
 	if err != nil {
 		return nil, err
 	}
+	settled := m.settled(ref, p)
+	if len(p.Settles) > 0 && len(settled) == 0 {
+		return nil, refuse(ErrUnchanged, "no such conflict over %s is listed", ref)
+	}
 	e := m.edit(actor)
 	if held != nil && shown(held, p.Group) == p.Target.Digest {
 		err = e.addReferrers(e.record(ref), p)
+		if len(settled) > 0 && err != nil && err.Kind == ErrUnchanged {
+			err = nil
+		}
 	} else {
 		err = e.push(held, p)
 	}
@@ -80,11 +87,20 @@ func (m *Machine) publish(p *catalogv1.Publish, actor string) ([]Ref, *Refusal) 
 		return nil, err
 	}
 	rec := e.records[ref]
-	rec.Origin, rec.Traceparent = p.Origin, p.Traceparent
+	if same := held != nil && shown(held, p.Group) == p.Target.Digest; !same || len(settled) == 0 {
+		rec.Origin, rec.Traceparent = p.Origin, p.Traceparent
+	}
 	if err := tooManyReferrers(ref, rec); err != nil {
 		return nil, err
 	}
-	return e.commit(ref), nil
+	if len(settled) > 0 {
+		e.lost = p.Settles
+	}
+	moved := e.commit(ref)
+	for _, c := range settled {
+		m.conflicts.Delete(c)
+	}
+	return moved, nil
 }
 
 // addReferrers adds what refers to a target that is shown already. The digest says what the content is, so what is held of it stands: two sites that describe it
@@ -190,13 +206,19 @@ func (m *Machine) commit(rec *catalogv1.Record) {
 	m.moveTo(&catalogv1.Position{Epoch: m.position.Epoch, Revision: rec.Revision, Sum: rec.Sum, Scope: m.position.Scope})
 }
 
-// nextHistory returns the history of rec, which follows held: newest first, each digest once, without those that rec itself knows otherwise.
-func nextHistory(held, rec *catalogv1.Record) []string {
-	if held == nil {
-		return nil
+// nextHistory returns the history of rec, which follows held: newest first, each digest once, without those that rec itself knows otherwise. What lost against rec, by a person's word, is in it
+// although no record showed it.
+func nextHistory(held, rec *catalogv1.Record, lost []string) []string {
+	var all, out []string
+	all = append(all, lost...)
+	if held != nil {
+		for _, d := range known(held) {
+			if !slices.Contains(all, d) {
+				all = append(all, d)
+			}
+		}
 	}
-	var out []string
-	for _, d := range known(held) {
+	for _, d := range all {
 		if len(out) < maxHistory && d != rec.Target.GetDigest() && !slices.ContainsFunc(rec.Releases, func(r *catalogv1.Release) bool { return r.Target.GetDigest() == d }) {
 			out = append(out, d)
 		}

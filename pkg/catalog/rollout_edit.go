@@ -20,6 +20,8 @@ type edit struct {
 	rollouts map[string]*catalogv1.Rollout
 	// anew are records that get a revision though nothing in them changes.
 	anew map[Ref]bool
+	// lost are digests that lost against the record that is committed first, by a person's word: that makes it another revision.
+	lost []string
 }
 
 func (m *Machine) edit(by string) *edit {
@@ -79,7 +81,11 @@ func (e *edit) commit(first Ref) []Ref {
 	for _, ref := range refs {
 		rec := e.records[ref]
 		held, _ := e.m.get(ref)
-		if proto.Equal(held, rec) && !e.anew[ref] {
+		var lost []string
+		if ref == first {
+			lost = e.lost
+		}
+		if proto.Equal(held, rec) && len(lost) == 0 && !e.anew[ref] {
 			continue
 		}
 		if ref != first {
@@ -88,7 +94,7 @@ func (e *edit) commit(first Ref) []Ref {
 		}
 		rec.Revision = e.m.position.Revision + 1
 		rec.PublishedAt, rec.PublishedBy = e.m.now(), e.by
-		rec.History = nextHistory(held, rec)
+		rec.History = nextHistory(held, rec, lost)
 		rec.MaxFreeze = e.m.maxFreeze(ref.Repository)
 		if len(rec.Releases) == 0 {
 			rec.Releases = nil

@@ -156,6 +156,12 @@ func (s *stage) run(t *testing.T, line string) string {
 				p.Referrers = append(p.Referrers, s.descriptor(w))
 			}
 		}
+		if o.keys["settles"] != "" {
+			p.Origin = ""
+			for _, w := range strings.Split(o.keys["settles"], ",") {
+				p.Settles = append(p.Settles, digest(w))
+			}
+		}
 		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: p}})
 	case "unpublish":
 		ref := splitRef(o.bare[0])
@@ -180,9 +186,9 @@ func (s *stage) run(t *testing.T, line string) string {
 		winnerSite, winnerBy, _ := strings.Cut(o.keys["won"], "/")
 		return s.apply(m, &catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: &catalogv1.Conflict{
 			Repository: ref.Repository, Tag: ref.Tag, Target: s.descriptor(o.bare[1]), Winner: s.descriptor(o.bare[2]).Digest,
-			Site: cmp.Or(o.keys["site"], "hq-b"), Revision: held.GetRevision(), Reason: o.keys["reason"],
+			Site: cmp.Or(o.keys["site"], "hq-b"), Revision: o.number("seen", held.GetRevision()), Reason: o.keys["reason"],
 			PushedBy: o.keys["by"], WinnerSite: winnerSite, WinnerPublishedBy: winnerBy, WinnerPushedAt: held.GetPushedAt(),
-		}}}})
+		}, Current: o.keys["seen"] != ""}}})
 	case "settle":
 		ref := splitRef(o.bare[0])
 		c := &catalogv1.SettleConflict{Repository: ref.Repository, Tag: ref.Tag}

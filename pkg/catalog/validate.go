@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -183,6 +184,14 @@ func validatePublish(p *catalogv1.Publish, actor string) *Refusal {
 	for _, d := range p.Referrers {
 		if err := validateDescriptor(where, d); err != nil {
 			return err
+		}
+	}
+	if len(p.Settles) > maxHistory {
+		return refuse(ErrInvalid, "%s: %d digests that lost, at most %d", where, len(p.Settles), maxHistory)
+	}
+	for i, d := range p.Settles {
+		if !ValidDigest(d) || slices.Contains(p.Settles[:i], d) {
+			return refuse(ErrInvalid, "%s: %s as a digest that lost", where, quote(d))
 		}
 	}
 	if err := validateTime(where, p.PushedAt); err != nil {

@@ -169,6 +169,7 @@ func say(a Action, reason string) Verdict { return Verdict{Action: a, Reason: re
 //	  B = T, below                                       by drift.deleted (O −) or drift.changed: repair: deliver; report: report; accept: accept
 //	  all differ, below                                  deliver
 //	  all differ, HQ, O −                                deliver    a push outweighs a deletion
+//	  all differ, HQ, not publishable, O in the history  deliver    stale
 //	  all differ, HQ, not publishable                    conflict
 //	  all differ, HQ, O pushed surely after T            publish
 //	  all differ, HQ, O pushed surely before T           deliver
@@ -366,6 +367,8 @@ func mergeAllDiffer(in Input) Verdict {
 	switch {
 	case ours == "":
 		return say(Deliver, "deleted here, pushed elsewhere")
+	case !in.PublishMatch && slices.Contains(t.GetHistory(), ours):
+		return say(Deliver, "what is here was replaced already")
 	case !in.PublishMatch:
 		return say(Conflict, "changed here, in a repository that is not published, and published elsewhere")
 	case in.surelyAfter(t.GetPushedAt().AsTime()):

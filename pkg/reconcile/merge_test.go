@@ -272,6 +272,10 @@ func TestMerge_Rows(t *testing.T) {
 		{"catalog behind", reconcile.Input{Ours: known("X"), Base: known("X"), BaseRevision: 6, Theirs: record(false), PublishMatch: true}, reconcile.None},
 		{"record lost from the catalog here", reconcile.Input{Ours: known("X"), Base: known("X"), BaseRevision: 6, PublishMatch: true}, reconcile.None},
 		{"record out of scope", reconcile.Input{Place: reconcile.Below, Ours: known("X"), Base: known("X"), BaseRevision: 6}, reconcile.Foreign},
+		{"settled, not publishable", reconcile.Input{
+			Place: reconcile.Headquarters, Ours: known("L"), Base: known("X"), BaseRevision: 3,
+			Theirs: &catalogv1.Record{Target: &catalogv1.Descriptor{Digest: "T"}, Revision: 5, History: []string{"L"}},
+		}, reconcile.Deliver},
 		{"never published, not publishable", reconcile.Input{Ours: known("X")}, reconcile.Foreign},
 		{"never published, existing", reconcile.Input{Ours: known("X"), PublishMatch: true, Existing: true}, reconcile.Foreign},
 		{"never published, distrusted", reconcile.Input{Ours: known("X"), PublishMatch: true, Distrusted: true}, reconcile.Foreign},

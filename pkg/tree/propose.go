@@ -355,7 +355,7 @@ func (o *office) assign(slots []*slot) {
 			p.Revision, p.Group = next, o.n.cfg.Group
 			ref, expect = catalog.Ref{Repository: p.Repository, Tag: p.Tag}, p.Expect
 			held, _ := snap.Get(ref)
-			unchanged = ahead[ref] == 0 && (shows(held, p) || moves(held, p) && snap.ActiveRollout(ref) != nil)
+			unchanged = ahead[ref] == 0 && (shows(held, p) && len(p.Settles) == 0 || moves(held, p) && snap.ActiveRollout(ref) != nil)
 		case s.change.GetUnpublish() != nil:
 			u := s.change.GetUnpublish()
 			u.Revision = next

@@ -1515,7 +1515,10 @@ type Publish struct {
 	// traceparent as in Record.
 	Traceparent string `protobuf:"bytes,9,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	// group whose registries show the target: headquarters' own, by path. The root sets it, as it sets the revision. Where delivery is staged it alone comes to show the target.
-	Group         string `protobuf:"bytes,10,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,10,opt,name=group,proto3" json:"group,omitempty"`
+	// settles are digests that lost against the target by a person's word: conflicts of the ref over them are taken off the list, and the record's history has them, so that no site takes what it shows
+	// of them for a push again. The record gets a revision of its own where its target is unchanged, too. At least one of them, or the target, must be listed.
+	Settles       []string `protobuf:"bytes,11,rep,name=settles,proto3" json:"settles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1618,6 +1621,13 @@ func (x *Publish) GetGroup() string {
 		return x.Group
 	}
 	return ""
+}
+
+func (x *Publish) GetSettles() []string {
+	if x != nil {
+		return x.Settles
+	}
+	return nil
 }
 
 // Unpublish makes a record a tombstone.
@@ -2247,7 +2257,9 @@ func (x *Conflict) GetWinnerPublishedBy() string {
 type NoteConflict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// conflict to list; its noted_at is the machine's to set.
-	Conflict      *Conflict `protobuf:"bytes,1,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	Conflict *Conflict `protobuf:"bytes,1,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	// current: it is refused unless the record is at the conflict's revision. Who judged by an earlier record looks again: it may have been settled since.
+	Current       bool `protobuf:"varint,2,opt,name=current,proto3" json:"current,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2289,7 +2301,14 @@ func (x *NoteConflict) GetConflict() *Conflict {
 	return nil
 }
 
-// SettleConflict takes a conflict off the list.
+func (x *NoteConflict) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+// SettleConflict takes a conflict off the list, and says nothing to the sites. It is no longer proposed: see Publish.settles.
 type SettleConflict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// repository of the ref.
@@ -5267,7 +5286,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x11set_freezes_above\x18\x19 \x01(\v2\".fanout.catalog.v1.SetFreezesAboveH\x00R\x0fsetFreezesAboveB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\x05Found\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\xec\x02\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\"\x86\x03\n" +
 	"\aPublish\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\x04R\x06expect\x12\x1e\n" +
@@ -5281,7 +5300,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\tpushed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bpushedAt\x12 \n" +
 	"\vtraceparent\x18\t \x01(\tR\vtraceparent\x12\x14\n" +
 	"\x05group\x18\n" +
-	" \x01(\tR\x05group\"\xa5\x01\n" +
+	" \x01(\tR\x05group\x12\x18\n" +
+	"\asettles\x18\v \x03(\tR\asettles\"\xa5\x01\n" +
 	"\tUnpublish\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\x04R\x06expect\x12\x1e\n" +
@@ -5328,9 +5348,10 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vwinner_site\x18\v \x01(\tR\n" +
 	"winnerSite\x12D\n" +
 	"\x10winner_pushed_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x0ewinnerPushedAt\x12.\n" +
-	"\x13winner_published_by\x18\r \x01(\tR\x11winnerPublishedBy\"G\n" +
+	"\x13winner_published_by\x18\r \x01(\tR\x11winnerPublishedBy\"a\n" +
 	"\fNoteConflict\x127\n" +
-	"\bconflict\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.ConflictR\bconflict\"Z\n" +
+	"\bconflict\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.ConflictR\bconflict\x12\x18\n" +
+	"\acurrent\x18\x02 \x01(\bR\acurrent\"Z\n" +
 	"\x0eSettleConflict\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
