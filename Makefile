@@ -31,6 +31,10 @@ DURATION ?= 5m
 soak: ## a randomised fault run of SEED (default: any) and DURATION=5m, then the checker
 	$(GO) test -run '^TestSoak$$' -count 1 -timeout 120m -v -artifacts ./integration -soak.seed=$(SEED) -soak.duration=$(DURATION)
 
+.PHONY: linear
+linear: ## clients at all members of headquarters while its roots are killed, for SEED (default: any) and DURATION=5m, then the history checker
+	$(GO) test -run '^TestLinear$$' -count 1 -timeout 120m -v -artifacts ./integration -linear.seed=$(SEED) -linear.duration=$(DURATION)
+
 .PHONY: mutants
 mutants: ## break each guarantee on purpose, and see that the test named for it fails
 	$(GO) run ./internal/mutants

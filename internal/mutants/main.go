@@ -66,6 +66,20 @@ var mutants = []mutant{
 		broken:    "if a.cfg.Headquarters() {",
 		pkg:       "./integration", test: "TestFollowersTakeNothingFromTheParent",
 	},
+	{
+		guarantee: "what was acknowledged is seen at every member: read a member's own catalog without asking the root",
+		file:      "pkg/tree/sync.go",
+		old:       "	conn, err := n.cfg.Dial(ctx, addr)\n",
+		broken:    "	if true {\n		return 0, nil\n	}\n	conn, err := n.cfg.Dial(ctx, addr)\n",
+		pkg:       "./integration", test: "TestLinear$",
+	},
+	{
+		guarantee: "a root that was deposed answers nothing old: let it vouch without a majority",
+		file:      "pkg/tree/sync.go",
+		old:       "	if o.alone() {\n",
+		broken:    "	if true {\n",
+		pkg:       "./pkg/tree", test: "TestSync_NotByARootWithoutAMajority",
+	},
 }
 
 func main() {
