@@ -76,8 +76,8 @@ var mutants = []mutant{
 	{
 		guarantee: "a root that was deposed answers nothing old: let it vouch without a majority",
 		file:      "pkg/tree/sync.go",
-		old:       "	if o.alone() {\n",
-		broken:    "	if true {\n",
+		old:       "	case servers == 1:\n",
+		broken:    "	case true:\n",
 		pkg:       "./pkg/tree", test: "TestSync_NotByARootWithoutAMajority",
 	},
 }

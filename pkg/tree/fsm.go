@@ -29,6 +29,7 @@ type fsm struct {
 	bytes    int64  // applied since the last snapshot
 	lastSize int64  // of the last snapshot
 	index    uint64 // in the raft log, of the last command that was applied, or of the snapshot that was restored
+	restored bool   // no command was applied since a snapshot was restored
 	limit    int64
 
 	configured atomic.Uint64 // raft index of the last change of the group's servers up to which all was applied
@@ -52,6 +53,13 @@ func (f *fsm) reached() uint64 {
 	return f.index
 }
 
+// fromSnapshot says whether the state is that of a snapshot. The last entry in it may have been no command, and then no other member's state is said to have reached it.
+func (f *fsm) fromSnapshot() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.restored
+}
+
 func (f *fsm) failure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -72,7 +80,7 @@ func (f *fsm) Apply(log *raft.Log) any {
 		return f.err
 	}
 	results := f.machine.Apply(cmd)
-	f.index = log.Index
+	f.index, f.restored = log.Index, false
 	f.bytes += int64(len(log.Data))
 	if f.bytes > max(f.limit, f.lastSize) {
 		select {
@@ -109,7 +117,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.machine, f.bytes, f.index = m, 0, indexOf(r)
+	f.machine, f.bytes, f.index, f.restored = m, 0, indexOf(r), true
 	f.changed.notify()
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
@@ -145,30 +146,36 @@ func (o *office) voucher() {
 	}
 }
 
-// stands returns nil when this member was the root at some time after the call began.
+// stands returns nil when this member was the root at some time after the call began, and its fsm's index is one that all members come to.
 func (o *office) stands() error {
-	if o.alone() {
-		return nil // nobody else can be elected; and its disk may be full
+	servers, voters, err := o.count()
+	switch {
+	case err != nil:
+	case servers == 1:
+		// Nobody else can be elected, nobody else asks; and its disk may be full.
+	case o.n.fsm.fromSnapshot():
+		var data []byte
+		if data, err = encodeCommand(&catalogv1.Command{Actor: actor}); err == nil {
+			err = o.raft.Apply(data, o.n.cfg.Timeouts.Call).Error()
+		}
+	case voters > 1:
+		err = o.raft.Barrier(o.n.cfg.Timeouts.Call).Error()
 	}
-	if err := o.raft.Barrier(o.n.cfg.Timeouts.Call).Error(); err != nil {
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRoot, err)
 	}
 	return nil
 }
 
-// alone says whether this member is the only one with a vote.
-func (o *office) alone() bool {
-	conf, err := o.servers()
-	if err != nil {
-		return false
-	}
-	voters := 0
-	for _, s := range conf {
+// count returns how many members the group has, and how many of them have a vote.
+func (o *office) count() (servers, voters int, err error) {
+	all, err := o.servers()
+	for _, s := range all {
 		if s.Suffrage == raft.Voter {
 			voters++
 		}
 	}
-	return voters == 1
+	return len(all), voters, err
 }
 
 // indexedSnapshots tells the fsm to which index of the log a snapshot belongs that it is given to restore.

@@ -156,3 +156,35 @@ func TestSync_OfOneMember(t *testing.T) {
 	hq[0].sync()
 	hq[0].full.Store(false)
 }
+
+// TestSync_OfARootFromASnapshot: a snapshot may end with an entry that is no command, which no other member's catalog is ever said to have reached.
+func TestSync_OfARootFromASnapshot(t *testing.T) {
+	f := newFabric(t)
+	hq := f.group("hq", three)
+	f.start(three...)
+	r := root(t, hq)
+	r.publish("app", "v1", "1")
+	until(t, "the group's members are in its catalog", func() bool { return len(r.node.Catalog().Members()) == 3 })
+	var me *site
+	for _, s := range hq {
+		if s.sync(); s != r {
+			me = s
+		}
+	}
+	if err := r.node.TakeSnapshot(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	until(t, r.cfg.Site+" is the root again", func() bool {
+		if next := root(t, hq); next != r {
+			_, _ = next.node.Lead(ctx, r.cfg.Site) // until it can
+		}
+		return r.node.IsRoot()
+	})
+	me.sync()
+}
