@@ -25,8 +25,10 @@ import (
 
 const (
 	linClients = 6
-	linRefs    = 3               // in use at a time
-	linRound   = 5 * time.Second // then others are: what stays without an answer makes a history hard to check
+	linRefs    = 3 // in use at a time
+	// linUnanswered settlements of one ref are enough: each may have happened at any time since, and doubles the work of the checker.
+	linUnanswered = 4
+	linRound      = 5 * time.Second // then others are: what stays without an answer makes a history hard to check
 )
 
 // linObject is a ref's record, or its list of conflicts.
@@ -92,6 +94,18 @@ func (r *linRun) note(client int, ref string, call int64, o linOp) {
 	}
 	k := linObject{ref, o.kind.list()}
 	r.history[k] = append(r.history[k], porcupine.Operation{ClientId: client, Input: o, Call: call, Return: ret})
+}
+
+// unanswered counts what settled a conflict over a ref, or did not. While the site of what lost is away a client would try that a hundred times in a round.
+func (r *linRun) unanswered(ref string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, op := range r.history[linObject{ref, true}] {
+		if o := op.Input.(linOp); o.kind == linSettle && o.unknown {
+			n++
+		}
+	}
+	return n
 }
 
 // linClient asks and commands at all members, one thing after the other.
@@ -275,7 +289,9 @@ func (c *linClient) settle(ctx context.Context, s *site, ref string) {
 		}
 		keep = w.GetDigest()
 	}
-	_ = c.keep(ctx, s, x.GetRef(), keep)
+	if c.unanswered(x.GetRef()) < linUnanswered {
+		_ = c.keep(ctx, s, x.GetRef(), keep)
+	}
 }
 
 func (c *linClient) keep(ctx context.Context, s *site, ref, keep string) error {
@@ -289,6 +305,6 @@ func (c *linClient) keep(ctx context.Context, s *site, ref, keep string) error {
 		return err
 	}
 	c.note(c.n, ref, call, linOp{kind: linKeep, at: s.name, unknown: err != nil, digest: keep, revision: resp.GetRevision()})
-	c.note(c.n, ref, call, linOp{kind: linSettle, at: s.name, unknown: err != nil, digest: keep})
+	c.note(c.n, ref, call, linOp{kind: linSettle, at: s.name, unknown: err != nil, digest: keep, listed: joined(resp.GetLosers())})
 	return err
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ const (
 	linKeep                     // on the record: what `conflicts settle` does to it
 	linNote                     // on the list: a push lost, and its agent lists it
 	linList                     // on the list: `conflicts`
-	linSettle                   // on the list
+	linSettle                   // on the list: what `conflicts settle` takes off it
 )
 
 var linKinds = [...]string{"push", "publish", "look", "unpublish", "undo", "keep", "note", "conflicts", "settle"}
@@ -41,7 +42,7 @@ type linOp struct {
 	at       string // who was asked
 	deleted  bool   // answered: a tombstone
 	revision uint64 // answered; 0: there is no record
-	listed   string // answered by conflicts, joined
+	listed   string // answered by conflicts, or settled, joined
 }
 
 func (o linOp) String() string {
@@ -55,7 +56,7 @@ func (o linOp) String() string {
 	case o.kind == linList:
 		return s + " → [" + o.listed + "]"
 	case o.kind == linSettle:
-		return s + " → done"
+		return s + " → [" + o.listed + "] off the list"
 	case o.revision == 0:
 		return s + " → none"
 	case o.deleted:
@@ -158,23 +159,61 @@ func (r linRecord) step(o linOp) (bool, linRecord) {
 // linConflicts is the list of conflicts over a ref, sorted and joined.
 type linConflicts string
 
-func (l linConflicts) step(o linOp) (bool, linConflicts) {
+// step gives all lists that there may be after an operation. What was settled is what its answer names: a push that loses meanwhile stays listed. Without an answer it may be any part of the list.
+func (l linConflicts) step(o linOp) (after []linConflicts) {
+	all := strings.Fields(string(l))
 	switch o.kind {
 	case linNote:
-		var all []string
-		if l != "" {
-			all = strings.Split(string(l), " ")
-		}
 		if !slices.Contains(all, o.digest) {
 			all = append(all, o.digest)
 		}
-		return true, linConflicts(joined(all))
+		return []linConflicts{linConflicts(joined(all))}
 	case linList:
-		return string(l) == o.listed, l
+		if string(l) == o.listed {
+			return []linConflicts{l}
+		}
 	case linSettle:
-		return true, ""
+		for part := range 1 << len(all) {
+			var gone, left []string
+			for i, loser := range all {
+				if part>>i&1 == 1 {
+					gone = append(gone, loser)
+				} else {
+					left = append(left, loser)
+				}
+			}
+			if o.unknown || settles(o.listed, gone, left) {
+				after = append(after, linConflicts(joined(left)))
+			}
+		}
 	}
-	return false, l
+	return after
+}
+
+// settles says whether digests, joined, are those of all that went and of none that is left.
+func settles(digests string, gone, left []string) bool {
+	named := map[string]bool{}
+	for _, d := range strings.Fields(digests) {
+		named[d] = false
+	}
+	for _, loser := range left {
+		if _, ok := named[loserDigest(loser)]; ok {
+			return false
+		}
+	}
+	for _, loser := range gone {
+		if _, ok := named[loserDigest(loser)]; !ok {
+			return false
+		}
+		named[loserDigest(loser)] = true
+	}
+	return !slices.Contains(slices.Collect(maps.Values(named)), false)
+}
+
+// loserDigest is the digest of a loser, which is listed with its site.
+func loserDigest(loser string) string {
+	digest, _, _ := strings.Cut(loser, "@")
+	return digest
 }
 
 func joined(all []string) string {
@@ -185,7 +224,17 @@ func joined(all []string) string {
 // recordModel and conflictsModel are what porcupine checks an object against.
 var (
 	recordModel    = linModel(linRecord{}, linRecord.step)
-	conflictsModel = linModel(linConflicts(""), linConflicts.step)
+	conflictsModel = (&porcupine.NondeterministicModel{
+		Init: func() []any { return []any{linConflicts("")} },
+		Step: func(state, input, _ any) (after []any) {
+			for _, l := range state.(linConflicts).step(input.(linOp)) {
+				after = append(after, l)
+			}
+			return after
+		},
+		DescribeOperation: func(input, _ any) string { return input.(linOp).String() },
+		DescribeState:     func(state any) string { return fmt.Sprint(state) },
+	}).ToModel()
 )
 
 func linModel[S any](none S, step func(S, linOp) (bool, S)) porcupine.Model {
@@ -254,6 +303,9 @@ func TestLinearModel(t *testing.T) {
 	list := func(call, ret int64, digests ...string) porcupine.Operation {
 		return op(call, ret, linOp{kind: linList, listed: joined(digests)})
 	}
+	settled := func(call, ret int64, digests ...string) porcupine.Operation {
+		return op(call, ret, linOp{kind: linSettle, listed: joined(digests)})
+	}
 	history := func(ops ...porcupine.Operation) []porcupine.Operation { return ops }
 	for _, tt := range []struct {
 		name string
@@ -286,9 +338,12 @@ func TestLinearModel(t *testing.T) {
 		{"settled, and what was kept is not shown", history(push(0, x), push(0, y), published(1, 2, x, 7), done(3, 4, linKeep, y, 8), look(5, 6, x, 7)), false},
 		{"listed", history(lost(0, linNote, x), list(1, 2), list(3, 4, x), list(5, 6, x)), true},
 		{"listed, then not, by nobody", history(lost(0, linNote, x), list(1, 2, x), list(3, 4)), false},
-		{"settled and off the list", history(lost(0, linNote, x), list(1, 2, x), done(3, 4, linSettle, "", 0), list(5, 6)), true},
-		{"settled and still on the list", history(lost(0, linNote, x), list(1, 2, x), done(3, 4, linSettle, "", 0), list(5, 6, x)), false},
-		{"settled and back on the list", history(lost(0, linNote, x), list(1, 2, x), done(3, 4, linSettle, "", 0), list(5, 6), list(7, 8, x)), false},
+		{"settled and off the list", history(lost(0, linNote, x), list(1, 2, x), settled(3, 4, x), list(5, 6)), true},
+		{"settled and still on the list", history(lost(0, linNote, x), list(1, 2, x), settled(3, 4, x), list(5, 6, x)), false},
+		{"settled and back on the list", history(lost(0, linNote, x), list(1, 2, x), settled(3, 4, x), list(5, 6), list(7, 8, x)), false},
+		{"what lost meanwhile stays listed", history(lost(0, linNote, x), list(1, 2, x), lost(3, linNote, y), list(4, 5, x, y), settled(3, 6, x), list(7, 8, y)), true},
+		{"what lost meanwhile is lost", history(lost(0, linNote, x), list(1, 2, x), lost(3, linNote, y), list(4, 5, x, y), settled(3, 6, x), list(7, 8)), false},
+		{"settled what was not listed", history(lost(0, linNote, x), list(1, 2, x), settled(3, 4, y)), false},
 		{"settled by a command without an answer", history(lost(0, linNote, x), list(1, 2, x), lost(3, linSettle, ""), list(4, 5, x), list(6, 7)), true},
 		{"listed what nobody pushed", history(lost(0, linNote, x), list(1, 2, y)), false},
 	} {

@@ -130,7 +130,7 @@ Once that has arrived, the other is no longer kept from garbage collection.`,
 				if err != nil {
 					return err
 				}
-				return a.print(view.Changed{SchemaVersion: view.SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), Settled: r.GetSettled()})
+				return a.print(view.Changed{SchemaVersion: view.SchemaVersion, Ref: r.GetRef(), Digest: r.GetDigest(), Revision: r.GetRevision(), Settled: r.GetSettled(), Losers: r.GetLosers()})
 			})
 		},
 	}

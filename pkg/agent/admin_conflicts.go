@@ -332,7 +332,7 @@ func (s *admin) settleOnce(ctx context.Context, ref catalog.Ref, req *adminv1.Se
 		}
 	}
 	s.a.events.normal("ConflictSettled", ref.String(), fmt.Sprintf("%s is kept, by %s", req.GetKeep(), actor))
-	return &adminv1.SettleConflictResponse{Ref: ref.String(), Digest: req.GetKeep(), Revision: got.GetRevision(), Settled: uint32(settled)}, nil
+	return &adminv1.SettleConflictResponse{Ref: ref.String(), Digest: req.GetKeep(), Revision: got.GetRevision(), Settled: uint32(settled), Losers: p.GetSettles()}, nil
 }
 
 // choices names what may be kept, and what each is; not one that is known to be gone.

@@ -77,6 +77,8 @@ type Changed struct {
 	Digest        string `json:"digest"`
 	Revision      uint64 `json:"revision"`
 	Settled       uint32 `json:"settled,omitempty"`
+	// Losers are the digests of the settled conflicts.
+	Losers []string `json:"losers,omitempty"`
 }
 
 // Text says it in a line.

@@ -3314,7 +3314,9 @@ type SettleConflictResponse struct {
 	// revision of its record.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	// settled is how many conflicts were taken off the list.
-	Settled       uint32 `protobuf:"varint,4,opt,name=settled,proto3" json:"settled,omitempty"`
+	Settled uint32 `protobuf:"varint,4,opt,name=settled,proto3" json:"settled,omitempty"`
+	// losers are the digests of these: what lost while this was decided is still listed.
+	Losers        []string `protobuf:"bytes,5,rep,name=losers,proto3" json:"losers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3375,6 +3377,13 @@ func (x *SettleConflictResponse) GetSettled() uint32 {
 		return x.Settled
 	}
 	return 0
+}
+
+func (x *SettleConflictResponse) GetLosers() []string {
+	if x != nil {
+		return x.Losers
+	}
+	return nil
 }
 
 // DeletionsRequest has nothing in it.
@@ -6781,12 +6790,13 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\"=\n" +
 	"\x15SettleConflictRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
-	"\x04keep\x18\x02 \x01(\tR\x04keep\"x\n" +
+	"\x04keep\x18\x02 \x01(\tR\x04keep\"\x90\x01\n" +
 	"\x16SettleConflictResponse\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x18\n" +
-	"\asettled\x18\x04 \x01(\rR\asettled\"\x12\n" +
+	"\asettled\x18\x04 \x01(\rR\asettled\x12\x16\n" +
+	"\x06losers\x18\x05 \x03(\tR\x06losers\"\x12\n" +
 	"\x10DeletionsRequest\"P\n" +
 	"\x11DeletionsResponse\x12;\n" +
 	"\tdeletions\x18\x01 \x03(\v2\x1d.fanout.admin.v1.DeletionInfoR\tdeletions\"\x99\x01\n" +
