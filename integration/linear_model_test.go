@@ -257,13 +257,17 @@ func (k linKind) list() bool { return k >= linNote }
 
 // told leaves out pushes and notes that nobody was ever told of: what is not seen may as well not have happened, and each would double the work.
 func told(ops []porcupine.Operation) []porcupine.Operation {
-	seen := map[string]bool{}
+	seen, settled := map[string]bool{}, map[string]bool{}
 	for _, op := range ops {
 		switch o := op.Input.(linOp); o.kind {
 		case linPush, linNote:
 		case linList:
-			for _, d := range strings.Split(o.listed, " ") {
+			for _, d := range strings.Fields(o.listed) {
 				seen[d] = true
+			}
+		case linSettle:
+			for _, d := range strings.Fields(o.listed) {
+				settled[d] = true
 			}
 		default:
 			seen[o.digest] = true
@@ -271,7 +275,7 @@ func told(ops []porcupine.Operation) []porcupine.Operation {
 	}
 	return slices.DeleteFunc(slices.Clone(ops), func(op porcupine.Operation) bool {
 		o := op.Input.(linOp)
-		return (o.kind == linPush || o.kind == linNote) && !seen[o.digest]
+		return o.kind == linPush && !seen[o.digest] || o.kind == linNote && !seen[o.digest] && !settled[loserDigest(o.digest)]
 	})
 }
 
@@ -343,6 +347,7 @@ func TestLinearModel(t *testing.T) {
 		{"settled and back on the list", history(lost(0, linNote, x), list(1, 2, x), settled(3, 4, x), list(5, 6), list(7, 8, x)), false},
 		{"what lost meanwhile stays listed", history(lost(0, linNote, x), list(1, 2, x), lost(3, linNote, y), list(4, 5, x, y), settled(3, 6, x), list(7, 8, y)), true},
 		{"what lost meanwhile is lost", history(lost(0, linNote, x), list(1, 2, x), lost(3, linNote, y), list(4, 5, x, y), settled(3, 6, x), list(7, 8)), false},
+		{"settled what nobody had asked for", history(lost(0, linNote, x), lost(0, linNote, y+"@hq-b"), list(1, 2, x), settled(3, 4, x, y), list(5, 6)), true},
 		{"settled what was not listed", history(lost(0, linNote, x), list(1, 2, x), settled(3, 4, y)), false},
 		{"settled by a command without an answer", history(lost(0, linNote, x), list(1, 2, x), lost(3, linSettle, ""), list(4, 5, x), list(6, 7)), true},
 		{"listed what nobody pushed", history(lost(0, linNote, x), list(1, 2, y)), false},
