@@ -99,7 +99,7 @@ func (s *admin) Verify(req *adminv1.VerifyRequest, stream grpc.ServerStreamingSe
 	root, err := s.rootOnce(ctx)
 	if err != nil && !passedOn(ctx) && (req.GetSite() == "" || req.GetSite() == s.a.cfg.Site) {
 		// Without a root this site can be looked at all the same.
-		note := &adminv1.Difference{Kind: kindCatalogBehind, Reason: "whether the catalog of this site is the newest is not known: " + status.Convert(err).Message()}
+		note := &adminv1.Difference{Kind: kindCatalogBehind, Reason: "whether the catalog of this site is the newest is not known: " + callWords(err)}
 		return s.a.verifyHere(ctx, req, actor, noting(note, stream.Send))
 	}
 	if err != nil {

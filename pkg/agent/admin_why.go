@@ -41,7 +41,7 @@ func (s *admin) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyR
 	root, err := s.rootOnce(ctx)
 	switch {
 	case err != nil && req.GetSite() == s.a.cfg.Site:
-		return s.a.whyAlone(ctx, ref, status.Convert(err).Message()), nil
+		return s.a.whyAlone(ctx, ref, callWords(err)), nil
 	case err != nil:
 		return nil, err
 	case root != nil:
@@ -112,7 +112,7 @@ func (s *admin) hops(ctx context.Context, view tree.HealthView, way []*treev1.Gr
 		hop, err := s.askHere(ctx, sh.GetSite(), ref, actor)
 		if err != nil {
 			reported(0)
-			hops[len(hops)-1].Away = status.Convert(err).Message()
+			hops[len(hops)-1].Away = callWords(err)
 			return hops, nil
 		}
 		g := way[0]
@@ -129,7 +129,7 @@ func (s *admin) hops(ctx context.Context, view tree.HealthView, way []*treev1.Gr
 	}
 	reported(1)
 	if err != nil && hops[1].GetAway() == "" {
-		hops[1].Away = status.Convert(err).Message()
+		hops[1].Away = callWords(err)
 	}
 	for _, h := range hops[1:] {
 		h.Live = false

@@ -16,6 +16,7 @@ import (
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/reconcile"
 	"github.com/fanout-io/fanout/pkg/registry"
@@ -182,6 +183,9 @@ func (a *Agent) troubleOf(ref catalog.Ref, err error) *treev1.Trouble {
 	var e *registry.Error
 	if errors.As(err, &e) {
 		t.Status, t.Code, t.Message = uint32(e.Status), e.Code, e.Message
+		if e.Status == 0 { // it said nothing itself
+			t.Message = wording.Plain(e.Message)
+		}
 	}
 	return t
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 
@@ -290,7 +289,7 @@ func (a *Agent) checkParents(ctx context.Context) []check {
 			if i >= len(a.cfg.Fabric.Parents) {
 				key = "fabric.fallbackParents"
 			}
-			return warn(name, "it does not answer: "+status.Convert(err).Message(), "start that agent, mend the network to it, or take the address out of "+key)
+			return warn(name, "it does not answer: "+callWords(err), "start that agent, mend the network to it, or take the address out of "+key)
 		}
 		return ok(name, "it answers")
 	})...)

@@ -157,15 +157,15 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	case a.registry == nil && diskErr == nil:
 		h.State = "witness"
 	case regErr != nil:
-		h.State, h.Reason = "degraded", "registry: "+regErr.Error()+"; asked again every second"
+		h.State, h.Reason = "degraded", "registry: "+plainWords(regErr)+"; asked again every second"
 	case diskErr != nil:
-		h.State, h.Reason = "degraded", "raft log: "+diskErr.Error()+"; written again every second"
+		h.State, h.Reason = "degraded", "raft log: "+plainWords(diskErr)+"; written again every second"
 	case a.otherSettings() != "":
 		h.State, h.Reason = "degraded", "the configuration file differs from the group's in "+a.otherSettings()+"; make the members' files equal and restart"
 	case failed.n > 0:
 		h.State, h.Reason = "degraded", failure(failed.id, pending[failed.id], failed.n)
 	case sweepErr != nil:
-		h.State, h.Reason = "degraded", "sweep: "+sweepErr.Error()+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
+		h.State, h.Reason = "degraded", "sweep: "+plainWords(sweepErr)+"; next attempt at "+nextSweep.UTC().Format(time.TimeOnly)+" UTC"
 	case a.deletionsHere() > 0:
 		h.State, h.Reason = "degraded", fmt.Sprintf("deletions here that wait for a word: %d; see 'fanoutctl deletions list'", a.deletionsHere())
 	case a.conflictsHere() > 0:

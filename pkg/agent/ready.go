@@ -192,7 +192,7 @@ func (a *Agent) askReady(ctx context.Context, site, actor string, needs []*admin
 	case codes.DeadlineExceeded:
 		c = fail("agent", fmt.Sprintf("it did not answer within %s", readyPatience), absent(site))
 	default:
-		c = fail("agent", "it can't be asked: "+status.Convert(err).Message(), "start its agent, or mend the network to it; by onOffline it is waited for or passed over")
+		c = fail("agent", "it can't be asked: "+callWords(err), "start its agent, or mend the network to it; by onOffline it is waited for or passed over")
 	}
 	return &adminv1.ReadyResponse{Site: site, Checks: []*adminv1.Check{c.message()}}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
@@ -42,7 +41,7 @@ func (s *admin) Top(ctx context.Context, req *adminv1.TopRequest) (*adminv1.TopR
 	if err != nil {
 		// Without a root this site can say what it does all the same.
 		t := s.a.topHere()
-		t.Absent = append(t.Absent, &adminv1.Absent{Group: s.a.cfg.Group, Reason: status.Convert(err).Message()})
+		t.Absent = append(t.Absent, &adminv1.Absent{Group: s.a.cfg.Group, Reason: callWords(err)})
 		return t, nil
 	}
 	if root != nil {
@@ -107,7 +106,7 @@ func (s *admin) topFromHere(ctx context.Context, actor string) *adminv1.TopRespo
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
-			out.Absent = append(out.Absent, &adminv1.Absent{Group: group, Site: site, Reason: status.Convert(err).Message()})
+			out.Absent = append(out.Absent, &adminv1.Absent{Group: group, Site: site, Reason: callWords(err)})
 			return
 		}
 		out.Transfers, out.Absent, out.LeftOut = append(out.Transfers, t.GetTransfers()...), append(out.Absent, t.GetAbsent()...), out.LeftOut+t.GetLeftOut()

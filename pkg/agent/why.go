@@ -62,7 +62,7 @@ func (a *Agent) lookHere(ctx context.Context, h *adminv1.WhyHop, ref catalog.Ref
 	shown, err := a.observe(ctx, ref)
 	switch {
 	case err != nil:
-		h.Trouble, h.Reason = a.troubleOf(ref, err), err.Error()
+		h.Trouble, h.Reason = a.troubleOf(ref, err), plainWords(err)
 	case shown != h.GetDigest():
 		h.Reason = fmt.Sprintf("its registry shows %q now, which is about to be looked at", shown)
 		h.Digest = shown

@@ -114,6 +114,11 @@ func golden(t *testing.T, name, got string) {
 	if strings.Contains(strings.ToLower(got), "unknown error") {
 		t.Errorf("%s: it says of an error that it is unknown:\n%s", name, got)
 	}
+	for _, word := range []string{"rpc error", "desc = ", "context deadline", "context canceled", "transport:", "tls:", "x509", "EOF", "dial tcp", "i/o timeout"} {
+		if strings.Contains(got, word) {
+			t.Errorf("%s: %q is a library's word, and not an operator's:\n%s", name, word, got)
+		}
+	}
 	file := filepath.Join("testdata", "why", name+".txt")
 	if *rewrite {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

@@ -9,6 +9,9 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"google.golang.org/grpc/status"
+
+	"github.com/fanout-io/fanout/internal/wording"
+	"github.com/fanout-io/fanout/pkg/registry"
 )
 
 // count puts a number of things into words. The plural is the word and an s, unless it is given.
@@ -28,20 +31,17 @@ func inBytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 // days puts a time that is some whole days into words.
 func days(d time.Duration) string { return count(int64(d/(24*time.Hour)), "day") }
 
-// callWords says why another agent could not be asked, without what gRPC puts around it.
-func callWords(err error) string {
-	text := status.Convert(err).Message()
-	if _, inner, ok := strings.Cut(text, "Error while dialing: "); ok {
-		text = strings.TrimSuffix(inner, `"`)
-	}
-	return text
-}
+// callWords says why another agent could not be asked.
+func callWords(err error) string { return wording.Plain(status.Convert(err).Message()) }
 
-// plainWords gives an error without the path of a file of the agent's own: that is for the log.
+// plainWords gives an error in an operator's words, and without the path of a file of the agent's own: the log has the rest. What a registry said is in its own words.
 func plainWords(err error) string {
 	text := err.Error()
 	if pe := new(fs.PathError); errors.As(err, &pe) {
 		text = strings.ReplaceAll(text, pe.Error(), pe.Op+": "+pe.Err.Error())
 	}
-	return text
+	if re := new(registry.Error); errors.As(err, &re) && re.Status != 0 {
+		return text
+	}
+	return wording.Plain(text)
 }

@@ -26,7 +26,7 @@ func TestWords(t *testing.T) {
 		{days(24 * time.Hour), "1 day"},
 		{lostHere(1), "a push here lost against another of its tag and waits for a word: see 'fanoutctl conflicts'"},
 		{lostHere(2), "2 pushes here lost against others of their tags and wait for a word: see 'fanoutctl conflicts'"},
-		{callWords(dial), "dial tcp 127.0.0.1:1: connect: connection refused"},
+		{callWords(dial), "127.0.0.1:1: connection refused"},
 		{callWords(status.Error(codes.NotFound, "no site")), "no site"},
 		{plainWords(full), "receiving: write: no space left on device"},
 		{plainWords(errors.New("x")), "x"},

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/catalog"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
@@ -154,7 +155,7 @@ func (a *attachClient) lost(err error) {
 			a.detached = time.Now()
 		}
 		if a.group, a.offered = "", ""; !errors.Is(err, errAgain) {
-			a.state, a.reason = "degraded", shorten(fmt.Sprintf("%v: %v", errNotAttached, err))
+			a.state, a.reason = "degraded", shorten(errNotAttached.Error()+": "+wording.Plain(strings.ReplaceAll(err.Error(), "\n", "; ")))
 		}
 	})
 }
