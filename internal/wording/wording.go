@@ -65,8 +65,11 @@ func Plain(text string) string {
 // once drops what is said again right after it was said: each layer of a call names the address, or the kind of the error, anew, and some calls are made twice.
 func once(text string) string {
 	const again = "; "
-	if half := (len(text) - len(again)) / 2; half > 0 && text[:half]+again+text[:half] == text {
-		text = text[:half]
+	for i := range text {
+		if more, ok := strings.CutPrefix(text[i:], again); ok && (text[:i] == more || strings.HasSuffix(text[:i], " "+more)) {
+			text = text[:i]
+			break
+		}
 	}
 	for _, sep := range []string{again, ": "} {
 		text = strings.Join(slices.Compact(strings.Split(text, sep)), sep)

@@ -30,6 +30,7 @@ func TestPlain(t *testing.T) {
 		`put manifest team/app:1: 403 Forbidden DENIED: over the quota`:                                                                                                            "put manifest team/app:1: 403 Forbidden DENIED: over the quota",
 		`dial tcp: lookup hq.example on 10.0.0.53:53: no such host`:                                                                                                                "name hq.example: no such host",
 		`the registry redirects; set its url: invalid; the registry redirects; set its url: invalid`:                                                                               "the registry redirects; set its url: invalid",
+		`resolve app:1: http://a/: no; yes; http://a/: no; yes`:                                                                                                                    "resolve app:1: http://a/: no; yes",
 		`GEOFFREY: the EOFs`: "GEOFFREY: the EOFs",
 		"":                   "",
 	} {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func (s *admin) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyR
 func (a *Agent) whyAlone(ctx context.Context, ref catalog.Ref, trouble string) *adminv1.WhyResponse {
 	raw, rec := a.record(ref)
 	resp := &adminv1.WhyResponse{Ref: ref.String(), Site: a.cfg.Site, AsOf: now(), Hops: []*adminv1.WhyHop{a.hopHere(ctx, ref)}}
-	resp.Notes = append(resp.Notes, trouble+": what is above this site is not known")
+	resp.Notes = append(resp.Notes, trouble+": what is above this site is not known; start the members of "+a.cfg.Group+" that are down")
 	a.judge(resp, raw, rec)
 	return resp
 }
@@ -85,8 +86,22 @@ func (s *admin) whyFromHere(ctx context.Context, ref catalog.Ref, site, actor st
 		}
 		resp.Notes = append(resp.Notes, note)
 	}
+	resp.Notes = append(resp.Notes, a.lostPushes(ref)...)
 	a.judge(resp, raw, catalog.Project(raw, sh.GetGroup()))
 	return resp, nil
+}
+
+// lostPushes says where a ref was pushed otherwise, lost, and waits for a word: who pushed that asks why it is not there.
+func (a *Agent) lostPushes(ref catalog.Ref) []string {
+	var at []string
+	for c := range a.node.Catalog().Conflicts(ref) {
+		at = append(at, c.GetSite())
+	}
+	if len(at) == 0 {
+		return nil
+	}
+	slices.Sort(at)
+	return []string{fmt.Sprintf("it was pushed otherwise at %s, which lost and waits for a word: fanoutctl conflicts shows both, conflicts settle %s --keep DIGEST decides", strings.Join(slices.Compact(at), ", "), ref)}
 }
 
 // hops gives this group's and all that are below on the way, the site's last.

@@ -232,6 +232,22 @@ func frozenTrouble(f *catalogv1.Freeze, until time.Time) *treev1.Trouble {
 	return waitsBecause(causeFrozen, "its tag is "+frozenWords(f, until), fmt.Sprintf("it goes on by itself then; sooner: fanoutctl thaw %s, at an agent of %s", f.GetGroup(), f.GetGroup()))
 }
 
+func acceptedTrouble() *treev1.Trouble {
+	return waitsBecause(causeAccepted, "its registry was changed there, and drift says accept", "set drift to repair in the group's files, or push the tag at headquarters")
+}
+
+func togetherTrouble() *treev1.Trouble {
+	return waitsBecause(causeTogether, "its tag moves together with others of the rollout, which are not ready there", "fanoutctl why for the other refs of the rollout")
+}
+
+func sharedTrouble(deliverer string) *treev1.Trouble {
+	return waitsBecause(causeShared, deliverer+" delivers to the storage that this site shares with it", "")
+}
+
+func witnessTrouble() *treev1.Trouble {
+	return waitsBecause(causeWitness, "it is a witness: it has no registry", "")
+}
+
 func deletionWaits(ref catalog.Ref) *treev1.Trouble {
 	return waitsBecause(causeDeletion, "it vanished from that registry with many others, and its deletion waits for a word", fmt.Sprintf("fanoutctl deletions restore %s, or deletions allow %s", ref, ref))
 }

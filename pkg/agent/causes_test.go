@@ -16,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+
 	"github.com/fanout-io/fanout/pkg/catalog"
-	"github.com/fanout-io/fanout/pkg/config"
 	"github.com/fanout-io/fanout/pkg/reconcile"
 	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/registry/harbortest"
@@ -52,7 +55,7 @@ func askedAt(t *testing.T, url string, patience time.Duration) error {
 func sources(errs ...error) error {
 	all := &transfer.SourcesError{Digest: "sha256:1"}
 	for i, err := range errs {
-		all.Sources, all.Errs = append(all.Sources, transfer.Source{Site: fmt.Sprint("s", i)}), append(all.Errs, err)
+		all.Sources, all.Errs = append(all.Sources, transfer.Source{Site: fmt.Sprint("s", i), Addr: "10.0.0.1:7400"}), append(all.Errs, err)
 	}
 	return fmt.Errorf("gathering manifests: %w", all)
 }
@@ -107,11 +110,7 @@ func troubles(t *testing.T) map[string]error {
 
 // TestCauses: each kind of error has a word, words and a mend of its own, and none is left without. Those that need a whole delivery are in TestWhy_Refusals.
 func TestCauses(t *testing.T) {
-	reg, err := registry.New(registry.Config{URL: "https://registry.gd"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{registry: reg, cfg: &config.Config{Site: "gd-a", DataDir: "/var/lib/fanoutd", Registry: config.Registry{Type: "oci", URL: "https://registry.gd", Data: "/data"}}}
+	a := siteOf(t)
 	ref := catalog.Ref{Repository: "team/app", Tag: "1"}
 	shown := map[string]bool{}
 	for _, r := range refusalsOfHarbor {
@@ -123,7 +122,6 @@ func TestCauses(t *testing.T) {
 		word, _, _ := strings.Cut(rest, "\n")
 		shown[word] = true
 	}
-	var b strings.Builder
 	all := troubles(t)
 	for _, k := range causes {
 		err := all[k.word]
@@ -140,12 +138,11 @@ func TestCauses(t *testing.T) {
 		if got.GetMend() == "" || strings.ContainsAny(got.GetSummary()+got.GetMend(), "{}") {
 			t.Errorf("%s: %q, %q", k.word, got.GetSummary(), got.GetMend())
 		}
-		fmt.Fprintf(&b, "%s: %s\n  mend: %s\n", k.word, got.GetSummary(), got.GetMend())
-		if got.GetStatus() != 0 || got.GetMessage() != "" {
-			fmt.Fprintf(&b, "  registry: %d %s %s\n", got.GetStatus(), got.GetCode(), got.GetMessage())
-		}
+		golden(t, k.word, judged(ref, false, func(_, _, sz *adminv1.WhyHop) {
+			missing(sz, "failed", got)
+			sz.Reason, sz.Attempts, sz.Since, sz.NextAttempt = plainWords(err), 2, ago(time.Minute), timestamppb.New(noon.Add(40*time.Second))
+		}))
 	}
-	golden(t, "causes", steady(b.String()))
 }
 
 func TestNearest(t *testing.T) {

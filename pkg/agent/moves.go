@@ -140,7 +140,7 @@ const maxMovesFailed = 256
 func (a *Agent) waitsFor(ref catalog.Ref, rec *catalogv1.Record, why string) {
 	a.progress.update(ref, func(p *treev1.PendingRef) {
 		p.Revision, p.State, p.Reason, p.BytesLeft, p.NextAttempt = rec.GetRevision(), "waiting", why, 0, nil
-		p.Trouble = waitsBecause(causeTogether, "its tag moves together with others of the rollout, which are not ready there", "fanoutctl why for the other refs of the rollout")
+		p.Trouble = togetherTrouble()
 	}, true)
 }
 

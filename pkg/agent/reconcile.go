@@ -382,7 +382,7 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 		a.differs(ref, rec, ours, "drifted", v.Reason, a.drifted(ref))
 		return nil
 	case reconcile.Accept:
-		a.differs(ref, rec, ours, "accepted", v.Reason, waitsBecause(causeAccepted, "its registry was changed there, and drift says accept", "set drift to repair in the group's files, or push the tag at headquarters"))
+		a.differs(ref, rec, ours, "accepted", v.Reason, acceptedTrouble())
 		return nil
 	case reconcile.Foreign:
 		// Not ours, but what lies under it need not be sent again.

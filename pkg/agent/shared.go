@@ -165,11 +165,11 @@ func (a *Agent) turn(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record
 	}
 	first := set[0].Site
 	if a.standby.waits(ref, rec.GetRevision(), first, time.Now()) {
-		reason := first + " delivers to the storage that this site shares with it"
+		why := sharedTrouble(first)
 		a.progress.update(ref, func(p *treev1.PendingRef) {
-			p.State, p.Reason, p.NextAttempt, p.Trouble = "waiting", reason, nil, waitsBecause(causeShared, reason, "")
+			p.State, p.Reason, p.NextAttempt, p.Trouble = "waiting", why.GetSummary(), nil, why
 		}, false)
-		return standbyError{reason}
+		return standbyError{why.GetSummary()}
 	}
 	if a.standby.moved(ref, a.progressOf(ctx, ref, first), time.Now()) {
 		return standbyError{first + " delivers to the storage that this site shares with it"}

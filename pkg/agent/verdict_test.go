@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +9,10 @@ import (
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/registry"
 )
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -19,7 +22,7 @@ func ago(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(noon.A
 // wayTo is headquarters, a province and its city, all level, live and delivered, as a test changes them.
 func wayTo(change func(hq, gd, sz *adminv1.WhyHop)) []*adminv1.WhyHop {
 	hop := func(group, site string) *adminv1.WhyHop {
-		return &adminv1.WhyHop{Group: group, Site: site, Carrier: site, Root: site, State: "delivered", Revision: 7, Want: 7, Epoch: "e", Live: true, LastContact: ago(0)}
+		return &adminv1.WhyHop{Group: group, Site: site, Carrier: site, Root: site, State: "delivered", Digest: "sha256:1", Revision: 7, Want: 7, Epoch: "e", Live: true, LastContact: ago(0)}
 	}
 	hops := []*adminv1.WhyHop{hop("hq", "hq-a"), hop("hq/gd", "gd-a"), hop("hq/gd/sz", "sz-a")}
 	change(hops[0], hops[1], hops[2])
@@ -37,79 +40,107 @@ func TestVerdict(t *testing.T) {
 		h.DetachedSince, h.Parent, h.Link = ago(time.Hour), "", "not attached to a parent: 10.0.0.1:7400: connection refused"
 	}
 	blob := &treev1.BlobProgress{Digest: "sha256:1", Size: 100 << 20, Have: 10 << 20, Source: "gd-a", Rate: 2 << 20}
+	a := siteOf(t)
+	ref := catalog.Ref{Repository: "team/app", Tag: "1"}
 	cases := []struct {
 		name   string
 		change func(hq, gd, sz *adminv1.WhyHop)
 	}{
-		{"delivered, and the city does not answer now", func(_, _, sz *adminv1.WhyHop) {
+		{"unreachable", func(_, _, sz *adminv1.WhyHop) {
 			sz.Live, sz.Away, sz.LastContact = false, "no contact with its root", ago(time.Minute)
 		}},
-		{"delivered, and its registry does not answer now", func(_, _, sz *adminv1.WhyHop) {
+		{"delivered-unseen", func(_, _, sz *adminv1.WhyHop) {
 			sz.Trouble = &treev1.Trouble{Cause: "registry-unreachable", Summary: "the registry does not answer", Mend: "start it"}
 		}},
-		{"all of it was there", func(_, _, sz *adminv1.WhyHop) { sz.Receipt = &adminv1.Receipt{At: ago(time.Hour)} }},
-		{"on its way", func(_, _, sz *adminv1.WhyHop) {
+		{"all-there", func(_, _, sz *adminv1.WhyHop) { sz.Receipt = &adminv1.Receipt{At: ago(time.Hour)} }},
+		{"on-its-way", func(_, _, sz *adminv1.WhyHop) {
 			missing(sz, "delivering", nil)
 			sz.Blob, sz.BytesLeft = blob, 90<<20
 		}},
-		{"nothing comes, as the province is cut off", func(_, gd, sz *adminv1.WhyHop) {
+		{"nothing-comes", func(_, gd, sz *adminv1.WhyHop) {
 			detach(gd)
 			missing(gd, "delivering", nil)
 			missing(sz, "delivering", nil)
 			sz.Blob, sz.BytesLeft = &treev1.BlobProgress{Digest: "sha256:1", Size: 100 << 20, Source: "gd-a"}, 100<<20
 		}},
-		{"the record is held up, as the province is cut off", func(_, gd, sz *adminv1.WhyHop) {
+		{"cut-off", func(_, gd, sz *adminv1.WhyHop) {
 			detach(gd)
 			gd.Revision, sz.Revision = 5, 5
 			missing(gd, "waiting", nil)
 			missing(sz, "waiting", nil)
 		}},
-		{"the record is held up, as the province is unreachable from headquarters", func(_, gd, sz *adminv1.WhyHop) {
+		{"away", func(_, gd, sz *adminv1.WhyHop) {
 			gd.Revision, gd.Live, gd.Away, gd.LastContact = 5, false, "no contact with its root", ago(time.Hour)
 			sz.Revision, sz.Live, sz.Away, sz.LastContact = 5, false, "no contact with its root", ago(time.Hour)
 			missing(gd, "waiting", nil)
 			missing(sz, "waiting", nil)
 		}},
-		{"the record is on its way", func(_, _, sz *adminv1.WhyHop) {
+		{"record-on-its-way", func(_, _, sz *adminv1.WhyHop) {
 			sz.Revision = 6
 			missing(sz, "waiting", nil)
 		}},
-		{"another epoch", func(_, gd, sz *adminv1.WhyHop) {
+		{"foreign-epoch", func(_, gd, sz *adminv1.WhyHop) {
 			gd.Epoch, sz.Epoch = "other", "other"
 		}},
-		{"the city fails, as the province has it not either", func(_, gd, sz *adminv1.WhyHop) {
+		{"missing-above", func(_, gd, sz *adminv1.WhyHop) {
 			missing(gd, "failed", &treev1.Trouble{Cause: "content-nowhere", Summary: "no site that can be asked has the content", Mend: "push it again"})
 			missing(sz, "failed", noSource)
 		}},
-		{"the province's registry refuses, which is not the city's trouble", func(_, gd, sz *adminv1.WhyHop) {
+		{"own-refusal", func(_, gd, sz *adminv1.WhyHop) {
 			missing(gd, "failed", &treev1.Trouble{Cause: "quota", Summary: "the quota of project team is used up"})
 			missing(sz, "failed", &treev1.Trouble{Cause: "rights", Summary: "the agent's account lacks a right", Mend: "give it"})
 			sz.Attempts, sz.Since, sz.NextAttempt = 4, ago(5*time.Minute), timestamppb.New(noon.Add(40*time.Second))
 		}},
-		{"no source, and nothing above is to blame", func(_, _, sz *adminv1.WhyHop) {
+		{"no-source", func(_, _, sz *adminv1.WhyHop) {
 			missing(sz, "failed", noSource)
 			sz.Attempts, sz.Since = 1, ago(time.Minute)
 		}},
 		{"drift", func(_, _, sz *adminv1.WhyHop) {
-			missing(sz, "drifted", &treev1.Trouble{Cause: causeDrift, Summary: "its registry was changed there, and drift says report", Mend: "verify --repair"})
+			missing(sz, "drifted", a.drifted(ref))
 		}},
-		{"a witness", func(_, _, sz *adminv1.WhyHop) { missing(sz, "witness", waitsBecause(causeWitness, "", "")) }},
-		{"not subscribed", func(_, gd, sz *adminv1.WhyHop) {
+		{"witness", func(_, _, sz *adminv1.WhyHop) { missing(sz, "witness", witnessTrouble()) }},
+		{"not-subscribed", func(_, gd, sz *adminv1.WhyHop) {
 			missing(sz, "unsubscribed", waitsBecause(causeUnsubscribed, "hq/gd does not subscribe to team/app", "add it"))
 			gd.Revision, sz.Revision = 2, 2
 		}},
-		{"not heard of", func(_, _, sz *adminv1.WhyHop) {
+		{"unheard", func(_, _, sz *adminv1.WhyHop) {
 			missing(sz, "unknown", waitsBecause(causeUnheard, "sz-a was not heard of yet", "start it"))
 		}},
+		{"changed-just-now", func(_, _, sz *adminv1.WhyHop) {
+			sz.Digest = "sha256:" + strings.Repeat("2", 64)
+			sz.Reason = showsNow(sz.Digest)
+		}},
+		{"lost-just-now", func(_, _, sz *adminv1.WhyHop) { sz.Digest, sz.Reason = "", showsNow("") }},
+		{"accepted", func(_, _, sz *adminv1.WhyHop) { missing(sz, "accepted", acceptedTrouble()) }},
+		{"deletion-waits", func(_, _, sz *adminv1.WhyHop) { missing(sz, "drifted", deletionWaits(ref)) }},
+		{"moves-together", func(_, _, sz *adminv1.WhyHop) { missing(sz, "held", togetherTrouble()) }},
+		{"shared-storage", func(_, _, sz *adminv1.WhyHop) { missing(sz, "waiting", sharedTrouble("sz-b")) }},
+		{"under-rollout", func(_, _, sz *adminv1.WhyHop) { missing(sz, "drifted", underRollout("pushed here")) }},
+		{"newer-tags-kept", func(_, _, sz *adminv1.WhyHop) { missing(sz, "unsubscribed", notKept("hq/gd/sz")) }},
+		{"its-turn", func(_, _, sz *adminv1.WhyHop) { missing(sz, "waiting", nil) }},
 	}
-	var b strings.Builder
 	for _, tt := range cases {
-		v := verdict{w: &adminv1.WhyResponse{Ref: "team/app:1", Site: "sz-a", AsOf: ago(0), Hops: wayTo(tt.change)}, epoch: "e", origin: "hq-a"}
-		v.judge()
-		fmt.Fprintf(&b, "%s\n  %s\n  mend: %s\n  cause: %s\n", tt.name, v.w.GetAnswer(), v.w.GetMend(), v.w.GetCause())
+		golden(t, tt.name, judged(ref, false, tt.change))
 	}
-	v := verdict{w: &adminv1.WhyResponse{Ref: "team/app:1", Site: "sz-a", AsOf: ago(0), Hops: wayTo(func(_, _, _ *adminv1.WhyHop) {})}, epoch: "e", deleted: true}
+	golden(t, "deleted", judged(ref, true, func(_, _, _ *adminv1.WhyHop) {}))
+	golden(t, "not-yet-deleted", judged(ref, true, func(_, _, sz *adminv1.WhyHop) {
+		missing(sz, "waiting", away("sz-a", "no contact with its root"))
+		sz.Live, sz.Away, sz.LastContact = false, "no contact with its root", ago(time.Minute)
+	}))
+}
+
+// judged is the answer for a ref on its way to sz-a.
+func judged(ref catalog.Ref, deleted bool, change func(hq, gd, sz *adminv1.WhyHop)) string {
+	v := verdict{w: &adminv1.WhyResponse{Ref: ref.String(), Site: "sz-a", Digest: "sha256:1", AsOf: ago(0), Hops: wayTo(change)}, epoch: "e", origin: "hq-a", deleted: deleted}
 	v.judge()
-	fmt.Fprintf(&b, "deleted\n  %s\n", v.w.GetAnswer())
-	golden(t, "verdicts", b.String())
+	return inWords(v.w)
+}
+
+// siteOf is an agent of the city, as far as words are concerned.
+func siteOf(t *testing.T) *Agent {
+	reg, err := registry.New(registry.Config{URL: "https://registry.sz"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Agent{registry: reg, cfg: &config.Config{Site: "sz-a", Group: "hq/gd/sz", DataDir: "/var/lib/fanoutd", Registry: config.Registry{Type: "oci", URL: "https://registry.sz", Data: "/data"}}}
 }

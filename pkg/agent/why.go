@@ -29,7 +29,7 @@ func (a *Agent) hopHere(ctx context.Context, ref catalog.Ref) *adminv1.WhyHop {
 	p := a.progress.get(ref)
 	switch {
 	case a.registry == nil:
-		h.State, h.Trouble = "witness", waitsBecause(causeWitness, "it is a witness: it has no registry", "")
+		h.State, h.Trouble = "witness", witnessTrouble()
 	case raw == nil:
 		noRecord(h)
 	case p == nil && !a.tookNote(ref, raw, rec):
@@ -64,10 +64,18 @@ func (a *Agent) lookHere(ctx context.Context, h *adminv1.WhyHop, ref catalog.Ref
 	case err != nil:
 		h.Trouble, h.Reason = a.troubleOf(ref, err), plainWords(err)
 	case shown != h.GetDigest():
-		h.Reason = fmt.Sprintf("its registry shows %q now, which is about to be looked at", shown)
+		h.Reason = showsNow(shown)
 		h.Digest = shown
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 	}
+}
+
+// showsNow says what a registry shows that was not yet looked at.
+func showsNow(digest string) string {
+	if digest == "" {
+		return "its registry lacks it now, which is about to be looked at"
+	}
+	return "its registry shows " + digest + " now, which is about to be looked at"
 }
 
 func noRecord(h *adminv1.WhyHop) {
@@ -142,7 +150,7 @@ func (a *Agent) hopReported(view tree.HealthView, g *treev1.GroupHealth, site st
 		}
 	}
 	if best == nil {
-		h.State, h.Trouble = "witness", waitsBecause(causeWitness, "it has no registry", "")
+		h.State, h.Trouble = "witness", witnessTrouble()
 		h.Site = site
 		return h
 	}

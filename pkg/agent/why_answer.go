@@ -134,6 +134,8 @@ func (v *verdict) delivered(last *adminv1.WhyHop) (string, string) {
 		return v.because(fmt.Sprintf("%s, but it can't be looked at now: %s.", what, last.GetTrouble().GetSummary()), last.GetTrouble())
 	case !last.GetLive() && last.GetAway() != "":
 		return v.because(fmt.Sprintf("%s, as last heard %s.", what, clock(last.GetLastContact())), away(site, last.GetAway()))
+	case last.GetReason() != "" && last.GetDigest() != v.w.GetDigest():
+		return what + ", but " + last.GetReason() + ".", ""
 	case last.GetReason() != "":
 		return what + ", and " + last.GetReason() + ".", ""
 	}

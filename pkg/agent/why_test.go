@@ -21,7 +21,9 @@ import (
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
+	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/registry/harbortest"
+	"github.com/fanout-io/fanout/pkg/tree"
 )
 
 var rewrite = goflag.Bool("rewrite", false, "write what the files in testdata give now")
@@ -42,8 +44,8 @@ func newHarborTree(t *testing.T) *harborTree {
 		t.Fatal(err)
 	}
 	g := &gate{url: srv.URL, config: fmt.Sprintf("{type: harbor, url: %q, username: %q, passwordFile: %q}", srv.URL, h.Username(), password)}
-	tree := runTree(t, map[string]*gate{"hq/gd": g}, "hq", "hq/gd")
-	return &harborTree{t, tree["hq"], tree["hq/gd"], h}
+	sites := runTree(t, map[string]*gate{"hq/gd": g}, "hq", "hq/gd")
+	return &harborTree{t, sites["hq"], sites["hq/gd"], h}
 }
 
 // why asks at headquarters.
@@ -216,8 +218,8 @@ func TestWhy_Refusals(t *testing.T) {
 
 // TestWhy_Waits: what keeps a ref from a site that is no failure.
 func TestWhy_Waits(t *testing.T) {
-	tree := runTree(t, nil, "hq", "hq/gd", "hq/gd/sz")
-	hq, gd, sz := tree["hq"], tree["hq/gd"], tree["hq/gd/sz"]
+	sites := runTree(t, nil, "hq", "hq/gd", "hq/gd/sz")
+	hq, gd, sz := sites["hq"], sites["hq/gd"], sites["hq/gd/sz"]
 	digest := hq.push("app/web:1")
 	for _, l := range []*live{gd, sz} {
 		l.shows("app/web:1", digest)
@@ -238,6 +240,7 @@ func TestWhy_Waits(t *testing.T) {
 	golden(t, "delivered", inWords(hq.why("app/web:1", "s2")))
 	golden(t, "pushed-there", inWords(hq.why("app/web:1", "s0")))
 	golden(t, "below-headquarters", inWords(gd.why("app/web:1", "s2")))
+	golden(t, "group-without-root", inWords(gd.whyAlone(t.Context(), catalog.Ref{Repository: "app/web", Tag: "1"}, callWords(tree.ErrNoRoot))))
 	if _, err := (&admin{a: hq.Agent, local: true}).Why(t.Context(), &adminv1.WhyRequest{Ref: "app/wbe:1", Site: "s2"}); err == nil || !strings.Contains(err.Error(), "the nearest: app/web:1") {
 		t.Errorf("of a ref that is not there: %v", err)
 	}
@@ -278,4 +281,9 @@ func TestWhy_Waits(t *testing.T) {
 		return nil
 	})
 	golden(t, "frozen", inWords(hq.why("app/web:1", "s2")))
+
+	hq.must(&catalogv1.Change{Kind: &catalogv1.Change_NoteConflict{NoteConflict: &catalogv1.NoteConflict{Conflict: &catalogv1.Conflict{
+		Repository: "app/web", Tag: "1", Target: &catalogv1.Descriptor{MediaType: "application/vnd.oci.image.manifest.v1+json", Digest: digest, Size: 1}, Site: "s9", Winner: "sha256:" + strings.Repeat("0", 64), Reason: "test",
+	}}}})
+	golden(t, "conflict", inWords(hq.why("app/web:1", "s0")))
 }
