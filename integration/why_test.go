@@ -1,0 +1,228 @@
+package integration
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fanout-io/fanout/pkg/registry/harbortest"
+	"github.com/fanout-io/fanout/pkg/view"
+)
+
+// foreignWords are those of libraries: an operator reads none of them.
+var foreignWords = []string{"rpc error", "desc = ", "context deadline", "context canceled", "transport:", "x509", "EOF", "dial tcp", "i/o timeout", "unknown error"}
+
+// plain fails where an answer for people has a library's words in it.
+func plain(t testing.TB, what string, said []byte) {
+	t.Helper()
+	for _, w := range foreignWords {
+		if strings.Contains(string(said), w) {
+			t.Errorf("%s says %q:\n%s", what, w, said)
+		}
+	}
+}
+
+// asks runs a command of fanoutctl that prints a document, and the same in words, which are to be an operator's.
+func asks[T any](s *site, args ...string) (doc T, err error) {
+	s.t.Helper()
+	text, code := s.ctl(args...)
+	if code != 0 {
+		return doc, fmt.Errorf("fanoutctl %v: exit %d", args, code)
+	}
+	plain(s.t, fmt.Sprint(args), text)
+	out, code := s.ctl(append(args, "-o", "json")...)
+	if code != 0 {
+		return doc, fmt.Errorf("fanoutctl %v: exit %d", args, code)
+	}
+	plain(s.t, fmt.Sprint(args), out)
+	return doc, json.Unmarshal(out, &doc)
+}
+
+// why waits until an agent gives the answer that is wanted.
+func (s *site) why(ref, site string, want func(view.Why) bool) view.Why {
+	s.t.Helper()
+	var w view.Why
+	eventually(s.t, fmt.Sprintf("%s says why %s %s", s.name, ref, site), func() (err error) {
+		if w, err = asks[view.Why](s, "why", ref, site); err != nil {
+			return err
+		}
+		if !want(w) {
+			return fmt.Errorf("it says %+v", w)
+		}
+		return nil
+	})
+	return w
+}
+
+func causedBy(cause string) func(view.Why) bool {
+	return func(w view.Why) bool { return w.Cause == cause }
+}
+
+// whyFabric is headquarters, a province, and a city whose registry is a Harbor with a project that has no room: app/web:1 is everywhere, team/app:1 not in the city.
+func whyFabric(t *testing.T) (hq, gd, sz *site, harbor *fakeRegistry) {
+	t.Helper()
+	harbor = serveFake(t, "harbor", harbortest.Config{Knobs: harbortest.Knobs{DeleteRight: true}})
+	harbor.SetProject("team", harbortest.Project{Quota: 2048})
+	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz", extra: harbor.extra})
+	hq, gd, sz = sites["hq-a"], sites["gd-a"], sites["sz-a"]
+	shows(t, gd, "app/web:1", push(t, hq, "app/web:1", image(t, 64<<10, 2)))
+	shows(t, gd, "team/app:1", push(t, hq, "team/app:1", image(t, 64<<10, 2)))
+	return hq, gd, sz, harbor
+}
+
+// TestWhy: through real processes, headquarters says what keeps an image from a city, hop by hop, while the city lives, while it is dead, and when the cause is gone.
+func TestWhy(t *testing.T) {
+	t.Parallel()
+	hq, _, sz, harbor := whyFabric(t)
+
+	w := hq.why("team/app:1", "sz-a", func(w view.Why) bool { return w.Cause == "quota" && w.Hops[len(w.Hops)-1].Live })
+	if len(w.Hops) != 3 || w.Hops[0].State != "delivered" || w.Hops[1].Site != "gd-a" || w.Hops[1].State != "delivered" {
+		t.Errorf("the way: %+v", w.Hops)
+	}
+	if last := w.Hops[len(w.Hops)-1]; last.State != "failed" || last.Status != 403 || last.Code != "DENIED" || last.Message == "" || last.Attempts == 0 {
+		t.Errorf("the city's hop: %+v", last)
+	}
+	if !strings.Contains(w.Answer, "the quota of project team is used up") || !strings.Contains(w.Mend, "raise the quota of project team") {
+		t.Errorf("the answer: %q, %q", w.Answer, w.Mend)
+	}
+	// A whole delivery is told with its bytes and its source.
+	w = hq.why("team/app:1", "gd-a", func(w view.Why) bool { return w.State == "delivered" && w.Hops[len(w.Hops)-1].Receipt != nil })
+	if r := w.Hops[len(w.Hops)-1].Receipt; r.Bytes < 64<<10 || !slices.Equal(r.Sources, []string{"hq-a"}) {
+		t.Errorf("the receipt: %+v", r)
+	}
+	if _, errs, code := hq.says("why", "team/app:1", "sz-b"); code != 1 || !strings.Contains(string(errs), "the nearest: sz-a") {
+		t.Errorf("of a site that is not there: exit %d: %s", code, errs)
+	}
+
+	sz.kill()
+	w = hq.why("app/web:1", "sz-a", causedBy("unreachable"))
+	if !strings.Contains(w.Mend, "start the agent") {
+		t.Errorf("of a dead city: %+v", w)
+	}
+	harbor.SetProject("team", harbortest.Project{})
+	sz.start()
+	hq.why("team/app:1", "sz-a", func(w view.Why) bool { return w.State == "delivered" && w.Cause == "" })
+}
+
+// watching reads an agent's server-sent events until the test ends.
+func (s *site) watching(feeds string) <-chan string {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+"/api/v1/watch?"+feeds, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("watching %s: %s", feeds, resp.Status)
+	}
+	frames := make(chan string, 1000)
+	go func() {
+		defer close(frames)
+		defer resp.Body.Close()
+		lines := bufio.NewScanner(resp.Body)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				select {
+				case frames <- data:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return frames
+}
+
+// sees waits for a frame that has all of some words.
+func sees(t *testing.T, what string, frames <-chan string, words ...string) {
+	t.Helper()
+	eventually(t, what, func() error {
+		for {
+			select {
+			case f, ok := <-frames:
+				if !ok {
+					t.Fatalf("%s: the stream has ended", what)
+				}
+				plain(t, what, []byte(f))
+				if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(f, w) }) {
+					return nil
+				}
+			default:
+				return errors.New("not yet")
+			}
+		}
+	})
+}
+
+// TestProvinceWithoutHeadquarters: while headquarters is unreachable, a province's own agent answers for what is in and below it, at the command line and on its page, and goes on following it.
+func TestProvinceWithoutHeadquarters(t *testing.T) {
+	t.Parallel()
+	hq, gd, sz, _ := whyFabric(t)
+	gd.why("team/app:1", "sz-a", causedBy("quota"))
+	hq.kill()
+
+	var tree view.Tree
+	ofTheProvince := func() error {
+		if len(tree.Groups) != 2 || tree.Groups[0].Group != "hq/gd" || tree.Groups[1].Group != "hq/gd/sz" {
+			return fmt.Errorf("the groups: %+v", tree.Groups)
+		}
+		if g := tree.Groups[0]; g.State != "degraded" || !strings.HasPrefix(g.Reason, "not attached to a parent: "+hq.fabric+": ") {
+			return fmt.Errorf("the province is %s: %s", g.State, g.Reason)
+		}
+		if m := tree.Groups[1].Members[0]; m.Site != "sz-a" || m.State != "degraded" || !strings.Contains(m.Reason, "quota") && !strings.Contains(m.Reason, "DENIED") {
+			return fmt.Errorf("the city is %s: %s", m.State, m.Reason)
+		}
+		return nil
+	}
+	eventually(t, "the province's tree", func() (err error) {
+		if tree, err = asks[view.Tree](gd, "tree"); err != nil {
+			return err
+		}
+		return ofTheProvince()
+	})
+	eventually(t, "the province's page", func() error {
+		tree = view.Tree{}
+		if err := gd.api("tree", &tree); err != nil {
+			return err
+		}
+		return ofTheProvince()
+	})
+
+	w := gd.why("team/app:1", "sz-a", causedBy("quota"))
+	if len(w.Hops) != 2 || w.Hops[0].DetachedSince == nil || !slices.ContainsFunc(w.Notes, func(n string) bool { return strings.Contains(n, "attached to no parent since") }) {
+		t.Errorf("why: %+v", w)
+	}
+	if w = gd.why("app/web:1", "gd-a", func(view.Why) bool { return true }); w.State != "delivered" {
+		t.Errorf("of what is here: %+v", w)
+	}
+	eventually(t, "where, between two attempts", func() error {
+		states := map[string]string{}
+		for _, s := range gd.where("team/app:1") {
+			states[s.Site] = s.State
+		}
+		if len(states) != 2 || states["gd-a"] != "delivered" || states["sz-a"] != "failed" {
+			return fmt.Errorf("it says %v", states)
+		}
+		return nil
+	})
+	if out, code := gd.ctl("events"); code != 0 || !strings.Contains(string(out), "team/app:1") {
+		t.Errorf("events: exit %d: %s", code, out)
+	}
+
+	frames := gd.watching("feed=tree&feed=where:team/app:1")
+	sees(t, "the page has the city's trouble", frames, "sz-a", "failed")
+	sz.kill()
+	sees(t, "the page follows", frames, "sz-a", "unreachable")
+}
