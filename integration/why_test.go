@@ -69,7 +69,7 @@ func whyFabric(t *testing.T) (hq, gd, sz *site, harbor *fakeRegistry) {
 	t.Helper()
 	harbor = serveFake(t, "harbor", harbortest.Config{Knobs: harbortest.Knobs{DeleteRight: true}})
 	harbor.SetProject("team", harbortest.Project{Quota: 2048})
-	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz", extra: harbor.extra})
+	sites := start(t, spec{name: "hq-a", group: "hq", counted: true}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "sz-a", group: "hq/gd/sz", extra: harbor.extra})
 	hq, gd, sz = sites["hq-a"], sites["gd-a"], sites["sz-a"]
 	shows(t, gd, "app/web:1", push(t, hq, "app/web:1", image(t, 64<<10, 2)))
 	shows(t, gd, "team/app:1", push(t, hq, "team/app:1", image(t, 64<<10, 2)))
@@ -99,6 +99,7 @@ func TestWhy(t *testing.T) {
 	if _, errs, code := hq.says("why", "team/app:1", "sz-b"); code != 1 || !strings.Contains(string(errs), "the nearest: sz-a") {
 		t.Errorf("of a site that is not there: exit %d: %s", code, errs)
 	}
+	onItsWay(t, hq)
 
 	sz.kill()
 	w = hq.why("app/web:1", "sz-a", causedBy("unreachable"))
@@ -108,6 +109,25 @@ func TestWhy(t *testing.T) {
 	harbor.SetProject("team", harbortest.Project{})
 	sz.start()
 	hq.why("team/app:1", "sz-a", func(w view.Why) bool { return w.State == "delivered" && w.Cause == "" })
+}
+
+// onItsWay: of what is just crossing a link, why and top say from whom it comes and what is left.
+func onItsWay(t *testing.T, hq *site) {
+	t.Helper()
+	hq.link.throttle(256 << 10)
+	push(t, hq, "app/big:1", image(t, 4<<20, 1))
+	w := hq.why("app/big:1", "gd-a", func(w view.Why) bool { return w.State == "delivering" && w.Hops[len(w.Hops)-1].Rate > 0 })
+	if last := w.Hops[len(w.Hops)-1]; !last.Live || last.Source != "hq-a" || last.BytesTotal < 4<<20 || last.BytesLeft == 0 || !strings.Contains(w.Answer, "coming from hq-a at ") {
+		t.Errorf("of what is on its way: %+v", w)
+	}
+	top, err := asks[view.Top](hq, "top")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(top.Links, func(l view.Link) bool { return l.From == "hq" && l.To == "hq/gd" && l.BytesLeft > 0 }) || len(top.Absent) != 0 {
+		t.Errorf("top: %+v", top)
+	}
+	hq.link.free()
 }
 
 // watching reads an agent's server-sent events until the test ends.
