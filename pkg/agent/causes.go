@@ -209,7 +209,12 @@ func waitsBecause(word, summary, mend string) *treev1.Trouble {
 	return &treev1.Trouble{Cause: word, Summary: summary, Mend: mend}
 }
 
-func (a *Agent) drifted(ref catalog.Ref) *treev1.Trouble {
+// drifted is what stays as somebody changed it in the registry here, which shows a digest, or nothing.
+func (a *Agent) drifted(ref catalog.Ref, shown string) *treev1.Trouble {
+	if a.cfg.Headquarters() && shown == "" {
+		return waitsBecause(causeDrift, "it was deleted in that registry of headquarters, and by publish.deletes such deletions do not travel",
+			fmt.Sprintf("fanoutctl unpublish %s deletes it everywhere; to have it there again, push it again", ref))
+	}
 	return waitsBecause(causeDrift, "its registry was changed there, and drift says report", fmt.Sprintf(
 		"fanoutctl verify %s --repair puts it back where drift says repair; to keep what is there, push it at headquarters as %s", a.cfg.Site, ref))
 }

@@ -379,7 +379,7 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 			return a.deletionKept(ctx, ref, rec)
 		}
 		a.events.warning("Drift", ref.String(), v.Reason)
-		a.differs(ref, rec, ours, "drifted", v.Reason, a.drifted(ref))
+		a.differs(ref, rec, ours, "drifted", v.Reason, a.drifted(ref, ours))
 		return nil
 	case reconcile.Accept:
 		a.differs(ref, rec, ours, "accepted", v.Reason, acceptedTrouble())

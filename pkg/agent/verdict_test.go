@@ -96,7 +96,7 @@ func TestVerdict(t *testing.T) {
 			sz.Attempts, sz.Since = 1, ago(time.Minute)
 		}},
 		{"drift", func(_, _, sz *adminv1.WhyHop) {
-			missing(sz, "drifted", a.drifted(ref))
+			missing(sz, "drifted", a.drifted(ref, "sha256:2"))
 		}},
 		{"witness", func(_, _, sz *adminv1.WhyHop) { missing(sz, "witness", witnessTrouble()) }},
 		{"not-subscribed", func(_, gd, sz *adminv1.WhyHop) {
@@ -111,6 +111,7 @@ func TestVerdict(t *testing.T) {
 			sz.Reason = showsNow(sz.Digest)
 		}},
 		{"lost-just-now", func(_, _, sz *adminv1.WhyHop) { sz.Digest, sz.Reason = "", showsNow("") }},
+		{"deleted-at-headquarters", func(_, _, sz *adminv1.WhyHop) { missing(sz, "drifted", (&Agent{cfg: &config.Config{Group: "hq"}}).drifted(ref, "")) }},
 		{"accepted", func(_, _, sz *adminv1.WhyHop) { missing(sz, "accepted", acceptedTrouble()) }},
 		{"deletion-waits", func(_, _, sz *adminv1.WhyHop) { missing(sz, "drifted", deletionWaits(ref)) }},
 		{"moves-together", func(_, _, sz *adminv1.WhyHop) { missing(sz, "held", togetherTrouble()) }},
