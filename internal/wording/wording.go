@@ -71,8 +71,9 @@ func once(text string) string {
 			break
 		}
 	}
-	for _, sep := range []string{again, ": "} {
-		text = strings.Join(slices.Compact(strings.Split(text, sep)), sep)
+	parts := strings.Split(text, again)
+	for i, p := range parts {
+		parts[i] = strings.Join(slices.Compact(strings.Split(p, ": ")), ": ")
 	}
-	return text
+	return strings.Join(slices.Compact(parts), again)
 }

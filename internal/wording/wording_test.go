@@ -31,8 +31,9 @@ func TestPlain(t *testing.T) {
 		`dial tcp: lookup hq.example on 10.0.0.53:53: no such host`:                                                                                                                "name hq.example: no such host",
 		`the registry redirects; set its url: invalid; the registry redirects; set its url: invalid`:                                                                               "the registry redirects; set its url: invalid",
 		`resolve app:1: http://a/: no; yes; http://a/: no; yes`:                                                                                                                    "resolve app:1: http://a/: no; yes",
-		`GEOFFREY: the EOFs`: "GEOFFREY: the EOFs",
-		"":                   "",
+		`a:1: a:1: refused; b:1: b:1: refused`:                                                                                                                                     "a:1: refused; b:1: refused",
+		`GEOFFREY: the EOFs`:                                                                                                                                                       "GEOFFREY: the EOFs",
+		"":                                                                                                                                                                         "",
 	} {
 		if got := Plain(text); got != want {
 			t.Errorf("%s\n got %q\nwant %q", text, got, want)

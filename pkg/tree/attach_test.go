@@ -359,7 +359,7 @@ func record(revision uint64) *catalogv1.Record {
 // TestAttach_ParentThatWasAwayIsFoundSoon: only a refusal makes the pauses long.
 func TestAttach_ParentThatWasAwayIsFoundSoon(t *testing.T) {
 	f := newFabric(t)
-	f.group("hq", []string{"hq-a", "hq-b"})
+	hq := f.group("hq", []string{"hq-a", "hq-b"})
 	gd := f.group("hq/gd", []string{"gd-a"}, "hq-a", "hq-b")
 	gd[0].cfg.Timeouts.Backoff = time.Hour
 	asked := func(more int) func() bool {
@@ -374,6 +374,10 @@ func TestAttach_ParentThatWasAwayIsFoundSoon(t *testing.T) {
 	}
 	f.start("gd-a")
 	until(t, "it asks again and again while no parent answers", asked(12))
+	until(t, "it says so of each, in words", func() bool {
+		said := groupOf(gd[0].node.Health(), "hq/gd").GetReason()
+		return said == fmt.Sprintf("not attached to a parent: %s: connection refused; %s: connection refused", hq[0].cfg.FabricAdvertise, hq[1].cfg.FabricAdvertise)
+	})
 	f.start("hq-a")
 	until(t, "it asks again and again while the parent has no root", asked(12))
 	f.start("hq-b")
