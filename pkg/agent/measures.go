@@ -6,7 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
@@ -222,23 +221,33 @@ func (s seen) below(ch chan<- prometheus.Metric) {
 
 // lacking is how long a site has lacked the oldest of what it is to show: the first record that it has not seen, or what is pending there and not left so on purpose.
 func (a *Agent) lacking(h *treev1.SiteHealth) time.Duration {
-	var oldest time.Time
-	since := func(t *timestamppb.Timestamp) {
-		if at := t.AsTime(); t.IsValid() && (oldest.IsZero() || at.Before(oldest)) {
-			oldest = at
-		}
-	}
-	for rec := range a.node.Catalog().Since(h.GetRevision()) {
-		since(rec.GetPublishedAt())
-		break // they come in order
+	longest := a.unseen(h.GetGroup(), h.GetRevision())
+	if h.GetPendingTotal() == 0 {
+		return longest
 	}
 	for _, p := range a.node.PendingAt(h.GetSite()) {
-		if state := p.GetState(); state != "held" && state != "accepted" && state != "drifted" {
-			since(p.GetSince())
+		if state := p.GetState(); state != "held" && state != "accepted" && state != "drifted" && p.GetSince().IsValid() {
+			longest = max(longest, time.Since(p.GetSince().AsTime()))
 		}
 	}
-	if oldest.IsZero() {
+	return longest
+}
+
+// unseen is how long ago headquarters committed the oldest record in a group's scope that comes after a revision; 0: there is none.
+func (a *Agent) unseen(group string, revision uint64) time.Duration {
+	snap := a.node.Catalog()
+	if revision >= snap.Position().GetRevision() {
 		return 0
 	}
-	return max(0, time.Since(oldest))
+	records := snap.Since(revision)
+	if g, ok := snap.Group(group); ok && group != a.cfg.Group {
+		records = snap.View(g.GetDemand()).Since(revision)
+	}
+	for rec := range records { // they come in order
+		if at := rec.GetPublishedAt(); at.IsValid() {
+			return max(0, time.Since(at.AsTime()))
+		}
+		return 0
+	}
+	return 0
 }

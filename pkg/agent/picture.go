@@ -65,22 +65,37 @@ func (a *Agent) tree(top string) *adminv1.TreeResponse {
 		if top != "" && path != top && !strings.HasPrefix(path, top+"/") {
 			continue
 		}
-		t.Groups = append(t.Groups, treeGroup(g, sites[path], head))
+		t.Groups = append(t.Groups, a.treeGroup(g, sites[path], head))
 	}
+	worst(t.GetGroups())
 	return t
 }
 
-func treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *adminv1.TreeGroup {
+// worst puts at each group the worst state of all that is below it, by the paths.
+func worst(groups []*adminv1.TreeGroup) {
+	by := map[string]*adminv1.TreeGroup{}
+	for _, g := range groups {
+		by[g.GetGroup()] = g
+		g.Worst, g.WorstAt = g.GetState(), g.GetGroup()
+	}
+	for _, g := range groups {
+		for path := parentPath(g.GetGroup()); path != ""; path = parentPath(path) {
+			if up := by[path]; up != nil && severity[g.GetState()] > severity[up.GetWorst()] {
+				up.Worst, up.WorstAt = g.GetState(), g.GetGroup()
+			}
+		}
+	}
+}
+
+func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *adminv1.TreeGroup {
 	out := &adminv1.TreeGroup{
 		Group: g.GetGroup(), Parent: g.GetParent(), Tier: uint32(strings.Count(g.GetGroup(), "/")), Root: g.GetRoot(), Term: g.GetTerm(),
 		State: g.GetState(), Reason: g.GetReason(), Revision: g.GetPosition().GetRevision(), LastContact: g.GetLastContact(),
-		Carrier: g.GetCarrier(), Labels: g.GetLabels(),
+		Carrier: g.GetCarrier(), Labels: g.GetLabels(), DetachedSince: g.GetDetachedSince(),
 	}
 	if head > out.GetRevision() {
 		out.Lag = head - out.GetRevision()
-		if g.GetLastContact() != nil {
-			out.LagSeconds = max(0, time.Since(g.GetLastContact().AsTime()).Seconds())
-		}
+		out.LagSeconds = a.unseen(g.GetGroup(), out.GetRevision()).Seconds()
 	}
 	if out.GetState() == "" {
 		out.State = "unknown"
@@ -92,8 +107,16 @@ func treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, head uint64) *
 		m := &adminv1.TreeMember{
 			Site: h.GetSite(), State: h.GetState(), Reason: h.GetReason(), Registry: h.GetRegistry(), RegistryType: h.GetRegistryType(),
 			Revision: h.GetRevision(), BytesLeft: h.GetBytesLeft(), Rate: h.GetRate(), Pending: h.GetPendingTotal(),
-			LastContact: h.GetLastContact(), Version: h.GetVersion(),
+			LastContact: h.GetLastContact(), Version: h.GetVersion(), Disk: h.GetDisk(), RegistryDisk: h.GetRegistryDisk(), CertificateExpires: h.GetCertificateExpires(),
 		}
+		if h.GetRegistryType() != "none" {
+			m.Lag, m.LagSeconds = max(head, h.GetRevision())-h.GetRevision(), a.lacking(h).Seconds()
+			out.LagSeconds = max(out.GetLagSeconds(), m.GetLagSeconds())
+		}
+		if m.GetBytesLeft() > 0 && m.GetRate() > 0 {
+			m.EtaSeconds = float64(m.GetBytesLeft()) / float64(m.GetRate())
+		}
+		out.BytesLeft, out.EtaSeconds = out.GetBytesLeft()+m.GetBytesLeft(), max(out.GetEtaSeconds(), m.GetEtaSeconds())
 		if m.GetState() == "" {
 			m.State = "unknown"
 		}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+)
+
+// TestTree_WorstAndLag: a group keeps its own state, and says the worst of what is below it and where; lag is told from the time of what a site lacks, not from when it was heard.
+func TestTree_WorstAndLag(t *testing.T) {
+	oci := runTree(t, nil, "hq")["hq"] // a registry for the province, behind a gate
+	g := newGate(t, "http://"+oci.reg)
+	g.refuses(func(r *http.Request) bool {
+		return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/app/web/")
+	})
+	tree := runTree(t, map[string]*gate{"hq/gd": g}, "hq", "hq/gd")
+	hq := tree["hq"]
+	hq.push("app/web:1")
+	tree["hq/gd"].state("app/web:1", "failed")
+	var groups []*adminv1.TreeGroup
+	waitFor(t, "headquarters sees it", func() error {
+		groups = hq.tree("").GetGroups()
+		if len(groups) != 2 || len(groups[1].GetMembers()) != 1 || groups[1].GetMembers()[0].GetState() != "degraded" || groups[0].GetState() != "synced" {
+			return fmt.Errorf("%v", groups)
+		}
+		return nil
+	})
+	top, gd := groups[0], groups[1]
+	if top.GetWorst() != "degraded" || top.GetWorstAt() != "hq/gd" || gd.GetWorst() != "degraded" {
+		t.Errorf("the worst: %v", groups)
+	}
+	m := gd.GetMembers()[0]
+	if m.GetLag() != 0 || m.GetLagSeconds() <= 0 || gd.GetLagSeconds() < m.GetLagSeconds() || top.GetLagSeconds() != 0 {
+		t.Errorf("lag: %v, of the group %f, at headquarters %f", m, gd.GetLagSeconds(), top.GetLagSeconds())
+	}
+	if m.GetDisk().GetTotal() <= 0 || m.GetDisk().GetFree() <= 0 || m.GetRegistryDisk() != nil || top.GetMembers()[0].GetRegistryDisk().GetTotal() <= 0 {
+		t.Errorf("disks: %v, %v", m, top.GetMembers()[0])
+	}
+	g.refuses(nil)
+	tree["hq/gd"].queue.hurry()
+	waitFor(t, "it is mended", func() error {
+		groups := hq.tree("").GetGroups()
+		if groups[0].GetWorst() != "synced" || groups[1].GetLagSeconds() != 0 {
+			return fmt.Errorf("%v", groups)
+		}
+		return nil
+	})
+}
+
+func TestWorst(t *testing.T) {
+	groups := []*adminv1.TreeGroup{
+		{Group: "hq", State: "synced"}, {Group: "hq/gd", State: "behind"}, {Group: "hq/gd/fs", State: "synced"}, {Group: "hq/gd/sz", State: "unreachable"}, {Group: "hq/hn", State: "synced"},
+	}
+	worst(groups)
+	var got []string
+	for _, g := range groups {
+		got = append(got, g.GetWorst()+" at "+g.GetWorstAt())
+	}
+	if want := "unreachable at hq/gd/sz, unreachable at hq/gd/sz, synced at hq/gd/fs, unreachable at hq/gd/sz, synced at hq/hn"; strings.Join(got, ", ") != want {
+		t.Errorf("%s", strings.Join(got, ", "))
+	}
+}
