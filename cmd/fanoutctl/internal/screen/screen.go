@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cheggaaa/pb/v3"
@@ -61,13 +62,14 @@ type Frame struct {
 	w     io.Writer
 	caps  Caps
 	drawn int
-	last  string
+	last  []string // as drawn
+	width int      // with which they were
 }
 
 // NewFrame draws on w, which must be a terminal.
 func NewFrame(w io.Writer, caps Caps) *Frame { return &Frame{w: w, caps: caps} }
 
-// Draw shows text in place of what was shown before. Nothing is written where nothing changed. Lines that do not fit are cut, since a
+// Draw shows text in place of what was shown before. Only lines that changed are written, so that nothing flickers. Lines that do not fit are cut, since a
 // wrapped line would take room that is not accounted for.
 func (f *Frame) Draw(text string) error {
 	width, height := f.caps.Size()
@@ -79,21 +81,24 @@ func (f *Frame) Draw(text string) error {
 	for i := range lines {
 		lines[i] = Clip(lines[i], width-1) // in the last column some terminals would lose the character to the erasing that follows
 	}
-	body := strings.Join(lines, "\n")
-	if body == f.last && f.drawn > 0 {
+	if f.drawn > 0 && width == f.width && slices.Equal(lines, f.last) {
 		return nil
 	}
 	var b strings.Builder
 	if f.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", f.drawn)
 	}
-	for _, line := range lines {
+	for i, line := range lines {
+		if width == f.width && i < f.drawn && line == f.last[i] {
+			b.WriteByte('\n')
+			continue
+		}
 		b.WriteString("\r" + line + "\x1b[K\n")
 	}
 	if len(lines) < f.drawn {
 		b.WriteString("\x1b[J")
 	}
-	f.drawn, f.last = len(lines), body
+	f.drawn, f.last, f.width = len(lines), lines, width
 	_, err := io.WriteString(f.w, b.String())
 	return err
 }

@@ -67,7 +67,11 @@ func TestFrame_DrawsInPlace(t *testing.T) {
 		}
 	}
 	want("one\ntwo\nthree\n", "one", "two", "three")
+	before := b.Len()
 	want("one\n2\nthree\n", "one", "2", "three")
+	if wrote := b.String()[before:]; strings.Contains(wrote, "one") || strings.Contains(wrote, "three") {
+		t.Errorf("it writes lines that did not change: %q", wrote)
+	}
 	want("one\n", "one")
 	want("1\n2\n3\n4\n5\n6\n7\n", "1", "2", "3", "4", "… 3 more lines; a ta"[:len("… 3 more lines; a t")])
 	want("a line that is much too long for this\n", "a line that is much")
