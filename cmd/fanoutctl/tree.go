@@ -15,17 +15,24 @@ import (
 )
 
 func (a *app) treeCommand() *cobra.Command {
-	var watch bool
+	var watch, all bool
+	var picture view.Picture
 	cmd := &cobra.Command{
 		Use:   "tree [GROUP]",
 		Short: "Show groups and sites: root, state, lag, bytes left, rate, last contact",
 		Long: `Shows every group that the agent knows, with its sites under it, or only GROUP and what is below it.
 
-States: synced, syncing, behind, degraded, conflict, unreachable, witness, unknown. LAG is in revisions of the
-catalog and in time. With --watch the picture is drawn again on a terminal; elsewhere a document is printed
+States: synced, syncing, behind, degraded, conflict, unreachable, witness, unknown. A group that is well above one that
+is not says so: "synced, below: unreachable". LAG is in revisions of the catalog, and in the time for which the oldest
+record that is lacking has been lacking; ETA is what is left at the rate of now. A certificate that ends within 14 days
+and a disk with less than 256 MiB are warned of under REASON; --wide shows them always.
+
+Of a large tree --depth shows so many tiers and --unhealthy what is not well; what is folded is summed up in a line. On
+a terminal subtrees that are well are folded where there are more than 60 groups, unless --all is given. With --watch the picture is drawn again on a terminal; elsewhere a document is printed
 for each change. A watch goes on when the agent is restarted; it ends with Ctrl-C or, as done, with --timeout.`,
 		Example: `  fanoutctl tree
   fanoutctl tree hq/guangdong --watch
+  fanoutctl tree --unhealthy
   fanoutctl tree -o json | jq '.groups[].members[] | select(.state != "synced")'`,
 		Args:              args(0, 1, "one group at most"),
 		ValidArgsFunction: a.completeGroups,
@@ -37,13 +44,25 @@ for each change. A watch goes on when the agent is restarted; it ends with Ctrl-
 			return a.pictures(cmd.Context(), watch, func(ctx context.Context, c *client.Client, show func(texter) error) error {
 				return each(ctx, limit(watch), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.TreeResponse], error) {
 					return c.Tree(ctx, req)
-				}, func(r *adminv1.TreeResponse) error { return show(view.TreeOf(r)) })
+				}, func(r *adminv1.TreeResponse) error {
+					picture.Tree = view.TreeOf(r)
+					picture.Fold = a.out.Terminal && !all && len(picture.Groups) > foldFrom
+					return show(picture)
+				})
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show changes as they happen")
+	f := cmd.Flags()
+	f.BoolVarP(&watch, "watch", "w", false, "show changes as they happen")
+	f.IntVar(&picture.Depth, "depth", 0, "tiers to show (0: all)")
+	f.BoolVar(&picture.Unhealthy, "unhealthy", false, "show only what is not well")
+	f.BoolVar(&picture.Wide, "wide", false, "show registries, disks, certificates and versions too")
+	f.BoolVar(&all, "all", false, "fold nothing")
 	return cmd
 }
+
+// foldFrom is from how many groups on a terminal shows what is well as a sum.
+const foldFrom = 60
 
 func (a *app) whereCommand() *cobra.Command {
 	var watch bool

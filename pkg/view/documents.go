@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
 // SchemaVersion of all documents. It is raised when a key changes its meaning or goes; new keys don't raise it.
@@ -43,6 +44,12 @@ type Group struct {
 	LastContact *time.Time        `json:"lastContact,omitempty"`
 	Members     []Member          `json:"members"`
 	Freeze      *GroupFreeze      `json:"freeze,omitempty"`
+	// Worst state of the group and all that is below it, and the group where that is.
+	Worst         string     `json:"worst"`
+	WorstAt       string     `json:"worstAt"`
+	BytesLeft     int64      `json:"bytesLeft"`
+	EtaSeconds    float64    `json:"etaSeconds"`
+	DetachedSince *time.Time `json:"detachedSince,omitempty"`
 }
 
 // GroupFreeze is the freeze of a Group that is in force.
@@ -66,6 +73,26 @@ type Member struct {
 	Reason       string     `json:"reason"`
 	Version      string     `json:"version"`
 	LastContact  *time.Time `json:"lastContact,omitempty"`
+	Lag          uint64     `json:"lag"`
+	LagSeconds   float64    `json:"lagSeconds"`
+	EtaSeconds   float64    `json:"etaSeconds"`
+	// Disk of the spool, and RegistryDisk of an embedded registry; null where that is not known.
+	Disk               *Disk      `json:"disk,omitempty"`
+	RegistryDisk       *Disk      `json:"registryDisk,omitempty"`
+	CertificateExpires *time.Time `json:"certificateExpires,omitempty"`
+}
+
+// Disk is the room on a file system, in bytes.
+type Disk struct {
+	Free  int64 `json:"free"`
+	Total int64 `json:"total"`
+}
+
+func diskOf(d *treev1.Disk) *Disk {
+	if d == nil {
+		return nil
+	}
+	return &Disk{Free: d.GetFree(), Total: d.GetTotal()}
 }
 
 // Where is the document of `where`.
@@ -275,6 +302,7 @@ func TreeOf(r *adminv1.TreeResponse) Tree {
 			Group: g.GetGroup(), Parent: g.GetParent(), Tier: g.GetTier(), Root: g.GetRoot(), Term: g.GetTerm(), State: g.GetState(),
 			Revision: g.GetRevision(), Lag: g.GetLag(), LagSeconds: finite(g.GetLagSeconds()), Reason: g.GetReason(), Carrier: g.GetCarrier(),
 			Labels: g.GetLabels(), LastContact: moment(g.GetLastContact()), Members: []Member{},
+			Worst: g.GetWorst(), WorstAt: g.GetWorstAt(), BytesLeft: g.GetBytesLeft(), EtaSeconds: finite(g.GetEtaSeconds()), DetachedSince: moment(g.GetDetachedSince()),
 		}
 		if doc.Labels == nil {
 			doc.Labels = map[string]string{}
@@ -286,7 +314,8 @@ func TreeOf(r *adminv1.TreeResponse) Tree {
 			doc.Members = append(doc.Members, Member{
 				Site: m.GetSite(), State: m.GetState(), Registry: m.GetRegistry(), RegistryType: m.GetRegistryType(), Revision: m.GetRevision(),
 				BytesLeft: m.GetBytesLeft(), Rate: m.GetRate(), Pending: m.GetPending(), Reason: m.GetReason(), Version: m.GetVersion(),
-				LastContact: moment(m.GetLastContact()),
+				LastContact: moment(m.GetLastContact()), Lag: m.GetLag(), LagSeconds: finite(m.GetLagSeconds()), EtaSeconds: finite(m.GetEtaSeconds()),
+				Disk: diskOf(m.GetDisk()), RegistryDisk: diskOf(m.GetRegistryDisk()), CertificateExpires: moment(m.GetCertificateExpires()),
 			})
 		}
 		t.Groups = append(t.Groups, doc)

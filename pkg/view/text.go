@@ -2,122 +2,12 @@ package view
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 )
-
-// Text of a tree: groups under the group that they are attached to, their sites under them.
-func (t Tree) Text(s Style) string {
-	var rows [][]cell
-	for _, at := range t.arrange() {
-		g := at.group
-		indent := strings.Repeat("  ", at.depth)
-		lag := count(g.Lag)
-		if g.Lag > 0 && g.LagSeconds > 0 {
-			lag += " (" + span(time.Duration(min(g.LagSeconds, math.MaxInt64/2e9)*float64(time.Second))) + ")"
-		}
-		name := g.Group
-		if up := parentPath(g.Group); g.Parent != "" && g.Parent != up {
-			name += " (attached to " + g.Parent + ")"
-		}
-		rows = append(rows, []cell{
-			{text: indent + name, color: bold}, state(g.State), number(count(g.Revision)), number(lag),
-			plain(""), plain(""), plain(""), plain(ago(t.AsOf, g.LastContact)), plain(g.Reason),
-		})
-		for _, m := range g.Members {
-			name := m.Site
-			if m.Site == g.Root {
-				name += " (root)"
-			}
-			if m.Site == g.Carrier && g.Carrier != g.Root {
-				name += " (carrier)"
-			}
-			rows = append(rows, []cell{
-				plain(indent + "  " + name), state(m.State), number(count(m.Revision)), number(""), number(nonzero(m.Pending)),
-				number(bytesText(m.BytesLeft)), number(rate(m.Rate)), plain(ago(t.AsOf, m.LastContact)), plain(m.Reason),
-			})
-		}
-	}
-	head := []string{"GROUP / SITE", "STATE", "REVISION", "LAG", "REFS LEFT", "BYTES LEFT", "RATE", "CONTACT", "REASON"}
-	return table(s, head, rows) + "\n" + t.Summary() + "\n"
-}
-
-// Summary counts the sites by state.
-func (t Tree) Summary() string {
-	var order []string
-	counts := map[string]int{}
-	sites := 0
-	for _, g := range t.Groups {
-		for _, m := range g.Members {
-			sites++
-			if counts[m.State] == 0 {
-				order = append(order, m.State)
-			}
-			counts[m.State]++
-		}
-	}
-	parts := make([]string, 0, len(order))
-	for _, st := range order {
-		parts = append(parts, fmt.Sprintf("%d %s", counts[st], Clean(st)))
-	}
-	text := plural(len(t.Groups), "group") + ", " + plural(sites, "site")
-	if len(parts) > 0 {
-		text += ": " + strings.Join(parts, ", ")
-	}
-	return text + asOf(t.AsOf)
-}
-
-type placed struct {
-	group Group
-	depth int
-}
-
-// arrange puts each group under its parent, whatever order they come in. A group whose parent is not in the picture stands at the left; so
-// do groups that name each other as parents, which a picture taken during a change may show.
-func (t Tree) arrange() []placed {
-	known := map[string]bool{}
-	for _, g := range t.Groups {
-		known[g.Group] = true
-	}
-	children := map[string][]Group{}
-	var tops []Group
-	for _, g := range t.Groups {
-		if g.Parent == "" || !known[g.Parent] || g.Parent == g.Group {
-			tops = append(tops, g)
-			continue
-		}
-		children[g.Parent] = append(children[g.Parent], g)
-	}
-	var out []placed
-	seen := map[string]bool{}
-	var walk func(g Group, depth int)
-	walk = func(g Group, depth int) {
-		if seen[g.Group] {
-			return
-		}
-		seen[g.Group] = true
-		out = append(out, placed{g, depth})
-		for _, child := range children[g.Group] {
-			walk(child, depth+1)
-		}
-	}
-	for _, g := range tops {
-		walk(g, 0)
-	}
-	for _, g := range t.Groups {
-		walk(g, 0)
-	}
-	return out
-}
-
-func parentPath(group string) string {
-	i := strings.LastIndexByte(group, '/')
-	return group[:max(i, 0)]
-}
 
 // Text of one ref at every site.
 func (w Where) Text(s Style) string {

@@ -128,12 +128,15 @@ func documents() map[string]document {
 		"verify":   verified,
 		"doctor":   doctor,
 		"why":      why,
-		"top":      top,
-		"top_idle": view.TopOf(&adminv1.TopResponse{AsOf: before(0)}),
-		"equal":    diffOf(false),
-		"diff":     diffOf(true),
-		"accepted": view.AcceptedOf(&adminv1.AcceptEpochResponse{Epoch: "e9", Held: "e1", HeldRevision: 42}),
-		"contexts": view.Contexts{SchemaVersion: 1, Contexts: []view.Context{{Name: "lab", Server: "127.0.0.1:7400"}, {Name: "prod", Current: true, Server: "hq.example.com:7400", Cert: "/c", Key: "/k", CA: "/ca", TrustDomain: "example.com"}}},
+
+		"tree_wide": view.Picture{Tree: troubled, Wide: true}, "tree_depth": view.Picture{Tree: troubled, Depth: 2}, "tree_fold": view.Picture{Tree: troubled, Fold: true},
+		"tree_unhealthy": view.Picture{Tree: troubled, Unhealthy: true},
+		"top":            top,
+		"top_idle":       view.TopOf(&adminv1.TopResponse{AsOf: before(0)}),
+		"equal":          diffOf(false),
+		"diff":           diffOf(true),
+		"accepted":       view.AcceptedOf(&adminv1.AcceptEpochResponse{Epoch: "e9", Held: "e1", HeldRevision: 42}),
+		"contexts":       view.Contexts{SchemaVersion: 1, Contexts: []view.Context{{Name: "lab", Server: "127.0.0.1:7400"}, {Name: "prod", Current: true, Server: "hq.example.com:7400", Cert: "/c", Key: "/k", CA: "/ca", TrustDomain: "example.com"}}},
 	}
 	maps.Copy(all, rolloutDocuments())
 	maps.Copy(all, healingDocuments())

@@ -1,0 +1,320 @@
+package view
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Picture is a Tree as it is shown to people. As a document it is the whole tree.
+type Picture struct {
+	Tree
+	// Depth is how many tiers are shown; 0: all. Below that, and of what is folded, a line sums up what there is.
+	Depth int `json:"-"`
+	// Fold folds subtrees in which all is well, and Unhealthy also leaves out the sites that are well.
+	Fold, Unhealthy bool `json:"-"`
+	// Wide shows registries, disks, certificates and versions too.
+	Wide bool `json:"-"`
+}
+
+const (
+	// certificateSoon is how long before its end a certificate is warned of.
+	certificateSoon = 14 * 24 * time.Hour
+	// littleRoom is the room on a disk of which one is warned, in bytes.
+	littleRoom = 256 << 20
+)
+
+// Text of a tree: groups under the group that they are attached to, their sites under them.
+func (t Tree) Text(s Style) string { return Picture{Tree: t}.Text(s) }
+
+// Text of a picture.
+func (p Picture) Text(s Style) string {
+	head := []string{"GROUP / SITE", "STATE", "REVISION", "LAG", "REFS LEFT", "BYTES LEFT", "RATE", "ETA"}
+	if p.Wide {
+		head = append(head, "REGISTRY", "DISK", "CERTIFICATE", "VERSION")
+	}
+	head = append(head, "CONTACT", "REASON")
+	return table(s, head, p.rows()) + "\n" + p.Summary() + "\n"
+}
+
+func (p Picture) rows() (rows [][]cell) {
+	all := p.arrange()
+	var folded foldedGroups
+	flush := func() {
+		if folded.groups > 0 {
+			rows = append(rows, []cell{{text: strings.Repeat("  ", folded.depth) + folded.text(), color: dim}})
+		}
+		folded = foldedGroups{}
+	}
+	for i := 0; i < len(all); {
+		at, end := all[i], subtree(all, i)
+		hide := p.Depth > 0 && at.depth >= p.Depth || (p.Fold || p.Unhealthy) && at.depth > 0 && well(all[i:end])
+		if folded.groups > 0 && (!hide || folded.depth != at.depth) {
+			flush()
+		}
+		if hide {
+			folded.depth = at.depth
+			for _, x := range all[i:end] {
+				folded.add(x.group)
+			}
+			i = end
+			continue
+		}
+		rows = append(rows, p.groupRow(at))
+		for _, m := range at.group.Members {
+			if !p.Unhealthy || !fine(m.State) {
+				rows = append(rows, p.memberRow(at, m))
+			}
+		}
+		i++
+	}
+	flush()
+	return rows
+}
+
+// subtree is where the groups under the i-th end.
+func subtree(all []placed, i int) int {
+	end := i + 1
+	for end < len(all) && all[end].depth > all[i].depth {
+		end++
+	}
+	return end
+}
+
+func fine(state string) bool { return state == "synced" || state == "witness" }
+
+func well(all []placed) bool {
+	return !slices.ContainsFunc(all, func(x placed) bool {
+		return !fine(x.group.State) || slices.ContainsFunc(x.group.Members, func(m Member) bool { return !fine(m.State) })
+	})
+}
+
+// foldedGroups sums up groups that are not shown.
+type foldedGroups struct {
+	depth, groups, sites int
+	order                []string
+	counts               map[string]int
+}
+
+func (f *foldedGroups) add(g Group) {
+	f.groups++
+	for _, m := range g.Members {
+		f.sites++
+		if m.State == "witness" {
+			continue
+		}
+		if f.counts == nil {
+			f.counts = map[string]int{}
+		}
+		if f.counts[m.State] == 0 {
+			f.order = append(f.order, m.State)
+		}
+		f.counts[m.State]++
+	}
+}
+
+func (f *foldedGroups) text() string {
+	text := "… " + plural(f.groups, "group") + ", " + plural(f.sites, "site")
+	switch len(f.order) {
+	case 0:
+		return text
+	case 1:
+		return text + ": " + f.order[0]
+	}
+	var parts []string
+	for _, st := range f.order {
+		parts = append(parts, fmt.Sprintf("%d %s", f.counts[st], st))
+	}
+	return text + ": " + strings.Join(parts, ", ")
+}
+
+func (p Picture) groupRow(at placed) []cell {
+	g := at.group
+	name := g.Group
+	if up := parentPath(g.Group); g.Parent != "" && g.Parent != up {
+		name += " (attached to " + g.Parent + ")"
+	}
+	st := state(g.State)
+	if g.Worst != "" && g.Worst != g.State && g.WorstAt != g.Group {
+		st = cell{text: g.State + ", below: " + g.Worst, color: stateColor(g.Worst)}
+	}
+	row := []cell{
+		{text: strings.Repeat("  ", at.depth) + name, color: bold}, st, number(count(g.Revision)), number(lagText(g.Lag, g.LagSeconds)),
+		plain(""), number(bytesText(g.BytesLeft)), plain(""), number(etaText(g.EtaSeconds)),
+	}
+	if p.Wide {
+		row = append(row, plain(""), plain(""), plain(""), plain(""))
+	}
+	return append(row, plain(ago(p.AsOf, g.LastContact)), plain(g.Reason))
+}
+
+func (p Picture) memberRow(at placed, m Member) []cell {
+	g, name := at.group, m.Site
+	if m.Site == g.Root {
+		name += " (root)"
+	}
+	if m.Site == g.Carrier && g.Carrier != g.Root {
+		name += " (carrier)"
+	}
+	if m.RegistryType == "none" && m.State != "witness" {
+		name += " (witness)"
+	}
+	lag := ""
+	if m.Lag > 0 || m.LagSeconds >= 1 {
+		lag = lagText(m.Lag, m.LagSeconds)
+	}
+	row := []cell{
+		plain(strings.Repeat("  ", at.depth+1) + name), state(m.State), number(count(m.Revision)), number(lag), number(nonzero(m.Pending)),
+		number(bytesText(m.BytesLeft)), number(rate(m.Rate)), number(etaText(m.EtaSeconds)),
+	}
+	if p.Wide {
+		row = append(row, plain(m.Registry), plain(disksText(m)), plain(untilText(p.AsOf, m.CertificateExpires)), plain(m.Version))
+	}
+	return append(row, plain(ago(p.AsOf, m.LastContact)), plain(strings.Join(append(m.warnings(p.AsOf), nonEmpty(m.Reason)...), "; ")))
+}
+
+// warnings are what an operator should see though the site's state does not say it.
+func (m Member) warnings(now *time.Time) (out []string) {
+	if m.CertificateExpires != nil && now != nil {
+		switch left := m.CertificateExpires.Sub(*now); {
+		case left <= 0:
+			out = append(out, "its certificate has ended")
+		case left < certificateSoon:
+			out = append(out, "its certificate ends in "+span(left))
+		}
+	}
+	for _, d := range []struct {
+		of   *Disk
+		what string
+	}{{m.Disk, "its disk"}, {m.RegistryDisk, "its registry's disk"}} {
+		if d.of != nil && d.of.Free < littleRoom {
+			out = append(out, d.what+" has "+Bytes(d.of.Free)+" left")
+		}
+	}
+	return out
+}
+
+func disksText(m Member) string {
+	var out []string
+	for _, d := range []*Disk{m.Disk, m.RegistryDisk} {
+		if d != nil {
+			text := humanize.IBytes(uint64(max(d.Free, 0))) + " of " + humanize.IBytes(uint64(max(d.Total, 0)))
+			if len(out) == 0 || out[0] != text {
+				out = append(out, text)
+			}
+		}
+	}
+	return strings.Join(out, ", registry ")
+}
+
+// untilText is how long it is until then.
+func untilText(now, then *time.Time) string {
+	switch {
+	case then == nil:
+		return ""
+	case now == nil:
+		return stamp(then)
+	case !then.After(*now):
+		return "ended"
+	}
+	return "ends in " + span(then.Sub(*now))
+}
+
+func lagText(lag uint64, seconds float64) string {
+	text := count(lag)
+	if seconds >= 1 || lag > 0 && seconds > 0 {
+		text += " (" + span(time.Duration(min(seconds, math.MaxInt64/2e9)*float64(time.Second))) + ")"
+	}
+	return text
+}
+
+func etaText(seconds float64) string {
+	if seconds <= 0 {
+		return ""
+	}
+	return span(time.Duration(min(seconds, math.MaxInt64/2e9) * float64(time.Second)))
+}
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// Summary counts the sites by state.
+func (t Tree) Summary() string {
+	var order []string
+	counts := map[string]int{}
+	sites := 0
+	for _, g := range t.Groups {
+		for _, m := range g.Members {
+			sites++
+			if counts[m.State] == 0 {
+				order = append(order, m.State)
+			}
+			counts[m.State]++
+		}
+	}
+	parts := make([]string, 0, len(order))
+	for _, st := range order {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[st], Clean(st)))
+	}
+	text := plural(len(t.Groups), "group") + ", " + plural(sites, "site")
+	if len(parts) > 0 {
+		text += ": " + strings.Join(parts, ", ")
+	}
+	return text + asOf(t.AsOf)
+}
+
+type placed struct {
+	group Group
+	depth int
+}
+
+// arrange puts each group under its parent, whatever order they come in. A group whose parent is not in the picture stands at the left; so
+// do groups that name each other as parents, which a picture taken during a change may show.
+func (t Tree) arrange() []placed {
+	known := map[string]bool{}
+	for _, g := range t.Groups {
+		known[g.Group] = true
+	}
+	children := map[string][]Group{}
+	var tops []Group
+	for _, g := range t.Groups {
+		if g.Parent == "" || !known[g.Parent] || g.Parent == g.Group {
+			tops = append(tops, g)
+			continue
+		}
+		children[g.Parent] = append(children[g.Parent], g)
+	}
+	var out []placed
+	seen := map[string]bool{}
+	var walk func(g Group, depth int)
+	walk = func(g Group, depth int) {
+		if seen[g.Group] {
+			return
+		}
+		seen[g.Group] = true
+		out = append(out, placed{g, depth})
+		for _, child := range children[g.Group] {
+			walk(child, depth+1)
+		}
+	}
+	for _, g := range tops {
+		walk(g, 0)
+	}
+	for _, g := range t.Groups {
+		walk(g, 0)
+	}
+	return out
+}
+
+func parentPath(group string) string {
+	i := strings.LastIndexByte(group, '/')
+	return group[:max(i, 0)]
+}
