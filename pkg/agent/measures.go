@@ -9,6 +9,8 @@ import (
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
 )
 
 // measures are the metrics that the agent itself counts. Each one is explained in docs/metrics.md. No label is a ref, tag, digest or blob: those are without number.
@@ -239,15 +241,14 @@ func (a *Agent) unseen(group string, revision uint64) time.Duration {
 	if revision >= snap.Position().GetRevision() {
 		return 0
 	}
-	records := snap.Since(revision)
+	demand := whole()
 	if g, ok := snap.Group(group); ok && group != a.cfg.Group {
-		records = snap.View(g.GetDemand()).Since(revision)
+		demand = g.GetDemand()
 	}
-	for rec := range records { // they come in order
-		if at := rec.GetPublishedAt(); at.IsValid() {
+	for rec := range snap.Since(revision) { // they come in order
+		if at := rec.GetPublishedAt(); at.IsValid() && catalog.MatchScope(demand, rec.GetRepository()) {
 			return max(0, time.Since(at.AsTime()))
 		}
-		return 0
 	}
 	return 0
 }

@@ -71,18 +71,27 @@ func (a *Agent) tree(top string) *adminv1.TreeResponse {
 	return t
 }
 
-// worst puts at each group the worst state of all that is below it, by the paths.
+// worst puts at each group the worst state of all that is below it in the tree as it hangs now: a group that went over to another parent counts there. One whose parent is not in the
+// picture counts above by its path.
 func worst(groups []*adminv1.TreeGroup) {
 	by := map[string]*adminv1.TreeGroup{}
 	for _, g := range groups {
 		by[g.GetGroup()] = g
 		g.Worst, g.WorstAt = g.GetState(), g.GetGroup()
 	}
+	above := func(path string) string {
+		if up := by[path].GetParent(); by[up] != nil {
+			return up
+		}
+		return parentPath(path)
+	}
 	for _, g := range groups {
-		for path := parentPath(g.GetGroup()); path != ""; path = parentPath(path) {
+		path := above(g.GetGroup())
+		for steps := 0; path != "" && steps < len(groups); steps++ { // a picture taken during a change may go round in a circle
 			if up := by[path]; up != nil && severity[g.GetState()] > severity[up.GetWorst()] {
 				up.Worst, up.WorstAt = g.GetState(), g.GetGroup()
 			}
+			path = above(path)
 		}
 	}
 }

@@ -52,14 +52,19 @@ func TestTree_WorstAndLag(t *testing.T) {
 
 func TestWorst(t *testing.T) {
 	groups := []*adminv1.TreeGroup{
-		{Group: "hq", State: "synced"}, {Group: "hq/gd", State: "behind"}, {Group: "hq/gd/fs", State: "synced"}, {Group: "hq/gd/sz", State: "unreachable"}, {Group: "hq/hn", State: "synced"},
+		{Group: "hq", State: "synced"}, {Group: "hq/gd", Parent: "hq", State: "behind"}, {Group: "hq/gd/fs", Parent: "hq/gd", State: "synced"},
+		{Group: "hq/gd/sz", State: "degraded"},                // attached to none: it counts by its path
+		{Group: "hq/gd/zh", Parent: "hq", State: "conflict"},  // it went over to headquarters
+		{Group: "hq/hn", Parent: "hq/hn/cs", State: "synced"}, // in a picture taken during a change
+		{Group: "hq/hn/cs", Parent: "hq/hn", State: "syncing"},
 	}
 	worst(groups)
 	var got []string
 	for _, g := range groups {
 		got = append(got, g.GetWorst()+" at "+g.GetWorstAt())
 	}
-	if want := "unreachable at hq/gd/sz, unreachable at hq/gd/sz, synced at hq/gd/fs, unreachable at hq/gd/sz, synced at hq/hn"; strings.Join(got, ", ") != want {
+	want := "conflict at hq/gd/zh, degraded at hq/gd/sz, synced at hq/gd/fs, degraded at hq/gd/sz, conflict at hq/gd/zh, syncing at hq/hn/cs, syncing at hq/hn/cs"
+	if strings.Join(got, ", ") != want {
 		t.Errorf("%s", strings.Join(got, ", "))
 	}
 }
