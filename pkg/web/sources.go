@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -125,21 +126,32 @@ func sameButContact(old, new view.Group) bool {
 	near := func(a, b *time.Time) bool {
 		return a == nil && b == nil || a != nil && b != nil && b.Sub(*a).Abs() < contactEvery
 	}
-	if !near(old.LastContact, new.LastContact) || new.LagSeconds-old.LagSeconds >= lagEvery.Seconds() || old.LagSeconds-new.LagSeconds >= lagEvery.Seconds() || len(old.Members) != len(new.Members) {
+	nearLag := func(a, b float64) bool { return math.Abs(a-b) < lagEvery.Seconds() && (a > 0) == (b > 0) }
+	if !near(old.LastContact, new.LastContact) || !nearLag(old.LagSeconds, new.LagSeconds) || len(old.Members) != len(new.Members) {
 		return false
 	}
 	for i := range old.Members {
 		x, y := old.Members[i], new.Members[i]
-		if !near(x.LastContact, y.LastContact) {
+		if !near(x.LastContact, y.LastContact) || !nearLag(x.LagSeconds, y.LagSeconds) || !sameTime(x.CertificateExpires, y.CertificateExpires) || !sameDisk(x.Disk, y.Disk) || !sameDisk(x.RegistryDisk, y.RegistryDisk) {
 			return false
 		}
-		x.LastContact, y.LastContact = nil, nil
+		for _, m := range []*view.Member{&x, &y} { // what is behind pointers was compared
+			m.LastContact, m.CertificateExpires, m.Disk, m.RegistryDisk, m.LagSeconds = nil, nil, nil, nil, 0
+		}
 		if x != y {
 			return false
 		}
 	}
 	x, y := encoded(steady(old)), encoded(steady(new))
 	return x != "" && x == y
+}
+
+func sameTime(a, b *time.Time) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Equal(*b)
+}
+
+func sameDisk(a, b *view.Disk) bool {
+	return a == nil && b == nil || a != nil && b != nil && *a == *b
 }
 
 // steady is a group without its members and what goes on by itself.
