@@ -15,7 +15,7 @@ type Picture struct {
 	Tree
 	// Depth is how many tiers are shown; 0: all. Below that, and of what is folded, a line sums up what there is.
 	Depth int `json:"-"`
-	// Fold folds subtrees in which all is well, and Unhealthy also leaves out the sites that are well.
+	// Fold folds subtrees in which all is well, and Unhealthy also leaves out the sites that are well. What is on its way is well.
 	Fold, Unhealthy bool `json:"-"`
 	// Wide shows registries, disks, certificates and versions too.
 	Wide bool `json:"-"`
@@ -52,7 +52,7 @@ func (p Picture) rows() (rows [][]cell) {
 	}
 	for i := 0; i < len(all); {
 		at, end := all[i], subtree(all, i)
-		hide := p.Depth > 0 && at.depth >= p.Depth || (p.Fold || p.Unhealthy) && at.depth > 0 && well(all[i:end])
+		hide := p.Depth > 0 && at.depth >= p.Depth || (p.Fold || p.Unhealthy) && at.depth > 0 && p.allWell(all[i:end])
 		if folded.groups > 0 && (!hide || folded.depth != at.depth) {
 			flush()
 		}
@@ -66,7 +66,7 @@ func (p Picture) rows() (rows [][]cell) {
 		}
 		rows = append(rows, p.groupRow(at))
 		for _, m := range at.group.Members {
-			if !p.Unhealthy || !fine(m.State) {
+			if !p.Unhealthy || !p.well(m) {
 				rows = append(rows, p.memberRow(at, m))
 			}
 		}
@@ -85,17 +85,32 @@ func subtree(all []placed, i int) int {
 	return end
 }
 
-func fine(state string) bool { return state == "synced" || state == "witness" }
+// calm is for how long a site may be behind before one looks at it: with each push all are, for a moment.
+const calm = time.Minute
 
-func well(all []placed) bool {
+// well says that a person need not look at a site: it has all, or what it lacks is on its way, and nothing is about to go wrong.
+func (p Picture) well(m Member) bool {
+	return goesWell(m.State, m.LagSeconds) && len(m.warnings(p.AsOf)) == 0
+}
+
+func goesWell(state string, lagSeconds float64) bool {
+	switch state {
+	case "synced", "witness", "syncing":
+		return true
+	}
+	return state == "behind" && lagSeconds < calm.Seconds()
+}
+
+func (p Picture) allWell(all []placed) bool {
 	return !slices.ContainsFunc(all, func(x placed) bool {
-		return !fine(x.group.State) || slices.ContainsFunc(x.group.Members, func(m Member) bool { return !fine(m.State) })
+		return !goesWell(x.group.State, x.group.LagSeconds) || slices.ContainsFunc(x.group.Members, func(m Member) bool { return !p.well(m) })
 	})
 }
 
 // foldedGroups sums up groups that are not shown.
 type foldedGroups struct {
 	depth, groups, sites int
+	left                 int64 // bytes
 	order                []string
 	counts               map[string]int
 }
@@ -104,6 +119,7 @@ func (f *foldedGroups) add(g Group) {
 	f.groups++
 	for _, m := range g.Members {
 		f.sites++
+		f.left += m.BytesLeft
 		if m.State == "witness" {
 			continue
 		}
@@ -119,15 +135,17 @@ func (f *foldedGroups) add(g Group) {
 
 func (f *foldedGroups) text() string {
 	text := "… " + plural(f.groups, "group") + ", " + plural(f.sites, "site")
-	switch len(f.order) {
-	case 0:
-		return text
-	case 1:
-		return text + ": " + f.order[0]
-	}
 	var parts []string
 	for _, st := range f.order {
-		parts = append(parts, fmt.Sprintf("%d %s", f.counts[st], st))
+		if parts = append(parts, fmt.Sprintf("%d %s", f.counts[st], st)); len(f.order) == 1 {
+			parts = []string{st}
+		}
+	}
+	if f.left > 0 {
+		parts = append(parts, Bytes(f.left)+" left")
+	}
+	if len(parts) == 0 {
+		return text
 	}
 	return text + ": " + strings.Join(parts, ", ")
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
@@ -31,37 +33,59 @@ var troubled = view.TreeOf(&adminv1.TreeResponse{AsOf: before(0), Groups: []*adm
 	{Group: "hq/jx", Parent: "hq", Tier: 1, Root: "jx-a", State: "synced", Worst: "synced", WorstAt: "hq/jx", Revision: 42, Members: []*adminv1.TreeMember{{Site: "jx-a", State: "synced"}}},
 }})
 
-// TestPicture_FourHundredGroups: what is well is summed up, so that a large tree fits on a screen, and the document stays whole.
-func TestPicture_FourHundredGroups(t *testing.T) {
+// fourHundred is a tree in which cities are in the states that are given for them, province and city, and else all is well.
+func fourHundred(odd map[[2]int]*adminv1.TreeMember) *adminv1.TreeResponse {
 	r := &adminv1.TreeResponse{AsOf: before(0)}
-	add := func(path, parent, state string) {
-		g := &adminv1.TreeGroup{Group: path, Parent: parent, Tier: uint32(strings.Count(path, "/")), State: state, Worst: state, WorstAt: path}
+	add := func(path, parent string, like *adminv1.TreeMember) {
+		g := &adminv1.TreeGroup{Group: path, Parent: parent, Tier: uint32(strings.Count(path, "/")), State: like.GetState(), LagSeconds: like.GetLagSeconds(), Worst: like.GetState(), WorstAt: path}
 		for i := range 4 {
-			g.Members = append(g.Members, &adminv1.TreeMember{Site: fmt.Sprintf("%s-%d", path, i), State: state})
+			m := proto.CloneOf(like)
+			m.Site = fmt.Sprintf("%s-%d", path, i)
+			g.Members = append(g.Members, m)
 		}
 		r.Groups = append(r.Groups, g)
 	}
-	add("hq", "", "synced")
+	synced := &adminv1.TreeMember{State: "synced"}
+	add("hq", "", synced)
 	for p := range 21 {
 		province := fmt.Sprintf("hq/p%02d", p)
-		add(province, "hq", "synced")
+		add(province, "hq", synced)
 		for c := range 18 {
-			state := "synced"
-			if p == 7 && c == 3 {
-				state = "degraded"
+			like := synced
+			if m := odd[[2]int{p, c}]; m != nil {
+				like = m
 			}
-			add(fmt.Sprintf("%s/c%02d", province, c), province, state)
+			add(fmt.Sprintf("%s/c%02d", province, c), province, like)
 		}
 	}
+	return r
+}
+
+// TestPicture_FourHundredGroups: what is well is summed up, so that a large tree fits on a screen, and the document stays whole.
+func TestPicture_FourHundredGroups(t *testing.T) {
+	r := fourHundred(map[[2]int]*adminv1.TreeMember{
+		{7, 3}:  {State: "degraded"},
+		{2, 1}:  {State: "syncing", BytesLeft: 1 << 30}, // on its way
+		{2, 2}:  {State: "behind", LagSeconds: 2},       // as everybody is for a moment
+		{20, 0}: {State: "behind", LagSeconds: 300},
+		{11, 5}: {State: "synced", CertificateExpires: before(-time.Hour)}, // nothing says so yet but this
+	})
 	p := view.Picture{Tree: view.TreeOf(r), Fold: true}
 	text := p.Text(view.Style{})
-	if n := strings.Count(text, "\n"); n > 24 {
+	if n := strings.Count(text, "\n"); n > 50 {
 		t.Errorf("%d lines for %d groups:\n%s", n, len(r.Groups), text)
 	}
-	for _, want := range []string{"hq/p07/c03", "… 133 groups, 532 sites: synced", "… 3 groups, 12 sites: synced", "400 groups, 1600 sites: 1596 synced, 4 degraded"} {
+	for _, want := range []string{
+		"hq/p07/c03", "hq/p20/c00", "hq/p11/c05", "its certificate ends in 1h00m", "… 133 groups, 532 sites: 524 synced, 4 syncing, 4 behind, 4.0 GiB left", "… 3 groups, 12 sites: synced",
+		"400 groups, 1600 sites: 1584 synced, 4 syncing, 8 behind, 4 degraded",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in it:\n%s", want, text)
 		}
+	}
+	p.Fold, p.Unhealthy = false, true
+	if sick := p.Text(view.Style{}); !strings.Contains(sick, "hq/p07/c03-0") || !strings.Contains(sick, "hq/p11/c05-3") || strings.Contains(sick, "hq/p07-0") || strings.Count(sick, "\n") > 35 {
+		t.Errorf("only what is not well:\n%s", sick)
 	}
 	var whole, folded bytes.Buffer
 	if err := view.JSON(&whole, p.Tree, false); err != nil {
@@ -70,4 +94,33 @@ func TestPicture_FourHundredGroups(t *testing.T) {
 	if err := view.JSON(&folded, p, false); err != nil || !bytes.Equal(whole.Bytes(), folded.Bytes()) {
 		t.Errorf("the document is another: %v", err)
 	}
+}
+
+// BenchmarkTree400 is the text and the document of a tree of 400 groups: lines and bytes of each, and what it allocates.
+func BenchmarkTree400(b *testing.B) {
+	r := fourHundred(map[[2]int]*adminv1.TreeMember{{7, 3}: {State: "degraded"}, {12, 9}: {State: "unreachable"}})
+	for name, p := range map[string]view.Picture{"folded": {Fold: true}, "all": {}, "unhealthy": {Unhealthy: true}, "wide": {Wide: true}} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			var text string
+			for b.Loop() {
+				p.Tree = view.TreeOf(r)
+				text = p.Text(view.Style{})
+			}
+			b.ReportMetric(float64(strings.Count(text, "\n")), "lines")
+			b.ReportMetric(float64(len(text)), "B")
+		})
+	}
+	b.Run("json", func(b *testing.B) {
+		b.ReportAllocs()
+		var doc bytes.Buffer
+		for b.Loop() {
+			doc.Reset()
+			if err := view.JSON(&doc, view.TreeOf(r), false); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(doc.Len()), "B")
+		b.ReportMetric(float64(proto.Size(r)), "B-on-the-wire")
+	})
 }
