@@ -23,6 +23,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/view"
 	"github.com/fanout-io/fanout/pkg/web"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
 // message of a watch.
@@ -158,6 +159,44 @@ func TestWatch(t *testing.T) {
 	defer f.mu.Unlock()
 	if f.asked != 1 {
 		t.Errorf("the tree is watched %d times for six watchers", f.asked)
+	}
+}
+
+// TestWatch_LittleChanges: what goes on by itself in a site, and by little, is not sent; more is.
+func TestWatch_LittleChanges(t *testing.T) {
+	const gib = 1 << 30
+	ends := time.Now().Add(48 * time.Hour)
+	site := func(free int64, ends time.Time, lag float64) *adminv1.TreeGroup {
+		m := member("gd-a", "behind")
+		m.Disk, m.RegistryDisk = &treev1.Disk{Free: free, Total: 100 * gib}, &treev1.Disk{Free: 7 * gib, Total: 8 * gib}
+		m.CertificateExpires, m.LagSeconds = timestamppb.New(ends), lag
+		return group("hq/gd", m)
+	}
+	f := newFabric()
+	f.tree = &adminv1.TreeResponse{Groups: []*adminv1.TreeGroup{group("hq", member("hq-a", "synced")), site(50*gib, ends, 1)}}
+	w := watch(t, serve(t, web.Config{Fabric: f, Pause: time.Millisecond}), "feed=tree")
+	w.next()
+	state := "syncing"
+	for name, changed := range map[string]*adminv1.TreeGroup{
+		"a disk with less room": site(49*gib, ends, 1), "another certificate": site(50*gib, ends.Add(time.Hour), 1),
+		"a longer lag": site(50*gib, ends, 7), "no lag": site(50*gib, ends, 0),
+	} {
+		// Headquarters' state tells that the picture with the little change was looked at.
+		f.change(func() {
+			f.tree.Groups[0], f.tree.Groups[1] = group("hq", member("hq-a", state)), site(50*gib-1<<20, ends, 2)
+		})
+		if m := w.next(); !slices.Equal(keys(m), []string{"hq"}) {
+			t.Errorf("before %s: %v", name, keys(m))
+		}
+		f.change(func() { f.tree.Groups[1] = changed })
+		if m := w.next(); !slices.Equal(keys(m), []string{"hq/gd"}) {
+			t.Errorf("%s: %v", name, keys(m))
+		}
+		f.change(func() { f.tree.Groups[1] = site(50*gib, ends, 1) })
+		if m := w.next(); !slices.Equal(keys(m), []string{"hq/gd"}) {
+			t.Errorf("after %s: %v", name, keys(m))
+		}
+		state = map[string]string{"syncing": "synced", "synced": "syncing"}[state]
 	}
 }
 
