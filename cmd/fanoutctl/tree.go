@@ -27,8 +27,10 @@ is not says so: "synced, below: unreachable". LAG is in revisions of the catalog
 record that is lacking has been lacking; ETA is what is left at the rate of now. A certificate that ends within 14 days
 and a disk with less than 256 MiB are warned of under REASON; --wide shows them always.
 
-Of a large tree --depth shows so many tiers and --unhealthy what is not well; what is folded is summed up in a line. On
-a terminal subtrees that are well are folded where there are more than 60 groups, unless --all is given. With --watch the picture is drawn again on a terminal; elsewhere a document is printed
+Of a large tree --depth shows so many tiers and --unhealthy what is not well; what is folded is summed up in a line.
+What is on its way, or behind for less than a minute, is well; a site that is warned of is not. On a terminal subtrees
+that are well are folded where there are more than 60 groups, unless --all is given. A document (-o json) is always
+whole. With --watch the picture is drawn again on a terminal; elsewhere a document is printed
 for each change. A watch goes on when the agent is restarted; it ends with Ctrl-C or, as done, with --timeout.`,
 		Example: `  fanoutctl tree
   fanoutctl tree hq/guangdong --watch
