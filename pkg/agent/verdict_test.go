@@ -111,7 +111,9 @@ func TestVerdict(t *testing.T) {
 			sz.Reason = showsNow(sz.Digest)
 		}},
 		{"lost-just-now", func(_, _, sz *adminv1.WhyHop) { sz.Digest, sz.Reason = "", showsNow("") }},
-		{"deleted-at-headquarters", func(_, _, sz *adminv1.WhyHop) { missing(sz, "drifted", (&Agent{cfg: &config.Config{Group: "hq"}}).drifted(ref, "")) }},
+		{"deleted-at-headquarters", func(_, _, sz *adminv1.WhyHop) {
+			missing(sz, "drifted", (&Agent{cfg: &config.Config{Group: "hq"}}).drifted(ref, ""))
+		}},
 		{"accepted", func(_, _, sz *adminv1.WhyHop) { missing(sz, "accepted", acceptedTrouble()) }},
 		{"deletion-waits", func(_, _, sz *adminv1.WhyHop) { missing(sz, "drifted", deletionWaits(ref)) }},
 		{"moves-together", func(_, _, sz *adminv1.WhyHop) { missing(sz, "held", togetherTrouble()) }},
