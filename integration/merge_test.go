@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
@@ -75,6 +76,7 @@ func TestAgentsDataLost(t *testing.T) {
 		ref := fmt.Sprintf("app/web-%d:1", i)
 		digests[ref] = push(t, a, ref, image(t, mib, 2))
 	}
+	pushed := time.Now()
 	all := func() {
 		t.Helper()
 		for ref, digest := range digests {
@@ -103,6 +105,7 @@ func TestAgentsDataLost(t *testing.T) {
 
 	// A member of headquarters: one tag was pushed elsewhere meanwhile, one here.
 	loseData(b)
+	time.Sleep(time.Until(pushed.Add(clockBound * 3 / 2))) // what is shown is that the later push goes before the earlier
 	digests["app/web-1:1"] = push(t, a, "app/web-1:1", image(t, 1<<14, 1))
 	shows(t, province, "app/web-1:1", digests["app/web-1:1"])
 	digests["app/web-2:1"] = push(t, b, "app/web-2:1", image(t, 1<<14, 1))

@@ -234,7 +234,7 @@ func TestParentSendsRubbish(t *testing.T) {
 	}{
 		{"closes", func(*treev1.Hello, attachStream) error { return nil }, "the parent ended the stream"},
 		{"hangs", func(_ *treev1.Hello, s attachStream) error { <-s.Context().Done(); return nil }, "no answer"},
-		{"noise", nil, "http2"},
+		{"noise", nil, "another protocol"},
 		{"unwelcome", func(h *treev1.Hello, s attachStream) error {
 			return s.Send(&treev1.AttachResponse{Kind: &treev1.AttachResponse_Heartbeat{Heartbeat: &treev1.Heartbeat{Head: 1 << 60}}})
 		}, "neither a welcome nor a redirect"},

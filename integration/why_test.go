@@ -198,7 +198,7 @@ func TestProvinceWithoutHeadquarters(t *testing.T) {
 		if len(tree.Groups) != 2 || tree.Groups[0].Group != "hq/gd" || tree.Groups[1].Group != "hq/gd/sz" {
 			return fmt.Errorf("the groups: %+v", tree.Groups)
 		}
-		if g := tree.Groups[0]; g.State != "degraded" || !strings.HasPrefix(g.Reason, "not attached to a parent: "+hq.fabric+": ") {
+		if g := tree.Groups[0]; g.State != "degraded" || !strings.HasPrefix(g.Reason, "not attached to a parent: "+hq.advertised()+": ") {
 			return fmt.Errorf("the province is %s: %s", g.State, g.Reason)
 		}
 		if m := tree.Groups[1].Members[0]; m.Site != "sz-a" || m.State != "degraded" || !strings.Contains(m.Reason, "quota") && !strings.Contains(m.Reason, "DENIED") {
