@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -212,6 +213,10 @@ func (a *app) saveCatalog(ctx context.Context, c *client.Client, name string) er
 func replaceFile(name string, write func(io.Writer) error) error {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*")
+	var named *fs.PathError
+	if errors.As(err, &named) {
+		return &fs.PathError{Op: "write", Path: name, Err: named.Err} // the temporary name says nothing to anybody
+	}
 	if err != nil {
 		return err
 	}

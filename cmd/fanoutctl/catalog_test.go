@@ -133,6 +133,10 @@ func TestCatalogSave(t *testing.T) {
 	if files, _ := os.ReadDir(dir); len(files) != 1 {
 		t.Errorf("left behind: %v", files)
 	}
+	nowhere := filepath.Join(t.TempDir(), "none", "catalog")
+	if r := runCtl(t, "--server", server, "catalog", "save", nowhere); r.code != 1 || !strings.Contains(r.err, nowhere+": no such file") {
+		t.Errorf("exit %d: %s", r.code, r.err)
+	}
 	if r := runCtl(t, "--server", server, "catalog", "save", "-"); r.out != string(data) || !strings.Contains(r.err, "2 records") {
 		t.Errorf("to stdout: %d bytes, want %d: %q", len(r.out), len(data), r.err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	ggcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
@@ -48,7 +49,7 @@ func tagged(cmd *cobra.Command, given []string) error {
 		return err
 	}
 	if i := strings.LastIndexByte(given[0], ':'); i <= strings.LastIndexByte(given[0], '/') {
-		return fmt.Errorf("%q has no tag: write what is to be deleted, such as %s:latest", given[0], given[0])
+		return fmt.Errorf("%q has no tag: write what is to be deleted as REPOSITORY:TAG", given[0])
 	}
 	return nil
 }
@@ -122,6 +123,9 @@ Once that has arrived, the other is no longer kept from garbage collection.`,
 			ref, err := parseRef(args[0])
 			if err != nil {
 				return err
+			}
+			if _, err := ggcr.NewHash(keep); err != nil {
+				return wrongUsage(fmt.Sprintf("--keep %q is no digest: %v", keep, err), "Digests are listed by: fanoutctl conflicts")
 			}
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := unary(ctx, func(ctx context.Context) (*adminv1.SettleConflictResponse, error) {
