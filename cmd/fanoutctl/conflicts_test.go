@@ -48,7 +48,7 @@ func TestUnpublishAndUndo(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	// A deletion needs a tag: none is meant by default.
-	if r := runCtl(t, "--server", server, "unpublish", "team/app"); r.code != 2 || !strings.Contains(r.err, "team/app:latest") {
+	if r := runCtl(t, "--server", server, "unpublish", "team/app"); r.code != 2 || !strings.Contains(r.err, "REPOSITORY:TAG") {
 		t.Errorf("%+v", r)
 	}
 }
