@@ -251,7 +251,7 @@ func (a *Agent) treeConfig() tree.Config {
 		RaftListen: c.Raft.Listen, RaftAdvertise: c.Raft.Advertise, Members: c.Raft.Members,
 		FabricAdvertise: c.Fabric.Advertise, Parents: c.Fabric.Parents, FallbackParents: c.Fabric.FallbackParents,
 		RegistryType: c.Registry.Type, Shared: c.Registry.Shared, Settings: settings(c),
-		Dial: a.peers.conn, DialTunnel: a.peers.tunnel, AuthorizePeer: a.authorizePeer, Manifests: manifests{a},
+		Dial: a.peers.conn, DialTunnel: a.peers.tunnel, AuthorizePeer: a.authorizePeer, Manifests: manifests{a}, OnParent: a.parentChanged,
 		ServeTunnel: a.serveTunnel, TunnelOptions: a.tunnelOptions(),
 		Timeouts: a.opts.Timeouts, Logger: a.logger, Registerer: a.metrics,
 	}

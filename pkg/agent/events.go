@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -26,6 +27,18 @@ func newEvents(site string) *events { return &events{site: site, wake: make(chan
 
 func (e *events) normal(reason, ref, message string)  { e.add("Normal", reason, ref, message) }
 func (e *events) warning(reason, ref, message string) { e.add("Warning", reason, ref, message) }
+
+// parentChanged is tree.Config's OnParent.
+func (a *Agent) parentChanged(parent, peer string, fallback bool, err error) {
+	switch {
+	case err != nil:
+		a.events.warning("Detached", "", "the group is attached to no parent: "+plainWords(err))
+	case fallback:
+		a.events.warning("Attached", "", fmt.Sprintf("to the fallback parent %s, by %s", parent, peer))
+	default:
+		a.events.normal("Attached", "", fmt.Sprintf("to %s, by %s", parent, peer))
+	}
+}
 
 func (e *events) add(kind, reason, ref, message string) {
 	e.mu.Lock()

@@ -52,6 +52,8 @@ type attachClient struct {
 	offered string // the foreign epoch that the parent has; "" when it has none
 	// detached is since when it is attached to none; zero while it is.
 	detached time.Time
+	// told is the parent that Config.OnParent was told last, "" for none; nil: nothing was told yet.
+	told *string
 }
 
 func newAttachClient(o *office) *attachClient {
@@ -158,6 +160,20 @@ func (a *attachClient) lost(err error) {
 			a.state, a.reason = "degraded", shorten(errNotAttached.Error()+": "+wording.Plain(strings.ReplaceAll(err.Error(), "\n", "; ")))
 		}
 	})
+	if !errors.Is(err, errAgain) {
+		a.changed("", "", false, err)
+	}
+}
+
+// changed passes on to which parent the group is attached, when that is another than was told last.
+func (a *attachClient) changed(parent, peer string, fallback bool, err error) {
+	a.mu.Lock()
+	news := a.told == nil || *a.told != parent
+	a.told = &parent
+	a.mu.Unlock()
+	if news && a.o.n.cfg.OnParent != nil {
+		a.o.n.cfg.OnParent(parent, peer, fallback, err)
+	}
 }
 
 // bad says that a stream ended because of what the parent sent or did not send: another may do better.
@@ -326,6 +342,7 @@ func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
 			a.state, a.reason = "degraded", "attached to the fallback parent "+w.GetGroup()+": no parent answers"
 		}
 	})
+	a.changed(w.GetGroup(), w.GetSite(), fallback, nil)
 }
 
 // seen notes a revision of headquarters'.
