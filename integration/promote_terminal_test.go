@@ -99,7 +99,9 @@ spec:
 		releases = append(releases, push(t, hq, "app/web:"+tag, image(t, 1<<14, 1)))
 		hq.quiet("app/web:"+tag, releases[len(releases)-1])
 	}
-	promote := func(tag string) *typist { return hq.keyboard("promote", "app/web:"+tag, "--as", "stable", "--plan", plan) }
+	promote := func(tag string) *typist {
+		return hq.keyboard("promote", "app/web:"+tag, "--as", "stable", "--plan", plan)
+	}
 
 	for _, no := range []struct {
 		what, typed string

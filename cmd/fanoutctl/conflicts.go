@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"strings"
 
-	ggcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
@@ -124,8 +124,8 @@ Once that has arrived, the other is no longer kept from garbage collection.`,
 			if err != nil {
 				return err
 			}
-			if _, err := ggcr.NewHash(keep); err != nil {
-				return wrongUsage(fmt.Sprintf("--keep %q is no digest: %v", keep, err), "Digests are listed by: fanoutctl conflicts")
+			if !registry.ValidDigest(keep) {
+				return wrongUsage(fmt.Sprintf("--keep %q is not a digest (sha256: and 64 hexadecimal digits)", keep), "Digests are listed by: fanoutctl conflicts")
 			}
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := unary(ctx, func(ctx context.Context) (*adminv1.SettleConflictResponse, error) {

@@ -89,7 +89,7 @@ func TestConflicts(t *testing.T) {
 	if r := runCtl(t, "--server", server, "conflicts", "settle", "team/app:1", "--keep", digestB); r.code != 0 || !strings.Contains(r.out, "shows "+digestB+", as revision 9; 1 conflict settled") {
 		t.Errorf("%+v", r)
 	}
-	if r := runCtl(t, "--server", server, "conflicts", "settle", "team/app:1", "--keep", "sha256:abc"); r.code != 2 || !strings.Contains(r.err, `--keep "sha256:abc" is no digest`) {
+	if r := runCtl(t, "--server", server, "conflicts", "settle", "team/app:1", "--keep", "sha256:abc"); r.code != 2 || !strings.Contains(r.err, `--keep "sha256:abc" is not a digest`) {
 		t.Errorf("exit %d: %s", r.code, r.err)
 	}
 	if r := runCtl(t, "--server", server, "unpublish", "Bad Ref"); r.code != 2 || !strings.Contains(r.err, "has no tag") || strings.Contains(r.err, ":latest") {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,19 +56,25 @@ the catalog is. Where the group has no root now, --local shows what the agent th
 
 func (a *app) eventsCommand() *cobra.Command {
 	var follow bool
+	var of string
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happened lately and, with --follow, what happens",
 		Long: `Shows the latest events that the agent remembers, oldest first, a line each (with -o json a JSON document a line).
 Equal events in a row are counted instead of repeated. With --follow the command goes on when the agent is
-restarted; it ends with Ctrl-C or, as done, with --timeout.`,
+restarted; it ends with Ctrl-C or, as done, with --timeout.
+
+With --for they are those about a group, a site or a ref, as told by all agents that it concerns, in and below the
+agent's group: of a group all that its members tell, of a ref what is told of it everywhere. Which agent could not be
+asked is told as an event NotAsked. A name that may be several things is written group/NAME, site/NAME or ref/NAME.`,
 		Example: `  fanoutctl events
   fanoutctl events --follow
+  fanoutctl events --for team/app:1.4 --follow
   fanoutctl events -o json | jq 'select(.type == "Warning")'`,
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := a.events(cmd.Context(), follow)
+			err := a.events(cmd.Context(), of, follow)
 			if follow && errors.Is(err, errTimeout) {
 				return nil
 			}
@@ -75,27 +82,29 @@ restarted; it ends with Ctrl-C or, as done, with --timeout.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+	cmd.Flags().StringVar(&of, "for", "", "only those about this group, site or ref, from all agents that it concerns")
+	a.completeFlag(cmd, "for", a.completeNames)
 	return cmd
 }
 
-func (a *app) events(ctx context.Context, follow bool) error {
+func (a *app) events(ctx context.Context, of string, follow bool) error {
 	return a.talk(ctx, func(ctx context.Context, c *client.Client) error {
 		came := false
-		var last time.Time // what is not newer was shown before the agent was lost
+		last := map[string]time.Time{} // by site: what is not newer was shown before the agent was lost
 		p := a.newPicture()
 		p.frame = nil
 		return a.persist(ctx, c, &came, p.note, func(ctx context.Context) error {
-			again := !last.IsZero()
+			again := maps.Clone(last) // what one connection sends is in the order in which it happened
 			return each(ctx, limit(follow), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.EventsResponse], error) {
-				return c.Events(ctx, &adminv1.EventsRequest{Follow: follow})
+				return c.Events(ctx, &adminv1.EventsRequest{Follow: follow, Of: of})
 			}, func(r *adminv1.EventsResponse) error {
 				came = true
 				at := r.GetTime().AsTime()
-				if again && !at.After(last) {
+				if shown, ok := again[r.GetSite()]; ok && !at.After(shown) {
 					return nil
 				}
-				if at.After(last) {
-					last = at
+				if at.After(last[r.GetSite()]) {
+					last[r.GetSite()] = at
 				}
 				return a.printLine(view.EventOf(r))
 			})

@@ -53,7 +53,7 @@ func (a *app) commands() []*cobra.Command {
 		a.publishCommand(),
 		a.treeCommand(),
 		a.whereCommand(),
-		a.whyCommand(),
+		a.whyCommand(), a.describeCommand(),
 		a.topCommand(),
 		a.imagesCommand(),
 		a.eventsCommand(),

@@ -281,31 +281,6 @@ func (s *admin) Images(req *adminv1.ImagesRequest, stream grpc.ServerStreamingSe
 	return nil
 }
 
-// Events implements adminv1.AdminServiceServer. They are those of this agent.
-func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
-	if _, err := s.actor(stream.Context()); err != nil {
-		return err
-	}
-	var n uint64
-	for {
-		list, next, wake := s.a.events.since(n)
-		for _, ev := range list {
-			if err := stream.Send(ev); err != nil {
-				return err
-			}
-		}
-		n = next
-		if !req.GetFollow() {
-			return nil
-		}
-		select {
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		case <-wake:
-		}
-	}
-}
-
 // Version implements adminv1.AdminServiceServer.
 func (s *admin) Version(context.Context, *adminv1.VersionRequest) (*adminv1.VersionResponse, error) {
 	return &adminv1.VersionResponse{Version: s.a.opts.Version, Site: s.a.cfg.Site, Group: s.a.cfg.Group, Now: now()}, nil

@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
@@ -75,6 +77,14 @@ func (x aboveAdmin) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.
 // Top implements adminv1.AdminServiceServer.
 func (x aboveAdmin) Top(ctx context.Context, req *adminv1.TopRequest) (*adminv1.TopResponse, error) {
 	return x.s.Top(ctx, req)
+}
+
+// Events implements adminv1.AdminServiceServer.
+func (x aboveAdmin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
+	if req.GetOf() == "" {
+		return status.Error(codes.InvalidArgument, "of what is not said")
+	}
+	return x.s.Events(req, stream)
 }
 
 // Verify implements adminv1.AdminServiceServer.

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	webpage "github.com/fanout-io/fanout/pkg/web"
@@ -42,8 +43,10 @@ func (s *admin) Pending(req *adminv1.PendingRequest, stream grpc.ServerStreaming
 func (a *Agent) pendingAt(site string) *adminv1.PendingResponse {
 	var refs []catalog.Ref
 	pending := a.node.PendingAt(site)
+	trouble := map[catalog.Ref]*treev1.Trouble{}
 	for _, p := range pending[:min(len(pending), maxPendingShown)] {
-		refs = append(refs, catalog.Ref{Repository: p.GetRepository(), Tag: p.GetTag()})
+		ref := catalog.Ref{Repository: p.GetRepository(), Tag: p.GetTag()}
+		refs, trouble[ref] = append(refs, ref), p.GetTrouble()
 	}
 	view := a.node.Health(refs...)
 	for _, h := range view.Sites {
@@ -57,7 +60,7 @@ func (a *Agent) pendingAt(site string) *adminv1.PendingResponse {
 				continue
 			}
 			if at := a.siteRef(view, h, ref, rec); at.GetState() != "delivered" && at.GetState() != "unsubscribed" {
-				out.Refs = append(out.Refs, &adminv1.PendingAtSite{Ref: ref.String(), At: at})
+				out.Refs = append(out.Refs, &adminv1.PendingAtSite{Ref: ref.String(), At: at, Trouble: trouble[ref]})
 			}
 		}
 		return out

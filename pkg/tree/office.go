@@ -396,7 +396,7 @@ func (o *office) groupHealth(snap *catalog.Snapshot) *treev1.GroupHealth {
 	h := &treev1.GroupHealth{
 		Group: n.cfg.Group, Parent: o.attach.parent(), Root: n.cfg.Site, Term: o.raft.CurrentTerm(), Position: snap.Position(),
 		Labels: snap.Settings().GetLabels(), State: "synced", Carrier: o.roster.Load().GetCarrier(), Demand: n.demand(), Sites: n.groupSites(snap), Keep: snap.Keep(),
-		DetachedSince: o.attach.detachedSince(),
+		DetachedSince: o.attach.detachedSince(), Parents: n.cfg.Parents, FallbackParents: n.cfg.FallbackParents,
 	}
 	if f := snap.Freeze(); f != nil && f.Until.AsTime().After(time.Now()) {
 		h.Freeze = f

@@ -32,13 +32,15 @@ const (
 func (t Tree) Text(s Style) string { return Picture{Tree: t}.Text(s) }
 
 // Text of a picture.
-func (p Picture) Text(s Style) string {
+func (p Picture) Text(s Style) string { return p.table(s) + "\n" + p.Summary() + "\n" }
+
+func (p Picture) table(s Style) string {
 	head := []string{"GROUP / SITE", "STATE", "REVISION", "LAG", "REFS LEFT", "BYTES LEFT", "RATE", "ETA"}
 	if p.Wide {
 		head = append(head, "REGISTRY", "DISK", "CERTIFICATE", "VERSION")
 	}
 	head = append(head, "CONTACT", "REASON")
-	return table(s, head, p.rows()) + "\n" + p.Summary() + "\n"
+	return table(s, head, p.rows())
 }
 
 func (p Picture) rows() (rows [][]cell) {

@@ -140,6 +140,7 @@ func documents() map[string]document {
 	}
 	maps.Copy(all, rolloutDocuments())
 	maps.Copy(all, healingDocuments())
+	maps.Copy(all, describeDocuments())
 	return all
 }
 

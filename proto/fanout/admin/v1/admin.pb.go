@@ -1159,7 +1159,9 @@ type PendingAtSite struct {
 	// ref as REPOSITORY:TAG.
 	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	// state and all else, as Where says it.
-	At            *SiteRef `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	At *SiteRef `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// trouble that keeps it; absent: nothing is known to.
+	Trouble       *v11.Trouble `protobuf:"bytes,3,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1204,6 +1206,13 @@ func (x *PendingAtSite) GetRef() string {
 func (x *PendingAtSite) GetAt() *SiteRef {
 	if x != nil {
 		return x.At
+	}
+	return nil
+}
+
+func (x *PendingAtSite) GetTrouble() *v11.Trouble {
+	if x != nil {
+		return x.Trouble
 	}
 	return nil
 }
@@ -2071,6 +2080,242 @@ func (x *Absent) GetReason() string {
 	return ""
 }
 
+// DescribeRequest names what is to be told of.
+type DescribeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of a group, a site or a ref. One that may be several of these is written group/NAME, site/NAME or ref/NAME; INVALID_ARGUMENT else.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeRequest) Reset() {
+	*x = DescribeRequest{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeRequest) ProtoMessage() {}
+
+func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
+func (*DescribeRequest) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DescribeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// DescribeResponse is what is known. Which fields are set depends on the kind.
+type DescribeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind: group, site or ref.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// name without the kind before it.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// as_of is when it was asked.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// group that is told of, with its members; of a site its group, with the site as its only member.
+	Group *TreeGroup `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
+	// demand of the group: what it and the groups below it subscribe to; absent: everything.
+	Demand *v1.Scope `protobuf:"bytes,5,opt,name=demand,proto3" json:"demand,omitempty"`
+	// keep is how many of the newest tags of each repository the group shows; 0: all.
+	Keep uint32 `protobuf:"varint,6,opt,name=keep,proto3" json:"keep,omitempty"`
+	// parents of the group: fabric addresses, in the order in which they are tried.
+	Parents []string `protobuf:"bytes,7,rep,name=parents,proto3" json:"parents,omitempty"`
+	// fallback_parents, tried when none of those answers.
+	FallbackParents []string `protobuf:"bytes,8,rep,name=fallback_parents,json=fallbackParents,proto3" json:"fallback_parents,omitempty"`
+	// children: the groups attached to it, without members.
+	Children []*TreeGroup `protobuf:"bytes,9,rep,name=children,proto3" json:"children,omitempty"`
+	// pending: what the site does not show as it should.
+	Pending *PendingResponse `protobuf:"bytes,10,opt,name=pending,proto3" json:"pending,omitempty"`
+	// record of the ref.
+	Record *v1.Record `protobuf:"bytes,11,opt,name=record,proto3" json:"record,omitempty"`
+	// sites: how the ref is at each.
+	Sites []*SiteRef `protobuf:"bytes,12,rep,name=sites,proto3" json:"sites,omitempty"`
+	// conflicts of the ref, or lost by a push at the site.
+	Conflicts []*ConflictInfo `protobuf:"bytes,13,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// rollouts that move the ref, or that have the group in a wave and go on; newest first.
+	Rollouts []*v1.Rollout `protobuf:"bytes,14,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	// policy of the ref's repository; absent: none has it.
+	Policy *v1.Policy `protobuf:"bytes,15,opt,name=policy,proto3" json:"policy,omitempty"`
+	// events about it, oldest first; bounded.
+	Events []*EventsResponse `protobuf:"bytes,16,rep,name=events,proto3" json:"events,omitempty"`
+	// notes on what is missing above.
+	Notes         []string `protobuf:"bytes,17,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeResponse) Reset() {
+	*x = DescribeResponse{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeResponse) ProtoMessage() {}
+
+func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
+func (*DescribeResponse) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DescribeResponse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetGroup() *TreeGroup {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetDemand() *v1.Scope {
+	if x != nil {
+		return x.Demand
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetParents() []string {
+	if x != nil {
+		return x.Parents
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetFallbackParents() []string {
+	if x != nil {
+		return x.FallbackParents
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetChildren() []*TreeGroup {
+	if x != nil {
+		return x.Children
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetPending() *PendingResponse {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetRecord() *v1.Record {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetSites() []*SiteRef {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetConflicts() []*ConflictInfo {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetRollouts() []*v1.Rollout {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetPolicy() *v1.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetEvents() []*EventsResponse {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 // ImagesRequest selects repositories.
 type ImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2086,7 +2331,7 @@ type ImagesRequest struct {
 
 func (x *ImagesRequest) Reset() {
 	*x = ImagesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2343,7 @@ func (x *ImagesRequest) String() string {
 func (*ImagesRequest) ProtoMessage() {}
 
 func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2356,7 @@ func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesRequest.ProtoReflect.Descriptor instead.
 func (*ImagesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImagesRequest) GetRepository() string {
@@ -2164,7 +2409,7 @@ type ImagesResponse struct {
 
 func (x *ImagesResponse) Reset() {
 	*x = ImagesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2421,7 @@ func (x *ImagesResponse) String() string {
 func (*ImagesResponse) ProtoMessage() {}
 
 func (x *ImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2434,7 @@ func (x *ImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImagesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImagesResponse) GetRef() string {
@@ -2266,14 +2511,18 @@ func (x *ImagesResponse) GetDeleted() bool {
 type EventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// follow: go on with what happens.
-	Follow        bool `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
+	Follow bool `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
+	// of: only those about a group, a site or a ref, named as in DescribeRequest, from the agents that it concerns; empty: all of the agent that is asked.
+	Of string `protobuf:"bytes,2,opt,name=of,proto3" json:"of,omitempty"`
+	// here: the agent that is asked gives its own alone. Only with a question that another agent passed on.
+	Here          bool `protobuf:"varint,3,opt,name=here,proto3" json:"here,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2534,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,12 +2547,26 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EventsRequest) GetFollow() bool {
 	if x != nil {
 		return x.Follow
+	}
+	return false
+}
+
+func (x *EventsRequest) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
 	}
 	return false
 }
@@ -2333,7 +2596,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2608,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2621,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EventsResponse) GetTime() *timestamppb.Timestamp {
@@ -2426,7 +2689,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2701,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2714,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 // MembersResponse lists members.
@@ -2467,7 +2730,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2742,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2755,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MembersResponse) GetGroup() string {
@@ -2534,7 +2797,7 @@ type MemberInfo struct {
 
 func (x *MemberInfo) Reset() {
 	*x = MemberInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2809,7 @@ func (x *MemberInfo) String() string {
 func (*MemberInfo) ProtoMessage() {}
 
 func (x *MemberInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2822,7 @@ func (x *MemberInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberInfo.ProtoReflect.Descriptor instead.
 func (*MemberInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MemberInfo) GetSite() string {
@@ -2627,7 +2890,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2902,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2915,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 // VersionResponse says what runs.
@@ -2672,7 +2935,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2947,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2960,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2739,7 +3002,7 @@ type UnpublishRequest struct {
 
 func (x *UnpublishRequest) Reset() {
 	*x = UnpublishRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3014,7 @@ func (x *UnpublishRequest) String() string {
 func (*UnpublishRequest) ProtoMessage() {}
 
 func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3027,7 @@ func (x *UnpublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishRequest.ProtoReflect.Descriptor instead.
 func (*UnpublishRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UnpublishRequest) GetRef() string {
@@ -2797,7 +3060,7 @@ type UnpublishResponse struct {
 
 func (x *UnpublishResponse) Reset() {
 	*x = UnpublishResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +3072,7 @@ func (x *UnpublishResponse) String() string {
 func (*UnpublishResponse) ProtoMessage() {}
 
 func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +3085,7 @@ func (x *UnpublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpublishResponse.ProtoReflect.Descriptor instead.
 func (*UnpublishResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UnpublishResponse) GetRef() string {
@@ -2885,7 +3148,7 @@ type UndoRequest struct {
 
 func (x *UndoRequest) Reset() {
 	*x = UndoRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3160,7 @@ func (x *UndoRequest) String() string {
 func (*UndoRequest) ProtoMessage() {}
 
 func (x *UndoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3173,7 @@ func (x *UndoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
 func (*UndoRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UndoRequest) GetRef() string {
@@ -2935,7 +3198,7 @@ type UndoResponse struct {
 
 func (x *UndoResponse) Reset() {
 	*x = UndoResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3210,7 @@ func (x *UndoResponse) String() string {
 func (*UndoResponse) ProtoMessage() {}
 
 func (x *UndoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3223,7 @@ func (x *UndoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
 func (*UndoResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UndoResponse) GetRef() string {
@@ -2993,7 +3256,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3005,7 +3268,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3018,7 +3281,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 // ConflictsResponse lists conflicts by ref.
@@ -3032,7 +3295,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3307,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3320,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*ConflictInfo {
@@ -3088,7 +3351,7 @@ type ConflictInfo struct {
 
 func (x *ConflictInfo) Reset() {
 	*x = ConflictInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3363,7 @@ func (x *ConflictInfo) String() string {
 func (*ConflictInfo) ProtoMessage() {}
 
 func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3376,7 @@ func (x *ConflictInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictInfo.ProtoReflect.Descriptor instead.
 func (*ConflictInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ConflictInfo) GetRef() string {
@@ -3179,7 +3442,7 @@ type ConflictSide struct {
 
 func (x *ConflictSide) Reset() {
 	*x = ConflictSide{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3454,7 @@ func (x *ConflictSide) String() string {
 func (*ConflictSide) ProtoMessage() {}
 
 func (x *ConflictSide) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3467,7 @@ func (x *ConflictSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictSide.ProtoReflect.Descriptor instead.
 func (*ConflictSide) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ConflictSide) GetDigest() string {
@@ -3262,7 +3525,7 @@ type SettleConflictRequest struct {
 
 func (x *SettleConflictRequest) Reset() {
 	*x = SettleConflictRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3274,7 +3537,7 @@ func (x *SettleConflictRequest) String() string {
 func (*SettleConflictRequest) ProtoMessage() {}
 
 func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3287,7 +3550,7 @@ func (x *SettleConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleConflictRequest.ProtoReflect.Descriptor instead.
 func (*SettleConflictRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SettleConflictRequest) GetRef() string {
@@ -3323,7 +3586,7 @@ type SettleConflictResponse struct {
 
 func (x *SettleConflictResponse) Reset() {
 	*x = SettleConflictResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3598,7 @@ func (x *SettleConflictResponse) String() string {
 func (*SettleConflictResponse) ProtoMessage() {}
 
 func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3611,7 @@ func (x *SettleConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleConflictResponse.ProtoReflect.Descriptor instead.
 func (*SettleConflictResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SettleConflictResponse) GetRef() string {
@@ -3395,7 +3658,7 @@ type DeletionsRequest struct {
 
 func (x *DeletionsRequest) Reset() {
 	*x = DeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3670,7 @@ func (x *DeletionsRequest) String() string {
 func (*DeletionsRequest) ProtoMessage() {}
 
 func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3683,7 @@ func (x *DeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionsRequest.ProtoReflect.Descriptor instead.
 func (*DeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 // DeletionsResponse lists them by ref and site.
@@ -3434,7 +3697,7 @@ type DeletionsResponse struct {
 
 func (x *DeletionsResponse) Reset() {
 	*x = DeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3446,7 +3709,7 @@ func (x *DeletionsResponse) String() string {
 func (*DeletionsResponse) ProtoMessage() {}
 
 func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3459,7 +3722,7 @@ func (x *DeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionsResponse.ProtoReflect.Descriptor instead.
 func (*DeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeletionsResponse) GetDeletions() []*DeletionInfo {
@@ -3488,7 +3751,7 @@ type DeletionInfo struct {
 
 func (x *DeletionInfo) Reset() {
 	*x = DeletionInfo{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3763,7 @@ func (x *DeletionInfo) String() string {
 func (*DeletionInfo) ProtoMessage() {}
 
 func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3776,7 @@ func (x *DeletionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletionInfo.ProtoReflect.Descriptor instead.
 func (*DeletionInfo) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeletionInfo) GetRef() string {
@@ -3564,7 +3827,7 @@ type AllowDeletionsRequest struct {
 
 func (x *AllowDeletionsRequest) Reset() {
 	*x = AllowDeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3839,7 @@ func (x *AllowDeletionsRequest) String() string {
 func (*AllowDeletionsRequest) ProtoMessage() {}
 
 func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3852,7 @@ func (x *AllowDeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletionsRequest.ProtoReflect.Descriptor instead.
 func (*AllowDeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AllowDeletionsRequest) GetRefs() []string {
@@ -3619,7 +3882,7 @@ type AllowDeletionsResponse struct {
 
 func (x *AllowDeletionsResponse) Reset() {
 	*x = AllowDeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3631,7 +3894,7 @@ func (x *AllowDeletionsResponse) String() string {
 func (*AllowDeletionsResponse) ProtoMessage() {}
 
 func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3644,7 +3907,7 @@ func (x *AllowDeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllowDeletionsResponse.ProtoReflect.Descriptor instead.
 func (*AllowDeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AllowDeletionsResponse) GetSettled() uint32 {
@@ -3674,7 +3937,7 @@ type RestoreDeletionsRequest struct {
 
 func (x *RestoreDeletionsRequest) Reset() {
 	*x = RestoreDeletionsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3686,7 +3949,7 @@ func (x *RestoreDeletionsRequest) String() string {
 func (*RestoreDeletionsRequest) ProtoMessage() {}
 
 func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3699,7 +3962,7 @@ func (x *RestoreDeletionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreDeletionsRequest.ProtoReflect.Descriptor instead.
 func (*RestoreDeletionsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestoreDeletionsRequest) GetRefs() []string {
@@ -3727,7 +3990,7 @@ type RestoreDeletionsResponse struct {
 
 func (x *RestoreDeletionsResponse) Reset() {
 	*x = RestoreDeletionsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3739,7 +4002,7 @@ func (x *RestoreDeletionsResponse) String() string {
 func (*RestoreDeletionsResponse) ProtoMessage() {}
 
 func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3752,7 +4015,7 @@ func (x *RestoreDeletionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreDeletionsResponse.ProtoReflect.Descriptor instead.
 func (*RestoreDeletionsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreDeletionsResponse) GetSettled() uint32 {
@@ -3775,7 +4038,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +4050,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4063,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AddMemberRequest) GetSite() string {
@@ -3828,7 +4091,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3840,7 +4103,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3853,7 +4116,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AddMemberResponse) GetMember() *MemberInfo {
@@ -3874,7 +4137,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4149,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4162,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RemoveMemberRequest) GetSite() string {
@@ -3918,7 +4181,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3930,7 +4193,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3943,7 +4206,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 // ForgetGroupRequest names a group.
@@ -3959,7 +4222,7 @@ type ForgetGroupRequest struct {
 
 func (x *ForgetGroupRequest) Reset() {
 	*x = ForgetGroupRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3971,7 +4234,7 @@ func (x *ForgetGroupRequest) String() string {
 func (*ForgetGroupRequest) ProtoMessage() {}
 
 func (x *ForgetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3984,7 +4247,7 @@ func (x *ForgetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetGroupRequest.ProtoReflect.Descriptor instead.
 func (*ForgetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ForgetGroupRequest) GetGroup() string {
@@ -4016,7 +4279,7 @@ type ForgetGroupResponse struct {
 
 func (x *ForgetGroupResponse) Reset() {
 	*x = ForgetGroupResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4028,7 +4291,7 @@ func (x *ForgetGroupResponse) String() string {
 func (*ForgetGroupResponse) ProtoMessage() {}
 
 func (x *ForgetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4041,7 +4304,7 @@ func (x *ForgetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetGroupResponse.ProtoReflect.Descriptor instead.
 func (*ForgetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ForgetGroupResponse) GetGroups() []string {
@@ -4076,7 +4339,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4351,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4364,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeadRequest) GetSite() string {
@@ -4122,7 +4385,7 @@ type LeadResponse struct {
 
 func (x *LeadResponse) Reset() {
 	*x = LeadResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4134,7 +4397,7 @@ func (x *LeadResponse) String() string {
 func (*LeadResponse) ProtoMessage() {}
 
 func (x *LeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4147,7 +4410,7 @@ func (x *LeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadResponse.ProtoReflect.Descriptor instead.
 func (*LeadResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LeadResponse) GetSite() string {
@@ -4166,7 +4429,7 @@ type SaveCatalogRequest struct {
 
 func (x *SaveCatalogRequest) Reset() {
 	*x = SaveCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +4441,7 @@ func (x *SaveCatalogRequest) String() string {
 func (*SaveCatalogRequest) ProtoMessage() {}
 
 func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +4454,7 @@ func (x *SaveCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogRequest.ProtoReflect.Descriptor instead.
 func (*SaveCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 // SaveCatalogResponse is a part of the snapshot.
@@ -4205,7 +4468,7 @@ type SaveCatalogResponse struct {
 
 func (x *SaveCatalogResponse) Reset() {
 	*x = SaveCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4217,7 +4480,7 @@ func (x *SaveCatalogResponse) String() string {
 func (*SaveCatalogResponse) ProtoMessage() {}
 
 func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4230,7 +4493,7 @@ func (x *SaveCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCatalogResponse.ProtoReflect.Descriptor instead.
 func (*SaveCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SaveCatalogResponse) GetData() []byte {
@@ -4251,7 +4514,7 @@ type RestoreCatalogRequest struct {
 
 func (x *RestoreCatalogRequest) Reset() {
 	*x = RestoreCatalogRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4263,7 +4526,7 @@ func (x *RestoreCatalogRequest) String() string {
 func (*RestoreCatalogRequest) ProtoMessage() {}
 
 func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4276,7 +4539,7 @@ func (x *RestoreCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogRequest.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RestoreCatalogRequest) GetData() []byte {
@@ -4303,7 +4566,7 @@ type RestoreCatalogResponse struct {
 
 func (x *RestoreCatalogResponse) Reset() {
 	*x = RestoreCatalogResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4315,7 +4578,7 @@ func (x *RestoreCatalogResponse) String() string {
 func (*RestoreCatalogResponse) ProtoMessage() {}
 
 func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4328,7 +4591,7 @@ func (x *RestoreCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RestoreCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RestoreCatalogResponse) GetEpoch() string {
@@ -4370,7 +4633,7 @@ type AcceptEpochRequest struct {
 
 func (x *AcceptEpochRequest) Reset() {
 	*x = AcceptEpochRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4382,7 +4645,7 @@ func (x *AcceptEpochRequest) String() string {
 func (*AcceptEpochRequest) ProtoMessage() {}
 
 func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4395,7 +4658,7 @@ func (x *AcceptEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcceptEpochRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AcceptEpochRequest) GetEpoch() string {
@@ -4420,7 +4683,7 @@ type AcceptEpochResponse struct {
 
 func (x *AcceptEpochResponse) Reset() {
 	*x = AcceptEpochResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4432,7 +4695,7 @@ func (x *AcceptEpochResponse) String() string {
 func (*AcceptEpochResponse) ProtoMessage() {}
 
 func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4445,7 +4708,7 @@ func (x *AcceptEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcceptEpochResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AcceptEpochResponse) GetEpoch() string {
@@ -4482,7 +4745,7 @@ type ViewRequest struct {
 
 func (x *ViewRequest) Reset() {
 	*x = ViewRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4757,7 @@ func (x *ViewRequest) String() string {
 func (*ViewRequest) ProtoMessage() {}
 
 func (x *ViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4770,7 @@ func (x *ViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
 func (*ViewRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ViewRequest) GetSite() string {
@@ -4545,7 +4808,7 @@ type ViewResponse struct {
 
 func (x *ViewResponse) Reset() {
 	*x = ViewResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4557,7 +4820,7 @@ func (x *ViewResponse) String() string {
 func (*ViewResponse) ProtoMessage() {}
 
 func (x *ViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4570,7 +4833,7 @@ func (x *ViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewResponse.ProtoReflect.Descriptor instead.
 func (*ViewResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ViewResponse) GetSite() string {
@@ -4636,7 +4899,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +4911,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +4924,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *VerifyRequest) GetSite() string {
@@ -4728,7 +4991,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4740,7 +5003,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4753,7 +5016,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *VerifyResponse) GetSite() string {
@@ -4862,7 +5125,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4874,7 +5137,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4887,7 +5150,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *VerifyProgress) GetRefs() uint64 {
@@ -4937,7 +5200,7 @@ type VerifiedRef struct {
 
 func (x *VerifiedRef) Reset() {
 	*x = VerifiedRef{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5212,7 @@ func (x *VerifiedRef) String() string {
 func (*VerifiedRef) ProtoMessage() {}
 
 func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5225,7 @@ func (x *VerifiedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedRef.ProtoReflect.Descriptor instead.
 func (*VerifiedRef) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *VerifiedRef) GetRef() string {
@@ -5019,7 +5282,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5031,7 +5294,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5044,7 +5307,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Difference) GetRef() string {
@@ -5115,7 +5378,7 @@ type VerifyDone struct {
 
 func (x *VerifyDone) Reset() {
 	*x = VerifyDone{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5390,7 @@ func (x *VerifyDone) String() string {
 func (*VerifyDone) ProtoMessage() {}
 
 func (x *VerifyDone) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5403,7 @@ func (x *VerifyDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDone.ProtoReflect.Descriptor instead.
 func (*VerifyDone) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *VerifyDone) GetState() string {
@@ -5238,7 +5501,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5250,7 +5513,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5263,7 +5526,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DoctorRequest) GetHere() bool {
@@ -5288,7 +5551,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5300,7 +5563,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5313,7 +5576,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *DoctorResponse) GetSite() string {
@@ -5354,7 +5617,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5366,7 +5629,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5379,7 +5642,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Check) GetName() string {
@@ -5433,7 +5696,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5445,7 +5708,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5458,7 +5721,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *StartRolloutRequest) GetRefs() []string {
@@ -5525,7 +5788,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5537,7 +5800,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5550,7 +5813,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *StartRolloutResponse) GetRollout() *v1.Rollout {
@@ -5601,7 +5864,7 @@ type PreflightSite struct {
 
 func (x *PreflightSite) Reset() {
 	*x = PreflightSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5613,7 +5876,7 @@ func (x *PreflightSite) String() string {
 func (*PreflightSite) ProtoMessage() {}
 
 func (x *PreflightSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5626,7 +5889,7 @@ func (x *PreflightSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightSite.ProtoReflect.Descriptor instead.
 func (*PreflightSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PreflightSite) GetSite() string {
@@ -5705,7 +5968,7 @@ type ReadyRequest struct {
 
 func (x *ReadyRequest) Reset() {
 	*x = ReadyRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5717,7 +5980,7 @@ func (x *ReadyRequest) String() string {
 func (*ReadyRequest) ProtoMessage() {}
 
 func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5730,7 +5993,7 @@ func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyRequest.ProtoReflect.Descriptor instead.
 func (*ReadyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ReadyRequest) GetSite() string {
@@ -5764,7 +6027,7 @@ type Need struct {
 
 func (x *Need) Reset() {
 	*x = Need{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5776,7 +6039,7 @@ func (x *Need) String() string {
 func (*Need) ProtoMessage() {}
 
 func (x *Need) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5789,7 +6052,7 @@ func (x *Need) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Need.ProtoReflect.Descriptor instead.
 func (*Need) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Need) GetRepository() string {
@@ -5837,7 +6100,7 @@ type ReadyResponse struct {
 
 func (x *ReadyResponse) Reset() {
 	*x = ReadyResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5849,7 +6112,7 @@ func (x *ReadyResponse) String() string {
 func (*ReadyResponse) ProtoMessage() {}
 
 func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5862,7 +6125,7 @@ func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ReadyResponse) GetSite() string {
@@ -5906,7 +6169,7 @@ type RolloutsRequest struct {
 
 func (x *RolloutsRequest) Reset() {
 	*x = RolloutsRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5918,7 +6181,7 @@ func (x *RolloutsRequest) String() string {
 func (*RolloutsRequest) ProtoMessage() {}
 
 func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5931,7 +6194,7 @@ func (x *RolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsRequest.ProtoReflect.Descriptor instead.
 func (*RolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RolloutsRequest) GetId() string {
@@ -5963,7 +6226,7 @@ type RolloutsResponse struct {
 
 func (x *RolloutsResponse) Reset() {
 	*x = RolloutsResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5975,7 +6238,7 @@ func (x *RolloutsResponse) String() string {
 func (*RolloutsResponse) ProtoMessage() {}
 
 func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5988,7 +6251,7 @@ func (x *RolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutsResponse.ProtoReflect.Descriptor instead.
 func (*RolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
@@ -6027,7 +6290,7 @@ type RolloutSite struct {
 
 func (x *RolloutSite) Reset() {
 	*x = RolloutSite{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6039,7 +6302,7 @@ func (x *RolloutSite) String() string {
 func (*RolloutSite) ProtoMessage() {}
 
 func (x *RolloutSite) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6052,7 +6315,7 @@ func (x *RolloutSite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSite.ProtoReflect.Descriptor instead.
 func (*RolloutSite) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RolloutSite) GetSite() string {
@@ -6093,7 +6356,7 @@ type SteerRolloutRequest struct {
 
 func (x *SteerRolloutRequest) Reset() {
 	*x = SteerRolloutRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6105,7 +6368,7 @@ func (x *SteerRolloutRequest) String() string {
 func (*SteerRolloutRequest) ProtoMessage() {}
 
 func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6118,7 +6381,7 @@ func (x *SteerRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SteerRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *SteerRolloutRequest) GetId() string {
@@ -6160,7 +6423,7 @@ type SteerRolloutResponse struct {
 
 func (x *SteerRolloutResponse) Reset() {
 	*x = SteerRolloutResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6172,7 +6435,7 @@ func (x *SteerRolloutResponse) String() string {
 func (*SteerRolloutResponse) ProtoMessage() {}
 
 func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6185,7 +6448,7 @@ func (x *SteerRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
@@ -6204,7 +6467,7 @@ type PoliciesRequest struct {
 
 func (x *PoliciesRequest) Reset() {
 	*x = PoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6216,7 +6479,7 @@ func (x *PoliciesRequest) String() string {
 func (*PoliciesRequest) ProtoMessage() {}
 
 func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6229,7 +6492,7 @@ func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
 func (*PoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 // PoliciesResponse lists policies.
@@ -6243,7 +6506,7 @@ type PoliciesResponse struct {
 
 func (x *PoliciesResponse) Reset() {
 	*x = PoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6255,7 +6518,7 @@ func (x *PoliciesResponse) String() string {
 func (*PoliciesResponse) ProtoMessage() {}
 
 func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6268,7 +6531,7 @@ func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
 func (*PoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
@@ -6293,7 +6556,7 @@ type SetPoliciesRequest struct {
 
 func (x *SetPoliciesRequest) Reset() {
 	*x = SetPoliciesRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6305,7 +6568,7 @@ func (x *SetPoliciesRequest) String() string {
 func (*SetPoliciesRequest) ProtoMessage() {}
 
 func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6318,7 +6581,7 @@ func (x *SetPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
@@ -6353,7 +6616,7 @@ type SetPoliciesResponse struct {
 
 func (x *SetPoliciesResponse) Reset() {
 	*x = SetPoliciesResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6365,7 +6628,7 @@ func (x *SetPoliciesResponse) String() string {
 func (*SetPoliciesResponse) ProtoMessage() {}
 
 func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6378,7 +6641,7 @@ func (x *SetPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{85}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
@@ -6405,7 +6668,7 @@ type SetFreezeRequest struct {
 
 func (x *SetFreezeRequest) Reset() {
 	*x = SetFreezeRequest{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6417,7 +6680,7 @@ func (x *SetFreezeRequest) String() string {
 func (*SetFreezeRequest) ProtoMessage() {}
 
 func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6430,7 +6693,7 @@ func (x *SetFreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeRequest.ProtoReflect.Descriptor instead.
 func (*SetFreezeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{86}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *SetFreezeRequest) GetGroup() string {
@@ -6472,7 +6735,7 @@ type SetFreezeResponse struct {
 
 func (x *SetFreezeResponse) Reset() {
 	*x = SetFreezeResponse{}
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6484,7 +6747,7 @@ func (x *SetFreezeResponse) String() string {
 func (*SetFreezeResponse) ProtoMessage() {}
 
 func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6497,7 +6760,7 @@ func (x *SetFreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezeResponse.ProtoReflect.Descriptor instead.
 func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{87}
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
@@ -6619,10 +6882,11 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05as_of\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
 	"\x04refs\x18\x04 \x03(\v2\x1e.fanout.admin.v1.PendingAtSiteR\x04refs\x12\x1d\n" +
 	"\n" +
-	"refs_total\x18\x05 \x01(\x04R\trefsTotal\"K\n" +
+	"refs_total\x18\x05 \x01(\x04R\trefsTotal\"~\n" +
 	"\rPendingAtSite\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12(\n" +
-	"\x02at\x18\x02 \x01(\v2\x18.fanout.admin.v1.SiteRefR\x02at\"F\n" +
+	"\x02at\x18\x02 \x01(\v2\x18.fanout.admin.v1.SiteRefR\x02at\x121\n" +
+	"\atrouble\x18\x03 \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\"F\n" +
 	"\n" +
 	"WhyRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
@@ -6701,7 +6965,28 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06Absent\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"W\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
+	"\x0fDescribeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xf6\x05\n" +
+	"\x10DescribeResponse\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12/\n" +
+	"\x05as_of\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x120\n" +
+	"\x05group\x18\x04 \x01(\v2\x1a.fanout.admin.v1.TreeGroupR\x05group\x120\n" +
+	"\x06demand\x18\x05 \x01(\v2\x18.fanout.catalog.v1.ScopeR\x06demand\x12\x12\n" +
+	"\x04keep\x18\x06 \x01(\rR\x04keep\x12\x18\n" +
+	"\aparents\x18\a \x03(\tR\aparents\x12)\n" +
+	"\x10fallback_parents\x18\b \x03(\tR\x0ffallbackParents\x126\n" +
+	"\bchildren\x18\t \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\bchildren\x12:\n" +
+	"\apending\x18\n" +
+	" \x01(\v2 .fanout.admin.v1.PendingResponseR\apending\x121\n" +
+	"\x06record\x18\v \x01(\v2\x19.fanout.catalog.v1.RecordR\x06record\x12.\n" +
+	"\x05sites\x18\f \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\x12;\n" +
+	"\tconflicts\x18\r \x03(\v2\x1d.fanout.admin.v1.ConflictInfoR\tconflicts\x126\n" +
+	"\brollouts\x18\x0e \x03(\v2\x1a.fanout.catalog.v1.RolloutR\brollouts\x121\n" +
+	"\x06policy\x18\x0f \x01(\v2\x19.fanout.catalog.v1.PolicyR\x06policy\x127\n" +
+	"\x06events\x18\x10 \x03(\v2\x1f.fanout.admin.v1.EventsResponseR\x06events\x12\x14\n" +
+	"\x05notes\x18\x11 \x03(\tR\x05notes\"W\n" +
 	"\rImagesRequest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -6720,9 +7005,11 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06origin\x18\b \x01(\tR\x06origin\x12\x1c\n" +
 	"\treferrers\x18\t \x01(\rR\treferrers\x12\x18\n" +
 	"\adeleted\x18\n" +
-	" \x01(\bR\adeleted\"'\n" +
+	" \x01(\bR\adeleted\"K\n" +
 	"\rEventsRequest\x12\x16\n" +
-	"\x06follow\x18\x01 \x01(\bR\x06follow\"\xf4\x01\n" +
+	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x0e\n" +
+	"\x02of\x18\x02 \x01(\tR\x02of\x12\x12\n" +
+	"\x04here\x18\x03 \x01(\bR\x04here\"\xf4\x01\n" +
 	"\x0eEventsResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
@@ -6994,14 +7281,15 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
 	"\x11SetFreezeResponse\x121\n" +
-	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\x87\x16\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\xd8\x16\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
 	"\x05Where\x12\x1d.fanout.admin.v1.WhereRequest\x1a\x1e.fanout.admin.v1.WhereResponse0\x01\x12N\n" +
 	"\aPending\x12\x1f.fanout.admin.v1.PendingRequest\x1a .fanout.admin.v1.PendingResponse0\x01\x12@\n" +
 	"\x03Why\x12\x1b.fanout.admin.v1.WhyRequest\x1a\x1c.fanout.admin.v1.WhyResponse\x12@\n" +
-	"\x03Top\x12\x1b.fanout.admin.v1.TopRequest\x1a\x1c.fanout.admin.v1.TopResponse\x12K\n" +
+	"\x03Top\x12\x1b.fanout.admin.v1.TopRequest\x1a\x1c.fanout.admin.v1.TopResponse\x12O\n" +
+	"\bDescribe\x12 .fanout.admin.v1.DescribeRequest\x1a!.fanout.admin.v1.DescribeResponse\x12K\n" +
 	"\x06Images\x12\x1e.fanout.admin.v1.ImagesRequest\x1a\x1f.fanout.admin.v1.ImagesResponse0\x01\x12K\n" +
 	"\x06Events\x12\x1e.fanout.admin.v1.EventsRequest\x1a\x1f.fanout.admin.v1.EventsResponse0\x01\x12L\n" +
 	"\aMembers\x12\x1f.fanout.admin.v1.MembersRequest\x1a .fanout.admin.v1.MembersResponse\x12L\n" +
@@ -7043,7 +7331,7 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
 	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
@@ -7065,230 +7353,247 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	(*TopResponse)(nil),              // 17: fanout.admin.v1.TopResponse
 	(*Transfer)(nil),                 // 18: fanout.admin.v1.Transfer
 	(*Absent)(nil),                   // 19: fanout.admin.v1.Absent
-	(*ImagesRequest)(nil),            // 20: fanout.admin.v1.ImagesRequest
-	(*ImagesResponse)(nil),           // 21: fanout.admin.v1.ImagesResponse
-	(*EventsRequest)(nil),            // 22: fanout.admin.v1.EventsRequest
-	(*EventsResponse)(nil),           // 23: fanout.admin.v1.EventsResponse
-	(*MembersRequest)(nil),           // 24: fanout.admin.v1.MembersRequest
-	(*MembersResponse)(nil),          // 25: fanout.admin.v1.MembersResponse
-	(*MemberInfo)(nil),               // 26: fanout.admin.v1.MemberInfo
-	(*VersionRequest)(nil),           // 27: fanout.admin.v1.VersionRequest
-	(*VersionResponse)(nil),          // 28: fanout.admin.v1.VersionResponse
-	(*UnpublishRequest)(nil),         // 29: fanout.admin.v1.UnpublishRequest
-	(*UnpublishResponse)(nil),        // 30: fanout.admin.v1.UnpublishResponse
-	(*UndoRequest)(nil),              // 31: fanout.admin.v1.UndoRequest
-	(*UndoResponse)(nil),             // 32: fanout.admin.v1.UndoResponse
-	(*ConflictsRequest)(nil),         // 33: fanout.admin.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),        // 34: fanout.admin.v1.ConflictsResponse
-	(*ConflictInfo)(nil),             // 35: fanout.admin.v1.ConflictInfo
-	(*ConflictSide)(nil),             // 36: fanout.admin.v1.ConflictSide
-	(*SettleConflictRequest)(nil),    // 37: fanout.admin.v1.SettleConflictRequest
-	(*SettleConflictResponse)(nil),   // 38: fanout.admin.v1.SettleConflictResponse
-	(*DeletionsRequest)(nil),         // 39: fanout.admin.v1.DeletionsRequest
-	(*DeletionsResponse)(nil),        // 40: fanout.admin.v1.DeletionsResponse
-	(*DeletionInfo)(nil),             // 41: fanout.admin.v1.DeletionInfo
-	(*AllowDeletionsRequest)(nil),    // 42: fanout.admin.v1.AllowDeletionsRequest
-	(*AllowDeletionsResponse)(nil),   // 43: fanout.admin.v1.AllowDeletionsResponse
-	(*RestoreDeletionsRequest)(nil),  // 44: fanout.admin.v1.RestoreDeletionsRequest
-	(*RestoreDeletionsResponse)(nil), // 45: fanout.admin.v1.RestoreDeletionsResponse
-	(*AddMemberRequest)(nil),         // 46: fanout.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),        // 47: fanout.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),      // 48: fanout.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),     // 49: fanout.admin.v1.RemoveMemberResponse
-	(*ForgetGroupRequest)(nil),       // 50: fanout.admin.v1.ForgetGroupRequest
-	(*ForgetGroupResponse)(nil),      // 51: fanout.admin.v1.ForgetGroupResponse
-	(*LeadRequest)(nil),              // 52: fanout.admin.v1.LeadRequest
-	(*LeadResponse)(nil),             // 53: fanout.admin.v1.LeadResponse
-	(*SaveCatalogRequest)(nil),       // 54: fanout.admin.v1.SaveCatalogRequest
-	(*SaveCatalogResponse)(nil),      // 55: fanout.admin.v1.SaveCatalogResponse
-	(*RestoreCatalogRequest)(nil),    // 56: fanout.admin.v1.RestoreCatalogRequest
-	(*RestoreCatalogResponse)(nil),   // 57: fanout.admin.v1.RestoreCatalogResponse
-	(*AcceptEpochRequest)(nil),       // 58: fanout.admin.v1.AcceptEpochRequest
-	(*AcceptEpochResponse)(nil),      // 59: fanout.admin.v1.AcceptEpochResponse
-	(*ViewRequest)(nil),              // 60: fanout.admin.v1.ViewRequest
-	(*ViewResponse)(nil),             // 61: fanout.admin.v1.ViewResponse
-	(*VerifyRequest)(nil),            // 62: fanout.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),           // 63: fanout.admin.v1.VerifyResponse
-	(*VerifyProgress)(nil),           // 64: fanout.admin.v1.VerifyProgress
-	(*VerifiedRef)(nil),              // 65: fanout.admin.v1.VerifiedRef
-	(*Difference)(nil),               // 66: fanout.admin.v1.Difference
-	(*VerifyDone)(nil),               // 67: fanout.admin.v1.VerifyDone
-	(*DoctorRequest)(nil),            // 68: fanout.admin.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 69: fanout.admin.v1.DoctorResponse
-	(*Check)(nil),                    // 70: fanout.admin.v1.Check
-	(*StartRolloutRequest)(nil),      // 71: fanout.admin.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),     // 72: fanout.admin.v1.StartRolloutResponse
-	(*PreflightSite)(nil),            // 73: fanout.admin.v1.PreflightSite
-	(*ReadyRequest)(nil),             // 74: fanout.admin.v1.ReadyRequest
-	(*Need)(nil),                     // 75: fanout.admin.v1.Need
-	(*ReadyResponse)(nil),            // 76: fanout.admin.v1.ReadyResponse
-	(*RolloutsRequest)(nil),          // 77: fanout.admin.v1.RolloutsRequest
-	(*RolloutsResponse)(nil),         // 78: fanout.admin.v1.RolloutsResponse
-	(*RolloutSite)(nil),              // 79: fanout.admin.v1.RolloutSite
-	(*SteerRolloutRequest)(nil),      // 80: fanout.admin.v1.SteerRolloutRequest
-	(*SteerRolloutResponse)(nil),     // 81: fanout.admin.v1.SteerRolloutResponse
-	(*PoliciesRequest)(nil),          // 82: fanout.admin.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),         // 83: fanout.admin.v1.PoliciesResponse
-	(*SetPoliciesRequest)(nil),       // 84: fanout.admin.v1.SetPoliciesRequest
-	(*SetPoliciesResponse)(nil),      // 85: fanout.admin.v1.SetPoliciesResponse
-	(*SetFreezeRequest)(nil),         // 86: fanout.admin.v1.SetFreezeRequest
-	(*SetFreezeResponse)(nil),        // 87: fanout.admin.v1.SetFreezeResponse
-	nil,                              // 88: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 89: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                // 90: fanout.catalog.v1.Freeze
-	(*v11.Disk)(nil),                 // 91: fanout.tree.v1.Disk
-	(*v11.Trouble)(nil),              // 92: fanout.tree.v1.Trouble
-	(*v11.BlobProgress)(nil),         // 93: fanout.tree.v1.BlobProgress
-	(*v1.Scope)(nil),                 // 94: fanout.catalog.v1.Scope
-	(*v1.Rollout)(nil),               // 95: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 96: fanout.catalog.v1.Policy
+	(*DescribeRequest)(nil),          // 20: fanout.admin.v1.DescribeRequest
+	(*DescribeResponse)(nil),         // 21: fanout.admin.v1.DescribeResponse
+	(*ImagesRequest)(nil),            // 22: fanout.admin.v1.ImagesRequest
+	(*ImagesResponse)(nil),           // 23: fanout.admin.v1.ImagesResponse
+	(*EventsRequest)(nil),            // 24: fanout.admin.v1.EventsRequest
+	(*EventsResponse)(nil),           // 25: fanout.admin.v1.EventsResponse
+	(*MembersRequest)(nil),           // 26: fanout.admin.v1.MembersRequest
+	(*MembersResponse)(nil),          // 27: fanout.admin.v1.MembersResponse
+	(*MemberInfo)(nil),               // 28: fanout.admin.v1.MemberInfo
+	(*VersionRequest)(nil),           // 29: fanout.admin.v1.VersionRequest
+	(*VersionResponse)(nil),          // 30: fanout.admin.v1.VersionResponse
+	(*UnpublishRequest)(nil),         // 31: fanout.admin.v1.UnpublishRequest
+	(*UnpublishResponse)(nil),        // 32: fanout.admin.v1.UnpublishResponse
+	(*UndoRequest)(nil),              // 33: fanout.admin.v1.UndoRequest
+	(*UndoResponse)(nil),             // 34: fanout.admin.v1.UndoResponse
+	(*ConflictsRequest)(nil),         // 35: fanout.admin.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),        // 36: fanout.admin.v1.ConflictsResponse
+	(*ConflictInfo)(nil),             // 37: fanout.admin.v1.ConflictInfo
+	(*ConflictSide)(nil),             // 38: fanout.admin.v1.ConflictSide
+	(*SettleConflictRequest)(nil),    // 39: fanout.admin.v1.SettleConflictRequest
+	(*SettleConflictResponse)(nil),   // 40: fanout.admin.v1.SettleConflictResponse
+	(*DeletionsRequest)(nil),         // 41: fanout.admin.v1.DeletionsRequest
+	(*DeletionsResponse)(nil),        // 42: fanout.admin.v1.DeletionsResponse
+	(*DeletionInfo)(nil),             // 43: fanout.admin.v1.DeletionInfo
+	(*AllowDeletionsRequest)(nil),    // 44: fanout.admin.v1.AllowDeletionsRequest
+	(*AllowDeletionsResponse)(nil),   // 45: fanout.admin.v1.AllowDeletionsResponse
+	(*RestoreDeletionsRequest)(nil),  // 46: fanout.admin.v1.RestoreDeletionsRequest
+	(*RestoreDeletionsResponse)(nil), // 47: fanout.admin.v1.RestoreDeletionsResponse
+	(*AddMemberRequest)(nil),         // 48: fanout.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),        // 49: fanout.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),      // 50: fanout.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),     // 51: fanout.admin.v1.RemoveMemberResponse
+	(*ForgetGroupRequest)(nil),       // 52: fanout.admin.v1.ForgetGroupRequest
+	(*ForgetGroupResponse)(nil),      // 53: fanout.admin.v1.ForgetGroupResponse
+	(*LeadRequest)(nil),              // 54: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),             // 55: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),       // 56: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),      // 57: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),    // 58: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil),   // 59: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),       // 60: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),      // 61: fanout.admin.v1.AcceptEpochResponse
+	(*ViewRequest)(nil),              // 62: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),             // 63: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),            // 64: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),           // 65: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),           // 66: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),              // 67: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),               // 68: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),               // 69: fanout.admin.v1.VerifyDone
+	(*DoctorRequest)(nil),            // 70: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 71: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                    // 72: fanout.admin.v1.Check
+	(*StartRolloutRequest)(nil),      // 73: fanout.admin.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 74: fanout.admin.v1.StartRolloutResponse
+	(*PreflightSite)(nil),            // 75: fanout.admin.v1.PreflightSite
+	(*ReadyRequest)(nil),             // 76: fanout.admin.v1.ReadyRequest
+	(*Need)(nil),                     // 77: fanout.admin.v1.Need
+	(*ReadyResponse)(nil),            // 78: fanout.admin.v1.ReadyResponse
+	(*RolloutsRequest)(nil),          // 79: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),         // 80: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),              // 81: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),      // 82: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),     // 83: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),          // 84: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),         // 85: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),       // 86: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),      // 87: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),         // 88: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),        // 89: fanout.admin.v1.SetFreezeResponse
+	nil,                              // 90: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 91: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),                // 92: fanout.catalog.v1.Freeze
+	(*v11.Disk)(nil),                 // 93: fanout.tree.v1.Disk
+	(*v11.Trouble)(nil),              // 94: fanout.tree.v1.Trouble
+	(*v11.BlobProgress)(nil),         // 95: fanout.tree.v1.BlobProgress
+	(*v1.Scope)(nil),                 // 96: fanout.catalog.v1.Scope
+	(*v1.Record)(nil),                // 97: fanout.catalog.v1.Record
+	(*v1.Rollout)(nil),               // 98: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                // 99: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,   // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	89,  // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	91,  // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,   // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,   // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	89,  // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	88,  // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	90,  // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	89,  // 7: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
-	89,  // 8: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	91,  // 9: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
-	91,  // 10: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
-	89,  // 11: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
-	89,  // 12: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	91,  // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	90,  // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	92,  // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	91,  // 7: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
+	91,  // 8: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	93,  // 9: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
+	93,  // 10: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
+	91,  // 11: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
+	91,  // 12: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,   // 13: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	89,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	89,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	89,  // 16: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	91,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	91,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	91,  // 16: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
 	11,  // 17: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
 	8,   // 18: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	89,  // 19: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
-	14,  // 20: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
-	89,  // 21: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
-	89,  // 22: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
-	92,  // 23: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
-	93,  // 24: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
-	89,  // 25: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
-	89,  // 26: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
-	15,  // 27: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
-	89,  // 28: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
-	89,  // 29: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
-	18,  // 30: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
-	19,  // 31: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
-	89,  // 32: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
-	89,  // 33: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	89,  // 34: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	89,  // 35: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	26,  // 36: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	89,  // 37: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	89,  // 38: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	89,  // 39: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
-	35,  // 40: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	36,  // 41: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	36,  // 42: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	89,  // 43: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	36,  // 44: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	89,  // 45: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	41,  // 46: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	89,  // 47: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	26,  // 48: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	94,  // 49: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	94,  // 50: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	94,  // 51: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	64,  // 52: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	65,  // 53: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	66,  // 54: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	67,  // 55: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	70,  // 56: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	95,  // 57: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	73,  // 58: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	70,  // 59: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	75,  // 60: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	70,  // 61: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	95,  // 62: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	89,  // 63: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	79,  // 64: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,   // 65: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	95,  // 66: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	96,  // 67: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	96,  // 68: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	96,  // 69: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	89,  // 70: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	90,  // 71: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,   // 72: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,   // 73: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,   // 74: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,   // 75: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12,  // 76: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
-	16,  // 77: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
-	20,  // 78: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	22,  // 79: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	24,  // 80: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	27,  // 81: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	29,  // 82: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	31,  // 83: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	33,  // 84: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	37,  // 85: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	39,  // 86: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	42,  // 87: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	44,  // 88: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	46,  // 89: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	48,  // 90: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	52,  // 91: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	50,  // 92: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
-	54,  // 93: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	56,  // 94: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	58,  // 95: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	71,  // 96: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	77,  // 97: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	80,  // 98: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	82,  // 99: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	84,  // 100: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	86,  // 101: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	60,  // 102: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	62,  // 103: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	68,  // 104: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	74,  // 105: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,   // 106: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,   // 107: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,   // 108: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10,  // 109: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13,  // 110: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
-	17,  // 111: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
-	21,  // 112: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	23,  // 113: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	25,  // 114: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	28,  // 115: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	30,  // 116: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	32,  // 117: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	34,  // 118: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	38,  // 119: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	40,  // 120: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	43,  // 121: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	45,  // 122: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	47,  // 123: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	49,  // 124: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	53,  // 125: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	51,  // 126: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
-	55,  // 127: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	57,  // 128: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	59,  // 129: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	72,  // 130: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	78,  // 131: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	81,  // 132: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	83,  // 133: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	85,  // 134: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	87,  // 135: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	61,  // 136: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	63,  // 137: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	69,  // 138: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	76,  // 139: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	106, // [106:140] is the sub-list for method output_type
-	72,  // [72:106] is the sub-list for method input_type
-	72,  // [72:72] is the sub-list for extension type_name
-	72,  // [72:72] is the sub-list for extension extendee
-	0,   // [0:72] is the sub-list for field type_name
+	94,  // 19: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
+	91,  // 20: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
+	14,  // 21: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
+	91,  // 22: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
+	91,  // 23: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
+	94,  // 24: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
+	95,  // 25: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
+	91,  // 26: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
+	91,  // 27: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
+	15,  // 28: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
+	91,  // 29: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
+	91,  // 30: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
+	18,  // 31: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
+	19,  // 32: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
+	91,  // 33: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
+	91,  // 34: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
+	4,   // 35: fanout.admin.v1.DescribeResponse.group:type_name -> fanout.admin.v1.TreeGroup
+	96,  // 36: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
+	4,   // 37: fanout.admin.v1.DescribeResponse.children:type_name -> fanout.admin.v1.TreeGroup
+	10,  // 38: fanout.admin.v1.DescribeResponse.pending:type_name -> fanout.admin.v1.PendingResponse
+	97,  // 39: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
+	8,   // 40: fanout.admin.v1.DescribeResponse.sites:type_name -> fanout.admin.v1.SiteRef
+	37,  // 41: fanout.admin.v1.DescribeResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	98,  // 42: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	99,  // 43: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
+	25,  // 44: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
+	91,  // 45: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	91,  // 46: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	91,  // 47: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	28,  // 48: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	91,  // 49: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	91,  // 50: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	91,  // 51: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	37,  // 52: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	38,  // 53: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	38,  // 54: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	91,  // 55: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	38,  // 56: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	91,  // 57: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	43,  // 58: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	91,  // 59: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	28,  // 60: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	96,  // 61: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	96,  // 62: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	96,  // 63: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	66,  // 64: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	67,  // 65: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	68,  // 66: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	69,  // 67: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	72,  // 68: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	98,  // 69: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	75,  // 70: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	72,  // 71: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	77,  // 72: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	72,  // 73: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	98,  // 74: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	91,  // 75: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	81,  // 76: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,   // 77: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	98,  // 78: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	99,  // 79: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	99,  // 80: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	99,  // 81: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	91,  // 82: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	92,  // 83: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,   // 84: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,   // 85: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,   // 86: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,   // 87: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12,  // 88: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
+	16,  // 89: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
+	20,  // 90: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
+	22,  // 91: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	24,  // 92: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	26,  // 93: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	29,  // 94: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	31,  // 95: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	33,  // 96: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	35,  // 97: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	39,  // 98: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	41,  // 99: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	44,  // 100: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	46,  // 101: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	48,  // 102: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	50,  // 103: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	54,  // 104: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	52,  // 105: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	56,  // 106: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	58,  // 107: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	60,  // 108: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	73,  // 109: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	79,  // 110: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	82,  // 111: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	84,  // 112: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	86,  // 113: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	88,  // 114: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	62,  // 115: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	64,  // 116: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	70,  // 117: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	76,  // 118: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,   // 119: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,   // 120: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,   // 121: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10,  // 122: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13,  // 123: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
+	17,  // 124: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
+	21,  // 125: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
+	23,  // 126: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	25,  // 127: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	27,  // 128: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	30,  // 129: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	32,  // 130: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	34,  // 131: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	36,  // 132: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	40,  // 133: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	42,  // 134: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	45,  // 135: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	47,  // 136: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	49,  // 137: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	51,  // 138: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	55,  // 139: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	53,  // 140: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	57,  // 141: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	59,  // 142: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	61,  // 143: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	74,  // 144: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	80,  // 145: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	83,  // 146: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	85,  // 147: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	87,  // 148: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	89,  // 149: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	63,  // 150: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	65,  // 151: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	71,  // 152: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	78,  // 153: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	119, // [119:154] is the sub-list for method output_type
+	84,  // [84:119] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -7296,7 +7601,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 	if File_fanout_admin_v1_admin_proto != nil {
 		return
 	}
-	file_fanout_admin_v1_admin_proto_msgTypes[63].OneofWrappers = []any{
+	file_fanout_admin_v1_admin_proto_msgTypes[65].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Ref)(nil),
 		(*VerifyResponse_Difference)(nil),
@@ -7308,7 +7613,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   89,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	AdminService_Pending_FullMethodName          = "/fanout.admin.v1.AdminService/Pending"
 	AdminService_Why_FullMethodName              = "/fanout.admin.v1.AdminService/Why"
 	AdminService_Top_FullMethodName              = "/fanout.admin.v1.AdminService/Top"
+	AdminService_Describe_FullMethodName         = "/fanout.admin.v1.AdminService/Describe"
 	AdminService_Images_FullMethodName           = "/fanout.admin.v1.AdminService/Images"
 	AdminService_Events_FullMethodName           = "/fanout.admin.v1.AdminService/Events"
 	AdminService_Members_FullMethodName          = "/fanout.admin.v1.AdminService/Members"
@@ -78,6 +79,8 @@ type AdminServiceClient interface {
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 	// Top lists the transfers that are under way at the agent's group and below, asked of the agents now. It is bounded, and says who did not answer.
 	Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error)
+	// Describe tells everything that is known of a group, a site or a ref.
+	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 	// Images streams the catalog in the order of refs.
 	Images(ctx context.Context, in *ImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImagesResponse], error)
 	// Events streams what happened lately and, with follow, what happens.
@@ -238,6 +241,16 @@ func (c *adminServiceClient) Top(ctx context.Context, in *TopRequest, opts ...gr
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TopResponse)
 	err := c.cc.Invoke(ctx, AdminService_Top_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeResponse)
+	err := c.cc.Invoke(ctx, AdminService_Describe_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -602,6 +615,8 @@ type AdminServiceServer interface {
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	// Top lists the transfers that are under way at the agent's group and below, asked of the agents now. It is bounded, and says who did not answer.
 	Top(context.Context, *TopRequest) (*TopResponse, error)
+	// Describe tells everything that is known of a group, a site or a ref.
+	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	// Images streams the catalog in the order of refs.
 	Images(*ImagesRequest, grpc.ServerStreamingServer[ImagesResponse]) error
 	// Events streams what happened lately and, with follow, what happens.
@@ -689,6 +704,9 @@ func (UnimplementedAdminServiceServer) Why(context.Context, *WhyRequest) (*WhyRe
 }
 func (UnimplementedAdminServiceServer) Top(context.Context, *TopRequest) (*TopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Top not implemented")
+}
+func (UnimplementedAdminServiceServer) Describe(context.Context, *DescribeRequest) (*DescribeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Describe not implemented")
 }
 func (UnimplementedAdminServiceServer) Images(*ImagesRequest, grpc.ServerStreamingServer[ImagesResponse]) error {
 	return status.Error(codes.Unimplemented, "method Images not implemented")
@@ -871,6 +889,24 @@ func _AdminService_Top_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).Top(ctx, req.(*TopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Describe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Describe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Describe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Describe(ctx, req.(*DescribeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1340,6 +1376,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Top",
 			Handler:    _AdminService_Top_Handler,
+		},
+		{
+			MethodName: "Describe",
+			Handler:    _AdminService_Describe_Handler,
 		},
 		{
 			MethodName: "Members",

@@ -1248,8 +1248,12 @@ type GroupHealth struct {
 	Freeze *v1.Freeze `protobuf:"bytes,14,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	// detached_since: since when it is attached to no parent; absent: it is attached, or has none.
 	DetachedSince *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=detached_since,json=detachedSince,proto3" json:"detached_since,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// parents: fabric addresses of who may be its parent, in the order in which its root tries them.
+	Parents []string `protobuf:"bytes,21,rep,name=parents,proto3" json:"parents,omitempty"`
+	// fallback_parents, tried when none of those answers.
+	FallbackParents []string `protobuf:"bytes,22,rep,name=fallback_parents,json=fallbackParents,proto3" json:"fallback_parents,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GroupHealth) Reset() {
@@ -1383,6 +1387,20 @@ func (x *GroupHealth) GetFreeze() *v1.Freeze {
 func (x *GroupHealth) GetDetachedSince() *timestamppb.Timestamp {
 	if x != nil {
 		return x.DetachedSince
+	}
+	return nil
+}
+
+func (x *GroupHealth) GetParents() []string {
+	if x != nil {
+		return x.Parents
+	}
+	return nil
+}
+
+func (x *GroupHealth) GetFallbackParents() []string {
+	if x != nil {
+		return x.FallbackParents
 	}
 	return nil
 }
@@ -3019,7 +3037,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05sites\x18\x03 \x03(\v2\x1a.fanout.tree.v1.SiteHealthR\x05sites\x124\n" +
 	"\apending\x18\x04 \x03(\v2\x1a.fanout.tree.v1.PendingRefR\apending\x124\n" +
 	"\asettled\x18\x05 \x03(\v2\x1a.fanout.tree.v1.SettledRefR\asettled\x12#\n" +
-	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\x8f\x05\n" +
+	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\xd4\x05\n" +
 	"\vGroupHealth\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -3036,7 +3054,9 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05sites\x18\f \x03(\v2\x1c.fanout.catalog.v1.GroupSiteR\x05sites\x12\x12\n" +
 	"\x04keep\x18\r \x01(\rR\x04keep\x121\n" +
 	"\x06freeze\x18\x0e \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12A\n" +
-	"\x0edetached_since\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x1a9\n" +
+	"\x0edetached_since\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x12\x18\n" +
+	"\aparents\x18\x15 \x03(\tR\aparents\x12)\n" +
+	"\x10fallback_parents\x18\x16 \x03(\tR\x0ffallbackParents\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x05\n" +

@@ -1,0 +1,279 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+
+	"github.com/fanout-io/fanout/pkg/tree"
+)
+
+const (
+	// describeEvents bounds the events in a description.
+	describeEvents = 20
+	// eventsTimeout bounds the question for the events of others; each tier below has a little less.
+	eventsTimeout = 8 * time.Second
+	// askAgain is after how long somebody who was lost is asked again.
+	askAgain = 2 * time.Second
+)
+
+// Events implements adminv1.AdminServiceServer. Without a subject they are those of this agent; with one, the root asks the agents that it concerns.
+func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
+	ctx := stream.Context()
+	actor, err := s.actor(ctx)
+	if err != nil {
+		return err
+	}
+	if req.GetOf() == "" || req.GetHere() {
+		return s.a.ownEvents(ctx, req.GetFollow(), req.GetOf(), stream.Send)
+	}
+	root, err := s.rootOnce(ctx)
+	if err != nil {
+		return err
+	}
+	if root != nil {
+		from, err := root.Events(onBehalf(ctx, actor), req)
+		return relay(from, err, stream.Send)
+	}
+	x, err := s.a.named(s.a.node.Health(), req.GetOf())
+	if err != nil {
+		return err
+	}
+	return s.eventsOf(onBehalf(ctx, actor), x, req.GetFollow(), stream.Send)
+}
+
+// ownEvents are those of this agent; with a ref those about it.
+func (a *Agent) ownEvents(ctx context.Context, follow bool, ref string, send func(*adminv1.EventsResponse) error) error {
+	var n uint64
+	for {
+		list, next, wake := a.events.since(n)
+		for _, ev := range list {
+			if ref != "" && ev.GetRef() != ref {
+				continue
+			}
+			if err := send(ev); err != nil {
+				return err
+			}
+		}
+		n = next
+		if !follow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+	}
+}
+
+// teller is somebody who has events about a subject.
+type teller struct {
+	group, site string // site: "" for all of a group that is asked through its root
+	ask         func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error
+	last        map[string]time.Time // by site: of the last event that was taken from it. Clocks differ
+}
+
+// fresh notes an event, and says whether it is newer than what was taken of its site.
+func (t *teller) fresh(ev *adminv1.EventsResponse) bool {
+	at := ev.GetTime().AsTime()
+	if !at.After(t.last[ev.GetSite()]) {
+		return false
+	}
+	if t.last == nil {
+		t.last = map[string]time.Time{}
+	}
+	t.last[ev.GetSite()] = at
+	return true
+}
+
+// tellers are this agent, the members of its group, and for the groups below those through whom they are reached, so far as the subject concerns them.
+func (s *admin) tellers(view tree.HealthView, x subject) (out []*teller) {
+	a, through := s.a, map[string]bool{}
+	ref := ""
+	if x.kind == kindRef {
+		ref = x.name
+	}
+	for _, h := range view.Sites {
+		group, site := h.GetGroup(), h.GetSite()
+		switch {
+		case x.kind == kindSite && site != x.name, x.kind == kindGroup && group != x.name:
+		case site == a.cfg.Site:
+			out = append(out, &teller{group: group, site: site, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+				return a.ownEvents(ctx, follow, ref, send)
+			}})
+		case group == a.cfg.Group:
+			out = append(out, &teller{group: group, site: site, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+				client, err := a.reach(ctx, site)
+				if err != nil {
+					return err
+				}
+				return relayEvents(ctx, client, &adminv1.EventsRequest{Follow: follow, Of: ref, Here: true}, ref, send)
+			}})
+		default:
+			child := a.childToward(group)
+			if through[child] {
+				continue
+			}
+			through[child] = true
+			out = append(out, &teller{group: child, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+				t, ok := a.node.Toward(child)
+				if !ok {
+					return status.Errorf(codes.Unavailable, "%s is not attached here", child)
+				}
+				err := relayEvents(ctx, adminv1.NewAdminServiceClient(t.Conn), &adminv1.EventsRequest{Follow: follow, Of: x.String()}, ref, send)
+				if x.kind == kindRef && status.Code(err) == codes.NotFound {
+					return nil // it does not subscribe to that
+				}
+				return err
+			}})
+		}
+	}
+	return out
+}
+
+// childToward is the attached group through which another is reached; where there is none, that group itself.
+func (a *Agent) childToward(group string) string {
+	if t, ok := a.node.Toward(group); ok {
+		return t.Group
+	}
+	return group
+}
+
+// relayEvents asks another agent. With a ref only its events are passed on: an agent of an older version gives all.
+func relayEvents(ctx context.Context, client adminv1.AdminServiceClient, req *adminv1.EventsRequest, ref string, send func(*adminv1.EventsResponse) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	from, err := client.Events(ctx, req)
+	return relay(from, err, func(ev *adminv1.EventsResponse) error {
+		if ref != "" && ev.GetRef() != ref {
+			return nil
+		}
+		return send(ev)
+	})
+}
+
+// eventsOf asks all tellers. What they remember comes in the order of its time; after that, with follow, each event when it comes. Who can't be asked, or is lost, is told of by an event that
+// nobody remembers, and is asked again.
+func (s *admin) eventsOf(ctx context.Context, x subject, follow bool, send func(*adminv1.EventsResponse) error) error {
+	tellers := s.tellers(s.a.node.Health(), x)
+	for _, ev := range s.gather(ctx, x, tellers) {
+		if err := send(ev); err != nil {
+			return err
+		}
+	}
+	if !follow {
+		return nil
+	}
+	return s.followAll(ctx, x, tellers, send)
+}
+
+// followAll follows those tellers, and others that come up later, as groups attach. It ends when this agent is no longer the root: then another one hears of what is below.
+func (s *admin) followAll(ctx context.Context, x subject, tellers []*teller, send func(*adminv1.EventsResponse) error) error {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	followed := map[string]bool{}
+	g.Go(func() error {
+		for {
+			for _, t := range tellers {
+				if key := t.group + " " + t.site; !followed[key] {
+					followed[key] = true
+					g.Go(func() error {
+						return s.followTeller(ctx, x, t, func(ev *adminv1.EventsResponse) error {
+							mu.Lock()
+							defer mu.Unlock()
+							return send(ev)
+						})
+					})
+				}
+			}
+			if !sleep(ctx, askAgain) {
+				return ctx.Err()
+			}
+			if !s.a.node.IsRoot() {
+				return status.Errorf(codes.Unavailable, "%s is no longer the root of %s", s.a.cfg.Site, s.a.cfg.Group)
+			}
+			tellers = s.tellers(s.a.node.Health(), x)
+		}
+	})
+	return g.Wait()
+}
+
+// followTeller passes on what is new at one teller until ctx ends or it can't be sent.
+func (s *admin) followTeller(ctx context.Context, x subject, t *teller, send func(*adminv1.EventsResponse) error) error {
+	told := ""
+	for {
+		var sending error
+		err := t.ask(ctx, true, func(ev *adminv1.EventsResponse) error {
+			told = ""
+			if t.fresh(ev) {
+				sending = send(ev)
+			}
+			return sending
+		})
+		if sending != nil {
+			return sending
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && told != err.Error() {
+			told = err.Error()
+			if err := send(s.a.notTold(x, t, err)); err != nil {
+				return err
+			}
+		}
+		if !sleep(ctx, askAgain) {
+			return ctx.Err()
+		}
+	}
+}
+
+// gather gives what all tellers remember, oldest first.
+func (s *admin) gather(ctx context.Context, x subject, tellers []*teller) (out []*adminv1.EventsResponse) {
+	ctx, cancel := context.WithTimeout(ctx, within(ctx, eventsTimeout))
+	defer cancel()
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(topAtOnce)
+	for _, t := range tellers {
+		g.Go(func() error {
+			var list []*adminv1.EventsResponse
+			err := t.ask(ctx, false, func(ev *adminv1.EventsResponse) error {
+				if t.fresh(ev) {
+					list = append(list, ev)
+				}
+				return nil
+			})
+			if err != nil {
+				list = append(list, s.a.notTold(x, t, err))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, list...)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	slices.SortStableFunc(out, func(a, b *adminv1.EventsResponse) int { return a.GetTime().AsTime().Compare(b.GetTime().AsTime()) })
+	return out
+}
+
+// notTold says that somebody's events are not among those that are shown.
+func (a *Agent) notTold(x subject, t *teller, err error) *adminv1.EventsResponse {
+	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: "NotAsked", Site: a.cfg.Site, Count: 1}
+	ev.Message = "the events of " + cmp.Or(t.site, t.group) + " are not among these: " + status.Convert(err).Message()
+	if x.kind == kindRef {
+		ev.Ref = x.name
+	}
+	return ev
+}
