@@ -80,6 +80,10 @@ func TestDescribe(t *testing.T) {
 	cut := func([]byte) bool { return false }
 	hq.link.harm.Store(&cut)
 	eventually(t, "that it can't be asked", func() error { return news.has("NotAsked", "gd") })
+	eventually(t, "the province is alone", func() error {
+		out, _ := gd.ctl("events", "-o", "json")
+		return says(string(out), `"Detached"`)
+	})
 	hq.link.harm.Store(nil)
 	eventually(t, "what happened meanwhile", func() error { return news.has("Detached", "attached to no parent") })
 	eventually(t, "that it is back", func() error { return news.has("Attached", "to hq, by hq-a") })
