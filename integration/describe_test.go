@@ -63,6 +63,8 @@ func TestDescribe(t *testing.T) {
 				return err
 			case d.Kind != "group" || d.Group == nil || d.Group.Parent != "hq/gd" || d.Parents == nil || !slices.Equal(*d.Parents, []string{gd.advertised()}) || d.Subscription == nil || !d.Subscription.Everything:
 				return fmt.Errorf("the group: %+v", d)
+			case slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Reason == "Detached" && strings.Contains(e.Message, "attach again") }):
+				return fmt.Errorf("what is no loss is told of: %+v", d.Events)
 			case !slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Reason == "Attached" && strings.Contains(e.Message, "to hq/gd, by gd-a") }):
 				return fmt.Errorf("its events: %+v", d.Events)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -103,6 +104,8 @@ func toStatus(err error) error {
 		code = codes.PermissionDenied
 	case errors.Is(err, ErrRubbish), errors.Is(err, catalog.ErrInvalid):
 		code = codes.InvalidArgument
+	case errors.Is(err, errAgain):
+		code = codes.Aborted
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
@@ -139,6 +142,8 @@ func fromStream(err error) error {
 	switch st.Code() {
 	case codes.OK:
 		return err
+	case codes.Aborted:
+		return fmt.Errorf("%w: %s", errAgain, strings.TrimPrefix(st.Message(), errAgain.Error()+": "))
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return fmt.Errorf("%w: %s", ErrRefused, st.Message())
 	case codes.InvalidArgument, codes.ResourceExhausted, codes.Internal:
