@@ -21,7 +21,7 @@ const module = "github.com/fanout-io/fanout"
 
 // rank orders packages: each imports only lower ones. (Transfer uses the store, which is a rank below it.) Generated code, commands and tests of the whole stand apart.
 var rank = map[string]int{
-	"pkg/catalog": 1, "pkg/store": 1, "pkg/identity": 1, "pkg/config": 1,
+	"pkg/catalog": 1, "pkg/store": 1, "pkg/identity": 1, "pkg/config": 1, "pkg/tracing": 1,
 	"pkg/tree": 2, "pkg/transfer": 2, "pkg/registry": 2, "pkg/reconcile": 2, "pkg/plan": 2,
 	"pkg/view":  3,
 	"pkg/web":   4,
@@ -40,6 +40,7 @@ var onlyIn = []struct {
 	{"go.etcd.io/bbolt", []string{"pkg/store", "pkg/tree"}, "only the store and the raft log have databases"},
 	{"github.com/google/go-containerregistry", []string{"pkg/registry"}, "registries are spoken to through pkg/registry"},
 	{"github.com/distribution/distribution", []string{"pkg/registry"}, "registries are spoken to through pkg/registry"},
+	{"go.opentelemetry.io", []string{"pkg/tracing"}, "traces are told of through pkg/tracing"},
 	{"flag", []string{"cmd"}, "only commands read flags"},
 	{"github.com/spf13", []string{"cmd"}, "only commands read flags"},
 }
@@ -140,7 +141,7 @@ func brokenImport(from, to string) string {
 	case ra == rb:
 		return "packages of one rank do not import each other"
 	case ra < rb:
-		return "imports run one way: cmd, agent, web, view, {tree, transfer, registry, reconcile, plan}, {catalog, store, identity, config}, proto"
+		return "imports run one way: cmd, agent, web, view, {tree, transfer, registry, reconcile, plan}, {catalog, store, identity, config, tracing}, proto"
 	}
 	return ""
 }
