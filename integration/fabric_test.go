@@ -75,6 +75,7 @@ type site struct {
 	link     *proxy       // in front of fabric, when the traffic to it is to be counted
 	gate     string       // address in front of fabric, where something else than link is there
 	binary   string       // fanoutd, where it is not the ordinary one
+	env      []string     // more of the environment
 	raftGate string       // address in front of raft, where something is there
 	own      *ownRegistry // nil where the registry is embedded
 	// registryDir is the folder of the registry, where it is not the embedded one's.
@@ -245,6 +246,7 @@ func (s *site) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cmd = exec.Command(cmp.Or(s.binary, filepath.Join(binaries, "fanoutd")), "--config", file, "--log-level", "debug")
+	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = &lockedWriter{mu: &s.mu, w: s.log}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {

@@ -210,7 +210,7 @@ func (a *app) promote(ctx context.Context, p *promotion) error {
 }
 
 func (a *app) startRollout(ctx context.Context, c *client.Client, req *adminv1.StartRolloutRequest) (*adminv1.StartRolloutResponse, error) {
-	return unary(ctx, func(ctx context.Context) (*adminv1.StartRolloutResponse, error) { return c.StartRollout(ctx, req) })
+	return unary(ctx, func(ctx context.Context) (*adminv1.StartRolloutResponse, error) { return c.StartRollout(a.traced(ctx), req) })
 }
 
 // pin names the digests that were shown, so that a push in between changes nothing.

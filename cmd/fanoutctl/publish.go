@@ -34,6 +34,8 @@ digest that it shows and its state, as of the time in asOf.
 
 Progress goes to stderr, results to stdout, in the order of the refs: with -o json a line for each.
 
+Where TRACEPARENT is set, as by a pipeline that traces itself, the publish is a part of that trace.
+
 With --wait and --timeout: exit code 5 when sites were still on their way as the time ran out, 3 when all sites that
 are missing had failed (fanout tries them again, for ever). Nothing is undone in either case.`,
 		Example: `  fanoutctl publish team/app:1.4
@@ -126,7 +128,7 @@ func (a *app) publishOne(ctx context.Context, c *client.Client, ref string, wait
 	came := false
 	p.err = settle(ctx, c, a.persist(ctx, c, &came, note, func(ctx context.Context) error {
 		err := each(ctx, 0, func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.PublishResponse], error) {
-			return c.Publish(ctx, &adminv1.PublishRequest{Ref: ref, Wait: wait})
+			return c.Publish(a.traced(ctx), &adminv1.PublishRequest{Ref: ref, Wait: wait})
 		}, func(r *adminv1.PublishResponse) error {
 			came = wait && r.GetRevision() > 0
 			p.last = r

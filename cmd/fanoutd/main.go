@@ -17,6 +17,7 @@ import (
 
 	"github.com/fanout-io/fanout/pkg/agent"
 	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/tracing"
 )
 
 // version is set by the linker.
@@ -70,7 +71,12 @@ func command(stderr io.Writer) *cobra.Command {
 			for _, key := range cfg.NotInForce() {
 				logger.Warn("this key is not in force in this version", "key", key)
 			}
-			a, err := agent.New(cfg, agent.Options{Version: version, Logger: logger})
+			tracer, err := newTracer(cmd.Context(), cfg, logger)
+			if err != nil {
+				return err
+			}
+			defer tracer.Close()
+			a, err := agent.New(cfg, agent.Options{Version: version, Logger: logger, Tracer: tracer})
 			if err != nil {
 				return err
 			}
@@ -94,6 +100,15 @@ func command(stderr io.Writer) *cobra.Command {
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	_ = cmd.MarkFlagRequired("config")
 	return cmd
+}
+
+// newTracer tells a collector of spans where the environment names one; nil: it does not.
+func newTracer(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*tracing.Tracer, error) {
+	logger = logger.With("site", cfg.Site, "group", cfg.Group)
+	if tracing.Wanted(os.LookupEnv) {
+		tracing.LogTo(logger)
+	}
+	return tracing.New(ctx, tracing.Config{Lookup: os.LookupEnv, Site: cfg.Site, Group: cfg.Group, Version: version, Logger: logger})
 }
 
 // reloadOn calls reload for each signal until ctx ends.

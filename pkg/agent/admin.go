@@ -310,6 +310,7 @@ func (s *admin) Publish(req *adminv1.PublishRequest, stream grpc.ServerStreaming
 	if !publishable(settings.GetPublish(), ref) {
 		return status.Errorf(codes.FailedPrecondition, "%s is not among publish.repositories, or is excluded", ref)
 	}
+	ctx = s.a.tracer.Join(ctx, askedTrace(ctx))
 	rec, err := s.publishHere(ctx, ref, actor)
 	if errors.Is(err, registry.ErrNotFound) {
 		return s.publishElsewhere(req, ref, stream)
@@ -317,6 +318,7 @@ func (s *admin) Publish(req *adminv1.PublishRequest, stream grpc.ServerStreaming
 	if err != nil {
 		return err
 	}
+	s.a.traceAsked(ctx, ref, rec)
 	return s.followPublish(ctx, req, ref, rec, stream)
 }
 

@@ -164,7 +164,9 @@ func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.Un
 		if err := s.contentAt(ctx, ref, rec.GetTarget().GetDigest()); err != nil {
 			return nil, err
 		}
-		got, err := s.a.propose(ctx, ref, rec, rec.GetTarget(), rec.GetReferrers(), "", now().AsTime(), actor)
+		got, err := s.a.tracePublish(ctx, spanUndo, ref, "", actor, func(ctx context.Context) (*catalogv1.Record, error) {
+			return s.a.propose(ctx, ref, rec, rec.GetTarget(), rec.GetReferrers(), "", now().AsTime(), actor)
+		})
 		if errors.Is(err, errChanged) {
 			continue
 		}
@@ -314,7 +316,9 @@ func (s *admin) settleOnce(ctx context.Context, ref catalog.Ref, req *adminv1.Se
 			return nil, err
 		}
 	}
-	got, err := s.a.proposePublish(ctx, p, actor)
+	got, err := s.a.tracePublish(ctx, spanSettle, ref, rec.GetTraceparent(), actor, func(ctx context.Context) (*catalogv1.Record, error) {
+		return s.a.proposePublish(ctx, p, actor)
+	})
 	switch {
 	case errors.Is(err, errChanged):
 		return nil, errChanged

@@ -26,6 +26,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/identity"
 	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/store"
+	"github.com/fanout-io/fanout/pkg/tracing"
 	"github.com/fanout-io/fanout/pkg/transfer"
 	"github.com/fanout-io/fanout/pkg/tree"
 	webpage "github.com/fanout-io/fanout/pkg/web"
@@ -52,6 +53,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Timeouts of the group; the zero value means the defaults.
 	Timeouts tree.Timeouts
+	// Tracer is told what is published and delivered; nil: nobody listens. Who made it closes it, after Run.
+	Tracer *tracing.Tracer
 }
 
 // Agent runs one site. Make it with New, then call Run once.
@@ -61,6 +64,7 @@ type Agent struct {
 	logger  *slog.Logger
 	metrics *prometheus.Registry
 	counts  *measures
+	tracer  *tracing.Tracer
 	page    *webpage.Server
 
 	store    *store.Store
@@ -119,7 +123,7 @@ type Agent struct {
 // New opens the data directory and joins the parts; it starts nothing. Run, or Close where Run is not called, must follow.
 func New(cfg *config.Config, opts Options) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, opts: opts, logger: opts.Logger, metrics: prometheus.NewRegistry(), counts: newMeasures(),
+		cfg: cfg, opts: opts, logger: opts.Logger, metrics: prometheus.NewRegistry(), counts: newMeasures(), tracer: opts.Tracer,
 		queue: newQueue(), progress: newProgress(cfg.Site), events: newEvents(cfg.Site), closures: newClosures(),
 		swept: make(chan struct{}), doubt: newNudge(), stale: newNudge(),
 	}

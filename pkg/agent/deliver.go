@@ -18,6 +18,7 @@ import (
 	"github.com/fanout-io/fanout/pkg/reconcile"
 	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/store"
+	"github.com/fanout-io/fanout/pkg/tracing"
 	"github.com/fanout-io/fanout/pkg/transfer"
 )
 
@@ -42,6 +43,8 @@ type delivery struct {
 	parsed    map[string]reconcile.Manifest
 	blobs     map[string]int64
 	left      atomic.Int64
+	steps     int   // of the plans that were made
+	asked     bool  // other agents were asked for manifests
 	present   int64 // bytes of blobs that the repository had when the first plan was made; -1: none was made yet
 }
 
@@ -80,7 +83,14 @@ func newDelivery(a *Agent, ref catalog.Ref, rec *catalogv1.Record, ours string) 
 }
 
 // carryOut puts what the registry lacks, and the tag or the hold last.
-func (d *delivery) carryOut(ctx context.Context) (err error) {
+func (d *delivery) carryOut(ctx context.Context) error {
+	ctx, span := d.a.traceDelivery(ctx, d)
+	err := d.tryOut(ctx)
+	d.traced(ctx, span, err)
+	return err
+}
+
+func (d *delivery) tryOut(ctx context.Context) (err error) {
 	d.a.receipts.note(d.ref, d.rec.GetTarget().GetDigest(), nil)
 	if err := d.gather(ctx); err != nil {
 		return err
@@ -99,7 +109,13 @@ func (d *delivery) carryOut(ctx context.Context) (err error) {
 }
 
 // gather brings all manifests under the record together, from the cache, the registry or other agents.
-func (d *delivery) gather(ctx context.Context) error {
+func (d *delivery) gather(ctx context.Context) (err error) {
+	ctx, span := d.a.tracer.Start(ctx, spanGather)
+	defer func() {
+		if err != nil || d.asked || !d.hold {
+			d.a.traceEnd(ctx, span, d.ref, err)
+		}
+	}()
 	for _, root := range roots(d.rec) {
 		get := func(ctx context.Context, digest string) (registry.Manifest, error) {
 			m, err := d.a.store.Manifest(digest)
@@ -109,6 +125,7 @@ func (d *delivery) gather(ctx context.Context) error {
 				}
 			}
 			if err != nil {
+				d.asked = true
 				m, err = d.a.manifestFromPeers(ctx, d.purpose(root.GetDigest()), digest)
 			}
 			return registry.Manifest(m), err
@@ -200,6 +217,7 @@ func (d *delivery) run(ctx context.Context) error {
 	}
 	d.setLeft(plan.BytesToFetch)
 	for _, stage := range plan.Stages {
+		d.steps += len(stage)
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(parallelSteps)
 		for _, step := range stage {
@@ -236,7 +254,7 @@ func (d *delivery) step(ctx context.Context, s reconcile.Step) error {
 	repo := d.ref.Repository
 	switch s.Kind {
 	case reconcile.MountBlob, reconcile.FetchBlob:
-		return d.pushBlob(ctx, s)
+		return d.traceBlob(ctx, s)
 	case reconcile.PutManifest, reconcile.PutReferrer:
 		if err := d.a.registry.PutManifest(ctx, repo, s.Digest, d.manifests[s.Digest]); err != nil {
 			return err
@@ -249,7 +267,10 @@ func (d *delivery) step(ctx context.Context, s reconcile.Step) error {
 		if d.hold {
 			return d.putHold(ctx)
 		}
-		return d.putTag(ctx)
+		ctx, span := d.a.tracer.Start(ctx, spanTag)
+		err := d.putTag(ctx)
+		d.a.traceEnd(ctx, span, d.ref, err)
+		return err
 	}
 	return fmt.Errorf("plan has a step of kind %s, which is not known here", s.Kind)
 }
@@ -287,18 +308,21 @@ func (d *delivery) putTag(ctx context.Context) error {
 }
 
 // pushBlob puts a blob into the registry: mounted from another repository, or fetched, and put while it is still arriving.
-func (d *delivery) pushBlob(ctx context.Context, s reconcile.Step) error {
+func (d *delivery) pushBlob(ctx context.Context, s reconcile.Step, span *tracing.Span) error {
 	src := &fetching{a: d.a, d: d, req: transfer.Request{
 		Repository: d.ref.Repository, Tag: d.ref.Tag, Revision: d.rec.GetRevision(), Root: d.root[s.Digest], Digest: s.Digest, Size: d.blobs[s.Digest],
 	}}
 	defer src.close()
+	mounted := false
+	defer func() { src.trace(span, mounted) }()
 	if len(s.From) == 0 {
 		// Begin at once: bytes arrive while the upload is opened.
 		if err := src.open(ctx); err != nil {
 			return err
 		}
 	}
-	mounted, err := d.a.registry.PushBlob(ctx, d.ref.Repository, s.Digest, src, s.From...)
+	var err error
+	mounted, err = d.a.registry.PushBlob(ctx, d.ref.Repository, s.Digest, src, s.From...)
 	if errors.Is(err, registry.ErrDigest) {
 		// What the spool holds may have gone bad since it was verified: then it is dropped, and the next try fetches it anew.
 		if verr := d.a.store.Spool().Verify(ctx, s.Digest); verr != nil {

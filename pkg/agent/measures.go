@@ -98,6 +98,8 @@ var (
 	descPending      = prometheus.NewDesc("fanout_pending_refs", "Refs that this registry does not show as it should, by state. drifted and accepted are differences that the settings leave.", []string{"state"}, nil)
 	descConflicts    = prometheus.NewDesc("fanout_conflicts", "Pushes at headquarters that lost against another of their tag and that nobody has judged; at headquarters only.", nil, nil)
 	descDeletions    = prometheus.NewDesc("fanout_deletions_held", "Deletions that wait for an operator's word; at headquarters only.", nil, nil)
+	descSpans        = prometheus.NewDesc("fanout_trace_spans_total", "Spans that ended and are to be sent to the collector of traces.", nil, nil)
+	descSpansSent    = prometheus.NewDesc("fanout_trace_spans_sent_total", "Spans that the collector of traces has taken. What is not among them a minute later is lost.", nil, nil)
 	descTerm         = prometheus.NewDesc("fanout_raft_term", "Term of the group's raft.", nil, nil)
 	descHasRoot      = prometheus.NewDesc("fanout_raft_has_root", "1 while this member knows the group's root.", nil, nil)
 
@@ -117,7 +119,7 @@ type seen struct{ a *Agent }
 
 func (s seen) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSpoolUsed, descSpoolLimit, descSpoolEvicted, descDiskFree, descRegistryUp, descCertificate, descPending, descConflicts, descDeletions, descTerm, descHasRoot,
+		descSpoolUsed, descSpoolLimit, descSpoolEvicted, descDiskFree, descRegistryUp, descCertificate, descPending, descConflicts, descDeletions, descSpans, descSpansSent, descTerm, descHasRoot,
 		descSiteState, descSiteLag, descSiteLagTime, descSiteLeft, descSitePending, descSiteContact,
 	} {
 		ch <- d
@@ -184,6 +186,9 @@ func (s seen) own(ch chan<- prometheus.Metric) {
 	for _, state := range pendingStates {
 		gauge(ch, descPending, float64(byState[state]), state)
 	}
+	ended, sent := a.tracer.Counts()
+	ch <- prometheus.MustNewConstMetric(descSpans, prometheus.CounterValue, float64(ended))
+	ch <- prometheus.MustNewConstMetric(descSpansSent, prometheus.CounterValue, float64(sent))
 	gauge(ch, descTerm, float64(a.node.Term()))
 	gauge(ch, descHasRoot, flag(a.node.Roster().Root != ""))
 	if a.cfg.Headquarters() {

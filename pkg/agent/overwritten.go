@@ -82,7 +82,10 @@ func (a *Agent) overwritten(ctx context.Context, ref catalog.Ref, rec *catalogv1
 		return false, err
 	}
 	// No origin: the registry does not show it any more, and is put right like the others.
-	got, err := a.propose(ctx, ref, rec, target, referrers, "", p.at, a.pusher(ref, p.digest))
+	actor := a.pusher(ref, p.digest)
+	got, err := a.tracePublish(ctx, spanPublish, ref, "", actor, func(ctx context.Context) (*catalogv1.Record, error) {
+		return a.propose(ctx, ref, rec, target, referrers, "", p.at, actor)
+	})
 	if err != nil {
 		return false, a.refused(ref, rec, ours, err)
 	}

@@ -23,7 +23,11 @@ const passedOnKey = "fanout-passed-on"
 // maxActor bounds the name of a person, in bytes.
 const maxActor = 256
 
+// passOn passes a call on, and the trace that it belongs to, whether or not this agent tells of traces.
 func passOn(ctx context.Context) context.Context {
+	if traceparent := askedTrace(ctx); traceparent != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, traceKey, traceparent)
+	}
 	return metadata.AppendToOutgoingContext(ctx, passedOnKey, "1")
 }
 

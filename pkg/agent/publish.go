@@ -23,23 +23,25 @@ const proposeTimeout = 15 * time.Second
 
 // publish proposes what this registry showed under a ref when somebody looked. It is a compare-and-set on the record that was seen: where another member was first, errChanged asks for a new look.
 func (a *Agent) publish(ctx context.Context, ref catalog.Ref, digest string, rec *catalogv1.Record, actor string, looked time.Time) (*catalogv1.Record, error) {
-	target, closure, err := a.readClosure(ctx, ref.Repository, digest)
+	var referrers []*catalogv1.Descriptor
+	got, err := a.tracePublish(ctx, spanPublish, ref, "", actor, func(ctx context.Context) (*catalogv1.Record, error) {
+		target, closure, err := a.readClosure(ctx, ref.Repository, digest)
+		if err != nil {
+			return nil, err
+		}
+		if referrers, _, err = a.findReferrers(ctx, ref.Repository, closure.Manifests); err != nil {
+			return nil, err
+		}
+		pushed := a.pushes.of(ref.String(), digest)
+		if pushed.IsZero() {
+			pushed = time.Now()
+		}
+		return a.propose(ctx, ref, rec, target, referrers, a.cfg.Site, pushed, actor)
+	})
 	if err != nil {
 		return nil, err
 	}
-	referrers, _, err := a.findReferrers(ctx, ref.Repository, closure.Manifests)
-	if err != nil {
-		return nil, err
-	}
-	pushed := a.pushes.of(ref.String(), digest)
-	if pushed.IsZero() {
-		pushed = time.Now()
-	}
-	got, err := a.propose(ctx, ref, rec, target, referrers, a.cfg.Site, pushed, actor)
-	if err != nil {
-		return nil, err
-	}
-	a.events.normal("Published", ref.String(), fmt.Sprintf("%s as revision %d", target.GetDigest(), got.GetRevision()))
+	a.events.normal("Published", ref.String(), fmt.Sprintf("%s as revision %d", digest, got.GetRevision()))
 	if got = a.shown(got); len(got.GetReferrers()) > len(referrers) {
 		// Another member knows of referrers that this registry lacks: the delivery of the record brings them.
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
@@ -58,12 +60,17 @@ func (a *Agent) propose(ctx context.Context, ref catalog.Ref, rec *catalogv1.Rec
 	}, actor)
 }
 
+// proposePublish proposes a publish below the span of ctx, which becomes the record's.
 func (a *Agent) proposePublish(ctx context.Context, p *catalogv1.Publish, actor string) (*catalogv1.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	p.Traceparent = a.tracer.Traceparent(ctx)
+	pctx, span := a.tracer.Start(ctx, spanPropose)
+	pctx, cancel := context.WithTimeout(pctx, proposeTimeout)
 	defer cancel()
-	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: p}})
+	results, err := a.node.Propose(pctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Publish{Publish: p}})
 	if err != nil {
-		return nil, fmt.Errorf("publishing: %w", err)
+		err = fmt.Errorf("publishing: %w", err)
+		a.traceEnd(ctx, span, catalog.Ref{Repository: p.GetRepository(), Tag: p.GetTag()}, err)
+		return nil, err
 	}
 	switch r := results[0]; {
 	case errors.Is(r.Err, catalog.ErrConflict), errors.Is(r.Err, catalog.ErrStale):
@@ -73,6 +80,7 @@ func (a *Agent) proposePublish(ctx context.Context, p *catalogv1.Publish, actor 
 	case r.Err != nil:
 		return nil, fmt.Errorf("publishing: %w", r.Err)
 	default:
+		span.End()
 		return r.Record, nil
 	}
 }
@@ -126,7 +134,10 @@ func (a *Agent) publishReferrers(ctx context.Context, ref catalog.Ref, rec *cata
 	if len(fresh) == 0 {
 		return false, unlisted, nil
 	}
-	got, err := a.propose(ctx, ref, rec, rec.GetTarget(), fresh, a.cfg.Site, rec.GetPushedAt().AsTime(), a.publisher(ref))
+	actor := a.publisher(ref)
+	got, err := a.tracePublish(ctx, spanReferrers, ref, rec.GetTraceparent(), actor, func(ctx context.Context) (*catalogv1.Record, error) {
+		return a.propose(ctx, ref, rec, rec.GetTarget(), fresh, a.cfg.Site, rec.GetPushedAt().AsTime(), actor)
+	})
 	if err != nil {
 		return false, nil, err
 	}

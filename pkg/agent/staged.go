@@ -119,7 +119,7 @@ func (a *Agent) bringAhead(ctx context.Context, ref catalog.Ref) error {
 
 // bring has this registry hold one target, whatever the tag shows.
 func (a *Agent) bring(ctx context.Context, ref catalog.Ref, raw *catalogv1.Record, t catalog.Target) error {
-	rec := &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: t.Descriptor, Referrers: t.Referrers, Revision: raw.GetRevision()}
+	rec := &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: t.Descriptor, Referrers: t.Referrers, Revision: raw.GetRevision(), Traceparent: raw.GetTraceparent()}
 	if err := a.turnToHold(ctx, ref, rec); err != nil {
 		return err
 	}

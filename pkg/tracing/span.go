@@ -25,8 +25,8 @@ const (
 	Sources   Key = "fanout.sources"
 	Attempt   Key = "fanout.attempt"
 	Actor     Key = "fanout.actor"
-	Rollout   Key = "fanout.rollout"
 	Outcome   Key = "fanout.outcome"
+	Bytes     Key = "fanout.source.bytes"
 )
 
 // Span is something that is being done. nil: nobody listens.
@@ -53,6 +53,13 @@ func (s *Span) Number(k Key, v int64) {
 	}
 }
 
+// Numbers sets an attribute to a list.
+func (s *Span) Numbers(k Key, v []int64) {
+	if s != nil {
+		s.s.SetAttributes(attribute.Int64Slice(string(k), v))
+	}
+}
+
 // Recorded says whether what is set is kept: somebody listens, and the span is in the sample.
 func (s *Span) Recorded() bool { return s != nil && s.s.IsRecording() }
 
@@ -76,7 +83,11 @@ func (s *Span) Traceparent() string {
 	if s == nil {
 		return ""
 	}
+	return write(s.s.SpanContext())
+}
+
+func write(sc trace.SpanContext) string {
 	c := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), s.s.SpanContext()), c)
+	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), sc), c)
 	return c["traceparent"]
 }

@@ -167,6 +167,31 @@ func (t *Tracer) StartFrom(ctx context.Context, name string, from From) (context
 	return ctx, &Span{s}
 }
 
+// Join has spans that are started from the context it gives belong to the span of a traceparent that came from elsewhere. One that is malformed changes nothing.
+func (t *Tracer) Join(ctx context.Context, traceparent string) context.Context {
+	if t == nil {
+		return ctx
+	}
+	if sc := parse(traceparent); sc.IsValid() {
+		return trace.ContextWithRemoteSpanContext(ctx, sc)
+	}
+	return ctx
+}
+
+// Traceparent gives the span to which what is started from ctx belongs; empty: none, or nobody listens.
+func (t *Tracer) Traceparent(ctx context.Context) string {
+	if t == nil {
+		return ""
+	}
+	return write(trace.SpanContextFromContext(ctx))
+}
+
+// Same says whether two traceparents are of one trace.
+func Same(x, y string) bool {
+	sx, sy := parse(x), parse(y)
+	return sx.IsValid() && sx.TraceID() == sy.TraceID()
+}
+
 // Valid says whether a traceparent is one by W3C Trace Context.
 func Valid(traceparent string) bool { return parse(traceparent).IsValid() }
 

@@ -86,6 +86,9 @@ func TestOff(t *testing.T) {
 	if ended, sent := off.Counts(); ended+sent != 0 {
 		t.Error(ended, sent)
 	}
+	if ctx := off.Join(t.Context(), someParent); ctx != t.Context() || off.Traceparent(ctx) != "" {
+		t.Error("a trace that was joined is told on though nobody listens")
+	}
 	off.Close()
 }
 
@@ -129,6 +132,15 @@ func TestStart(t *testing.T) {
 	tracer, stop := collect(t)
 
 	ctx, publish := tracer.StartFrom(t.Context(), "publish", tracing.From{})
+	if got := tracer.Traceparent(ctx); got != publish.Traceparent() || tracer.Traceparent(t.Context()) != "" {
+		t.Errorf("the span of the context is %q", got)
+	}
+	if got := tracer.Traceparent(tracer.Join(tracer.Join(t.Context(), someParent), "00-nonsense")); got != someParent {
+		t.Errorf("what is joined is %q", got)
+	}
+	if sibling := strings.Replace(someParent, "b7ad", "b7ae", 1); !tracing.Same(someParent, sibling) || tracing.Same(someParent, publish.Traceparent()) || tracing.Same("", "") {
+		t.Error("traces are not told apart")
+	}
 	_, child := tracer.Start(ctx, "propose")
 	child.End()
 	_, far := tracer.StartFrom(t.Context(), "deliver", tracing.From{Parent: publish.Traceparent()})

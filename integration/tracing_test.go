@@ -1,0 +1,298 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	common "go.opentelemetry.io/proto/otlp/common/v1"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+)
+
+// traced is one that a collector was told of.
+type traced struct {
+	*otlp.Span
+	trace, site string
+	attrs       map[string]string
+}
+
+// spans is a collector of traces.
+type spans struct {
+	collector.UnimplementedTraceServiceServer
+	addr string
+
+	mu  sync.Mutex
+	all []traced
+	raw bytes.Buffer // all that came
+}
+
+// spanCollector listens for spans until the test ends.
+func spanCollector(t *testing.T) *spans {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &spans{addr: l.Addr().String()}
+	srv := grpc.NewServer(grpc.Creds(insecure.NewCredentials()))
+	collector.RegisterTraceServiceServer(srv, c)
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(srv.Stop)
+	return c
+}
+
+// otelEnv has an agent tell a collector at an address of its spans, at once.
+func otelEnv(addr string) []string {
+	return []string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + addr, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_BSP_SCHEDULE_DELAY=100",
+		"OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20planted-header",
+	}
+}
+
+// Export implements collector.TraceServiceServer.
+func (c *spans) Export(_ context.Context, req *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	raw, err := proto.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.raw.Write(raw)
+	for _, rs := range req.GetResourceSpans() {
+		site := attributes(rs.GetResource().GetAttributes())["fanout.site"]
+		for _, ss := range rs.GetScopeSpans() {
+			for _, s := range ss.GetSpans() {
+				c.all = append(c.all, traced{s, hex.EncodeToString(s.GetTraceId()), site, attributes(s.GetAttributes())})
+			}
+		}
+	}
+	return &collector.ExportTraceServiceResponse{}, nil
+}
+
+func attributes(list []*common.KeyValue) map[string]string {
+	out := map[string]string{}
+	for _, kv := range list {
+		switch v := kv.GetValue().GetValue().(type) {
+		case *common.AnyValue_StringValue:
+			out[kv.GetKey()] = v.StringValue
+		case *common.AnyValue_IntValue:
+			out[kv.GetKey()] = fmt.Sprint(v.IntValue)
+		case *common.AnyValue_ArrayValue:
+			var words []string
+			for _, e := range v.ArrayValue.GetValues() {
+				words = append(words, e.GetStringValue()+strings.TrimPrefix(fmt.Sprint(e.GetIntValue()), "0"))
+			}
+			out[kv.GetKey()] = strings.Join(words, ",")
+		}
+	}
+	return out
+}
+
+// of gives the spans that concern a ref, and those below them.
+func (c *spans) of(ref string) []traced {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	traces := map[string]bool{}
+	for _, s := range c.all {
+		traces[s.trace] = traces[s.trace] || s.attrs["fanout.ref"] == ref
+	}
+	var out []traced
+	for _, s := range c.all {
+		if traces[s.trace] {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// draw is the tree of spans, each below its parent: "site: name", sorted. What belongs to a span that did not come stands below "?".
+func draw(all []traced) string {
+	below := map[string][]traced{}
+	known := map[string]bool{}
+	for _, s := range all {
+		known[string(s.GetSpanId())] = true
+	}
+	for _, s := range all {
+		parent := string(s.GetParentSpanId())
+		if parent != "" && !known[parent] {
+			parent = "?"
+		}
+		below[parent] = append(below[parent], s)
+	}
+	var b strings.Builder
+	var walk func(id, indent string)
+	walk = func(id, indent string) {
+		list := below[id]
+		slices.SortFunc(list, func(x, y traced) int { return strings.Compare(x.site+x.GetName(), y.site+y.GetName()) })
+		for _, s := range list {
+			fmt.Fprintf(&b, "%s%s: %s", indent, s.site, s.GetName())
+			for _, key := range []string{"fanout.how", "fanout.sources", "fanout.outcome", "error.type"} {
+				if v := s.attrs[key]; v != "" {
+					b.WriteString(" " + v)
+				}
+			}
+			b.WriteString("\n")
+			walk(string(s.GetSpanId()), indent+"  ")
+		}
+	}
+	walk("", "")
+	if len(below["?"]) > 0 {
+		b.WriteString("?\n")
+		walk("?", "  ")
+	}
+	return b.String()
+}
+
+// draws waits until the spans that concern a ref make a tree, and gives them.
+func (c *spans) draws(t *testing.T, ref, want string) []traced {
+	t.Helper()
+	var all []traced
+	eventually(t, "the trace of "+ref, func() error {
+		all = c.of(ref)
+		if got := draw(all); got != want {
+			return fmt.Errorf("it is\n%s\nand not\n%s", got, want)
+		}
+		return nil
+	})
+	return all
+}
+
+// TestTrace: a push is one trace through three tiers, with what each site did for it below the publish. Nothing secret is in it.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	seen := spanCollector(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("planted-secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listens := func(s *site) { s.env = otelEnv(seen.addr) }
+	sites := start(t,
+		spec{name: "hq-a", group: "hq", laid: listens, extra: "webhook: {secretFile: " + secret + "}\n"},
+		spec{name: "gd-a", group: "hq/gd", laid: listens}, spec{name: "sz-a", group: "hq/gd/sz", laid: listens})
+	hq, gd, sz := sites["hq-a"], sites["gd-a"], sites["sz-a"]
+	digest := push(t, hq, "app/web:1", image(t, 1<<16, 1))
+	shows(t, sz, "app/web:1", digest)
+	all := seen.draws(t, "app/web:1", `hq-a: publish
+  gd-a: deliver
+    gd-a: gather manifests
+    gd-a: put blob fetched hq-a
+    gd-a: put blob fetched hq-a
+    gd-a: put tag
+  hq-a: propose
+  sz-a: deliver
+    sz-a: gather manifests
+    sz-a: put blob fetched gd-a
+    sz-a: put blob fetched gd-a
+    sz-a: put tag
+`)
+	given := map[string]bool{}
+	for _, s := range all {
+		if s.GetName() == "put blob" && s.attrs["fanout.size"] != s.attrs["fanout.source.bytes"] {
+			t.Errorf("%s: of %s bytes %s came from %s", s.site, s.attrs["fanout.size"], s.attrs["fanout.source.bytes"], s.attrs["fanout.sources"])
+		}
+		if s.GetName() == "deliver" && (s.attrs["oci.manifest.digest"] != digest || s.attrs["fanout.revision"] == "" || s.attrs["fanout.ref"] != "app/web:1") {
+			t.Errorf("%s: %v", s.site, s.attrs)
+		}
+		given[s.trace] = true
+	}
+	if len(given) != 1 {
+		t.Errorf("one push made %d traces", len(given))
+	}
+
+	// What a site lost is repaired in a trace of its own, which points to the publish.
+	push(t, gd, "app/web:1", image(t, 1<<12, 1))
+	shows(t, gd, "app/web:1", digest)
+	eventually(t, "a repair", func() error {
+		for _, s := range seen.of("app/web:1") {
+			if s.GetName() != "repair" {
+				continue
+			}
+			if len(s.GetLinks()) != 1 || !given[hex.EncodeToString(s.GetLinks()[0].GetTraceId())] || given[s.trace] {
+				return fmt.Errorf("it is of trace %s, with links %v", s.trace, s.GetLinks())
+			}
+			return nil
+		}
+		return errors.New("none was told of")
+	})
+
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	for _, planted := range []string{"planted-header", "planted-secret"} {
+		if bytes.Contains(seen.raw.Bytes(), []byte(planted)) {
+			t.Errorf("%s is in a trace", planted)
+		}
+	}
+}
+
+// TestTrace_Joined: a publish that a pipeline asks for is a part of the pipeline's trace, whichever member it asked; where the registry's word was faster the trace points to the publish.
+func TestTrace_Joined(t *testing.T) {
+	t.Parallel()
+	seen := spanCollector(t)
+	listens := func(s *site) { s.env = otelEnv(seen.addr) }
+	manual := "publish: {existing: ignore}\n"
+	sites := start(t, spec{name: "hq-a", group: "hq", laid: listens, extra: manual}, spec{name: "hq-b", group: "hq", laid: listens, extra: manual}, spec{name: "gd-a", group: "hq/gd", laid: listens})
+	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	publish := func(s *site, ref string) {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(binaries, "fanoutctl"), "--server", s.fabric, "publish", ref)
+		cmd.Env = append(os.Environ(), "TRACEPARENT=00-"+trace+"-"+parent+"-01")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	digest := push(t, sites["hq-a"], "app/web:1", image(t, 1<<12, 1))
+	shows(t, sites["gd-a"], "app/web:1", digest)
+	publish(sites["hq-a"], "app/web:1")
+	eventually(t, "a span in the pipeline's trace that points to the publish", func() error {
+		all := seen.of("app/web:1")
+		i := slices.IndexFunc(all, func(s traced) bool { return s.trace == trace })
+		j := slices.IndexFunc(all, func(s traced) bool { return s.GetName() == "publish" && s.trace != trace })
+		if i < 0 || j < 0 {
+			return errors.New(draw(all))
+		}
+		s := all[i]
+		if hex.EncodeToString(s.GetParentSpanId()) != parent || s.attrs["fanout.outcome"] != "already" || len(s.GetLinks()) != 1 || !bytes.Equal(s.GetLinks()[0].GetSpanId(), all[j].GetSpanId()) {
+			return fmt.Errorf("it is %v", s)
+		}
+		return nil
+	})
+}
+
+// TestTrace_Collectorless: that the collector is away, or takes spans and never answers, is nothing that a delivery notices.
+func TestTrace_Collectorless(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	hangs := func(s *site) {
+		s.env = append(otelEnv(l.Addr().String()), "OTEL_EXPORTER_OTLP_TIMEOUT=500", "OTEL_BSP_EXPORT_TIMEOUT=500")
+	}
+	sites := start(t, spec{name: "hq-a", group: "hq", laid: hangs}, spec{name: "gd-a", group: "hq/gd", laid: hangs})
+	for i := range 5 {
+		ref := fmt.Sprintf("app/web:%d", i)
+		shows(t, sites["gd-a"], ref, push(t, sites["hq-a"], ref, image(t, 1<<12, 1)))
+	}
+	eventually(t, "lost spans counted, and told of", func() error {
+		ended, sent := sites["gd-a"].metric("fanout_trace_spans_total"), sites["gd-a"].metric("fanout_trace_spans_sent_total")
+		if ended < 25 || sent != 0 || !sites["gd-a"].logged("spans are lost: the collector does not take them") {
+			return fmt.Errorf("%v ended, %v were sent", ended, sent)
+		}
+		return nil
+	})
+}
