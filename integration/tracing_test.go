@@ -21,6 +21,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
+
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
 
 // traced is one that a collector was told of.
@@ -238,34 +241,68 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+// The span of a pipeline that traces itself.
+const pipelineTrace, pipelineSpan = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+// pipeline runs fanoutctl as that pipeline does.
+func pipeline(s *site, args ...string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "fanoutctl"), append([]string{"--server", s.fabric}, args...)...)
+	cmd.Env = append(os.Environ(), "TRACEPARENT=00-"+pipelineTrace+"-"+pipelineSpan+"-01")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("fanoutctl %v: %v: %s", args, err, out)
+	}
+}
+
 // TestTrace_Joined: a publish that a pipeline asks for is a part of the pipeline's trace, whichever member it asked; where the registry's word was faster the trace points to the publish.
 func TestTrace_Joined(t *testing.T) {
 	t.Parallel()
 	seen := spanCollector(t)
 	listens := func(s *site) { s.env = otelEnv(seen.addr) }
-	manual := "publish: {existing: ignore}\n"
-	sites := start(t, spec{name: "hq-a", group: "hq", laid: listens, extra: manual}, spec{name: "hq-b", group: "hq", laid: listens, extra: manual}, spec{name: "gd-a", group: "hq/gd", laid: listens})
-	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	publish := func(s *site, ref string) {
-		t.Helper()
-		cmd := exec.Command(filepath.Join(binaries, "fanoutctl"), "--server", s.fabric, "publish", ref)
-		cmd.Env = append(os.Environ(), "TRACEPARENT=00-"+trace+"-"+parent+"-01")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sites := start(t,
+		spec{name: "hq-a", group: "hq", laid: listens, registry: true, extra: "webhook: {secretFile: " + secret + "}\n"}, // which its registry does not know: nobody hears of pushes
+		spec{name: "hq-b", group: "hq", laid: listens}, spec{name: "gd-a", group: "hq/gd", laid: listens})
+	digest := push(t, sites["hq-a"], "app/api:1", image(t, 1<<12, 1))
+	pipeline(sites["hq-b"], "publish", "app/api:1") // it has to ask the other
+	shows(t, sites["gd-a"], "app/api:1", digest)
+	all := seen.draws(t, "app/api:1", `?
+  hq-a: publish
+    gd-a: deliver
+      gd-a: gather manifests
+      gd-a: put blob fetched hq-a
+      gd-a: put blob fetched hq-a
+      gd-a: put tag
+    hq-a: propose
+    hq-b: deliver
+      hq-b: gather manifests
+      hq-b: put blob fetched hq-a
+      hq-b: put blob fetched hq-a
+      hq-b: put tag
+`)
+	for _, s := range all {
+		if s.trace != pipelineTrace || s.GetName() == "publish" && hex.EncodeToString(s.GetParentSpanId()) != pipelineSpan {
+			t.Errorf("%s: %s of trace %s, below %x", s.site, s.GetName(), s.trace, s.GetParentSpanId())
 		}
 	}
-	digest := push(t, sites["hq-a"], "app/web:1", image(t, 1<<12, 1))
+
+	digest = push(t, sites["hq-b"], "app/web:1", image(t, 1<<12, 1))
 	shows(t, sites["gd-a"], "app/web:1", digest)
-	publish(sites["hq-a"], "app/web:1")
+	pipeline(sites["hq-b"], "publish", "app/web:1")
 	eventually(t, "a span in the pipeline's trace that points to the publish", func() error {
 		all := seen.of("app/web:1")
-		i := slices.IndexFunc(all, func(s traced) bool { return s.trace == trace })
-		j := slices.IndexFunc(all, func(s traced) bool { return s.GetName() == "publish" && s.trace != trace })
+		i := slices.IndexFunc(all, func(s traced) bool { return s.trace == pipelineTrace && s.attrs["fanout.ref"] == "app/web:1" })
+		j := slices.IndexFunc(all, func(s traced) bool { return s.GetName() == "publish" && s.trace != pipelineTrace })
 		if i < 0 || j < 0 {
 			return errors.New(draw(all))
 		}
 		s := all[i]
-		if hex.EncodeToString(s.GetParentSpanId()) != parent || s.attrs["fanout.outcome"] != "already" || len(s.GetLinks()) != 1 || !bytes.Equal(s.GetLinks()[0].GetSpanId(), all[j].GetSpanId()) {
+		if hex.EncodeToString(s.GetParentSpanId()) != pipelineSpan || s.attrs["fanout.outcome"] != "already" || len(s.GetLinks()) != 1 || !bytes.Equal(s.GetLinks()[0].GetSpanId(), all[j].GetSpanId()) {
 			return fmt.Errorf("it is %v", s)
 		}
 		return nil
@@ -295,4 +332,42 @@ func TestTrace_Collectorless(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestTrace_Promotion: content that waits for its promotion is brought in the trace of the push; what a promotion moves is in the trace of the pipeline that asked for it.
+func TestTrace_Promotion(t *testing.T) {
+	t.Parallel()
+	seen := spanCollector(t)
+	listens := func(s *site) { s.env = otelEnv(seen.addr) }
+	sites := start(t, spec{name: "hq-a", group: "hq", laid: listens}, spec{name: "gd-a", group: "hq/gd", laid: listens}, spec{name: "sz-a", group: "hq/gd/sz", laid: listens})
+	hq := sites["hq-a"]
+	if _, err := hq.admin().SetPolicies(t.Context(), &adminv1.SetPoliciesRequest{Policies: []*catalogv1.Policy{{Name: "releases", Repositories: []string{"prod/**"}, Delivery: "staged"}}}); err != nil {
+		t.Fatal(err)
+	}
+	digest := push(t, hq, "prod/web:1", image(t, 1<<12, 1))
+	pushed := `hq-a: publish
+  gd-a: hold
+    gd-a: put blob fetched hq-a
+    gd-a: put blob fetched hq-a
+  hq-a: hold
+  hq-a: propose
+  sz-a: hold
+    sz-a: put blob fetched gd-a
+    sz-a: put blob fetched gd-a
+`
+	seen.draws(t, "prod/web:1", pushed)
+	hq.held("prod/web:1", "gd-a", "sz-a") // headquarters knows of all groups
+	pipeline(hq, "promote", "prod/web:1", "--yes", "--wait")
+	shows(t, sites["sz-a"], "prod/web:1", digest)
+	seen.draws(t, "prod/web:1", pushed+`?
+  hq-a: promote
+    gd-a: deliver
+      gd-a: gather manifests
+      gd-a: put tag
+    hq-a: rollout succeeded
+    hq-a: wave succeeded
+    sz-a: deliver
+      sz-a: gather manifests
+      sz-a: put tag
+`)
 }

@@ -69,11 +69,14 @@ func (s *admin) StartRollout(ctx context.Context, req *adminv1.StartRolloutReque
 		resp.Preflight = s.a.preflight(ctx, resp.Rollout, actor)
 		return resp, nil
 	}
+	ctx, span := s.a.tracer.Start(s.a.tracer.Join(ctx, askedTrace(ctx)), spanPromote)
+	start.Rollout.Traceparent = span.Traceparent()
 	start.Rollout.Id = strings.ToLower(rand.Text()[:rolloutID])
 	if err := s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_StartRollout{StartRollout: start}}); err != nil {
 		return nil, proposed(err)
 	}
 	resp.Rollout = s.a.node.Catalog().Rollout(start.Rollout.Id)
+	tracePromotion(span, resp.Rollout)
 	return resp, nil
 }
 

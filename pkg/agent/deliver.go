@@ -43,9 +43,9 @@ type delivery struct {
 	parsed    map[string]reconcile.Manifest
 	blobs     map[string]int64
 	left      atomic.Int64
-	steps     int   // of the plans that were made
-	asked     bool  // other agents were asked for manifests
-	present   int64 // bytes of blobs that the repository had when the first plan was made; -1: none was made yet
+	did       atomic.Bool // something was put into the registry, or tried to be
+	asked     bool        // other agents were asked for manifests
+	present   int64       // bytes of blobs that the repository had when the first plan was made; -1: none was made yet
 }
 
 // deliver makes the registry show a record: all under it first, the tag last. It may be repeated after a break at any point.
@@ -217,7 +217,6 @@ func (d *delivery) run(ctx context.Context) error {
 	}
 	d.setLeft(plan.BytesToFetch)
 	for _, stage := range plan.Stages {
-		d.steps += len(stage)
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(parallelSteps)
 		for _, step := range stage {
@@ -252,6 +251,9 @@ func (d *delivery) setLeft(n int64) {
 
 func (d *delivery) step(ctx context.Context, s reconcile.Step) error {
 	repo := d.ref.Repository
+	if s.Kind != reconcile.PutTag {
+		d.did.Store(true)
+	}
 	switch s.Kind {
 	case reconcile.MountBlob, reconcile.FetchBlob:
 		return d.traceBlob(ctx, s)

@@ -417,6 +417,7 @@ func (a *Agent) rolloutOffice(ctx context.Context) {
 		},
 	}).init()
 	news := newRolloutNews(a.rolloutNews)
+	spans := &rolloutSpans{tracer: a.tracer}
 	defer a.rolloutCount.Reset()
 	var telling sync.WaitGroup
 	defer telling.Wait()
@@ -428,6 +429,7 @@ func (a *Agent) rolloutOffice(ctx context.Context) {
 		below.look(time.Now(), a.cfg.Group, func() []*treev1.GroupHealth { return a.node.Health().Groups }, a.events)
 		countRollouts(a.rolloutCount, snap.Rollouts())
 		news.look(snap)
+		spans.look(snap.Rollouts())
 	})
 }
 

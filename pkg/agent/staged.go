@@ -119,7 +119,7 @@ func (a *Agent) bringAhead(ctx context.Context, ref catalog.Ref) error {
 
 // bring has this registry hold one target, whatever the tag shows.
 func (a *Agent) bring(ctx context.Context, ref catalog.Ref, raw *catalogv1.Record, t catalog.Target) error {
-	rec := &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: t.Descriptor, Referrers: t.Referrers, Revision: raw.GetRevision(), Traceparent: raw.GetTraceparent()}
+	rec := &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: t.Descriptor, Referrers: t.Referrers, Revision: raw.GetRevision(), Traceparent: contentTrace(raw, t.Descriptor.GetDigest())}
 	if err := a.turnToHold(ctx, ref, rec); err != nil {
 		return err
 	}
@@ -167,6 +167,7 @@ func (d *delivery) putHold(ctx context.Context) error {
 	} else if held, err := d.a.holds(repo, digest); err != nil || held && has {
 		return err
 	}
+	d.did.Store(true)
 	if err := d.a.putHold(ctx, repo, digest, d.manifests[digest]); err != nil {
 		return err
 	}

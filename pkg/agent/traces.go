@@ -29,6 +29,9 @@ const (
 	spanGather    = "gather manifests"
 	spanBlob      = "put blob"
 	spanTag       = "put tag"
+	spanPromote   = "promote"
+	spanWave      = "wave"
+	spanRollout   = "rollout"
 )
 
 // Outcomes of what neither failed nor was done as it was to be.
@@ -145,7 +148,7 @@ func (a *Agent) had(d *delivery) bool {
 
 // traced ends the span of a delivery. Content that is held is looked at with each change of its record; where nothing was to be done there is nothing to tell.
 func (d *delivery) traced(ctx context.Context, span *tracing.Span, err error) {
-	if d.hold && err == nil && !d.asked && d.steps == 0 {
+	if d.hold && err == nil && !d.asked && !d.did.Load() {
 		return
 	}
 	span.Number(tracing.Present, max(0, d.present))

@@ -158,7 +158,7 @@ func (e *edit) push(held *catalogv1.Record, p *catalogv1.Publish) *Refusal {
 	if len(rec.Releases) >= maxReleases {
 		return refuse(ErrInvalid, "%s shows %d different things at different groups, which is all that can be kept", ref, len(rec.Releases))
 	}
-	rec.Releases = append(rec.Releases, &catalogv1.Release{Target: proto.CloneOf(p.Target), Referrers: unite(nil, p.Referrers), Groups: []string{p.Group}})
+	rec.Releases = append(rec.Releases, &catalogv1.Release{Target: proto.CloneOf(p.Target), Referrers: unite(nil, p.Referrers), Groups: []string{p.Group}, Traceparent: p.Traceparent})
 	return nil
 }
 

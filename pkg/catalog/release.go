@@ -30,6 +30,7 @@ func Project(rec *catalogv1.Record, group string) *catalogv1.Record {
 	out := copyRecord(rec)
 	out.Releases = nil
 	if r := releaseOf(rec, group); r != nil {
+		out.Traceparent = r.Traceparent
 		if out.Deleted = r.Target == nil; !out.Deleted {
 			out.Target, out.Referrers = r.Target, r.Referrers
 		}
@@ -132,7 +133,7 @@ func copyRecord(r *catalogv1.Record) *catalogv1.Record {
 }
 
 func copyRelease(r *catalogv1.Release) *catalogv1.Release {
-	return &catalogv1.Release{Target: r.Target, Referrers: r.Referrers, Groups: r.Groups, Rollout: r.Rollout}
+	return &catalogv1.Release{Target: r.Target, Referrers: r.Referrers, Groups: r.Groups, Rollout: r.Rollout, Traceparent: r.Traceparent}
 }
 
 func validateReferrers(where string, list []*catalogv1.Descriptor) *Refusal {
@@ -168,6 +169,9 @@ func validateReleases(where string, rec *catalogv1.Record) *Refusal {
 			}
 		}
 		if err := validateReferrers(where, r.GetReferrers()); err != nil {
+			return err
+		}
+		if err := validateWords(r.GetTraceparent()); err != nil {
 			return err
 		}
 		if r.GetRollout() != "" {

@@ -90,7 +90,7 @@ func (e *edit) supersede(given *catalogv1.Rollout, allowed bool, actor string) *
 
 // newRollout returns a rollout of which nothing has happened yet.
 func newRollout(given *catalogv1.Rollout, actor string) *catalogv1.Rollout {
-	r := &catalogv1.Rollout{Id: given.Id, Plan: proto.CloneOf(given.Plan), Phase: RolloutPending, Actor: actor, Version: 1}
+	r := &catalogv1.Rollout{Id: given.Id, Plan: proto.CloneOf(given.Plan), Phase: RolloutPending, Actor: actor, Version: 1, Traceparent: given.Traceparent}
 	for _, it := range given.Items {
 		it = proto.CloneOf(it)
 		it.Referrers = unite(nil, it.Referrers)
@@ -124,7 +124,7 @@ func (e *edit) stage(r *catalogv1.Rollout, i int, it *catalogv1.RolloutItem) *Re
 			referrers = unite(c.Referrers, referrers)
 		}
 	}
-	rec.Releases = append(rec.Releases, &catalogv1.Release{Target: it.Target, Referrers: referrers, Rollout: r.Id})
+	rec.Releases = append(rec.Releases, &catalogv1.Release{Target: it.Target, Referrers: referrers, Rollout: r.Id, Traceparent: r.Traceparent})
 	return e.bounded(ref, rec, r)
 }
 

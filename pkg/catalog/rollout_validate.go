@@ -31,7 +31,7 @@ func validateStart(r *catalogv1.Rollout, actor string) *Refusal {
 	if err := validateID("rollout", r.GetId()); err != nil {
 		return err
 	}
-	if err := validateWords(actor); err != nil {
+	if err := validateWords(actor, r.GetTraceparent()); err != nil {
 		return err
 	}
 	if err := validateItems(r.Items); err != nil {

@@ -2,6 +2,7 @@ package tracing
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -26,6 +27,10 @@ const (
 	Attempt   Key = "fanout.attempt"
 	Actor     Key = "fanout.actor"
 	Outcome   Key = "fanout.outcome"
+	Rollout   Key = "fanout.rollout"
+	Refs      Key = "fanout.refs"
+	Wave      Key = "fanout.wave"
+	Groups    Key = "fanout.groups"
 	Bytes     Key = "fanout.source.bytes"
 )
 
@@ -75,6 +80,13 @@ func (s *Span) Fail(kind, words string) {
 func (s *Span) End() {
 	if s != nil {
 		s.s.End()
+	}
+}
+
+// EndAt is End for what ended then.
+func (s *Span) EndAt(t time.Time) {
+	if s != nil {
+		s.s.End(trace.WithTimestamp(t))
 	}
 }
 

@@ -136,6 +136,8 @@ type From struct {
 	Parent string
 	// Link is the traceparent of a span that it has to do with; empty or malformed: none.
 	Link string
+	// At is when it began; zero: now.
+	At time.Time
 	// Anew begins a trace, whatever the context says.
 	Anew bool
 }
@@ -157,6 +159,9 @@ func (t *Tracer) StartFrom(ctx context.Context, name string, from From) (context
 	var opts []trace.SpanStartOption
 	if link := parse(from.Link); link.IsValid() {
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: link}))
+	}
+	if !from.At.IsZero() {
+		opts = append(opts, trace.WithTimestamp(from.At))
 	}
 	if parent := parse(from.Parent); parent.IsValid() {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, parent)

@@ -3724,7 +3724,9 @@ type Release struct {
 	// groups by path, sorted.
 	Groups []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
 	// rollout that released it; empty: a push in a repository whose delivery is staged, which headquarters' own group shows.
-	Rollout       string `protobuf:"bytes,4,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Rollout string `protobuf:"bytes,4,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// traceparent of the promotion, or of that push, as in Record. It is in no sum: an agent that does not know of it keeps a release without it.
+	Traceparent   string `protobuf:"bytes,5,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3783,6 +3785,13 @@ func (x *Release) GetGroups() []string {
 func (x *Release) GetRollout() string {
 	if x != nil {
 		return x.Rollout
+	}
+	return ""
+}
+
+func (x *Release) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
 	}
 	return ""
 }
@@ -3896,7 +3905,9 @@ type Rollout struct {
 	// observed is the version that the last observation made. Time that passed before a change of another kind is not counted as soaked or waited.
 	Observed uint64 `protobuf:"varint,16,opt,name=observed,proto3" json:"observed,omitempty"`
 	// settled: what it released was taken over for good, and it can't be rolled back any more.
-	Settled       bool `protobuf:"varint,17,opt,name=settled,proto3" json:"settled,omitempty"`
+	Settled bool `protobuf:"varint,17,opt,name=settled,proto3" json:"settled,omitempty"`
+	// traceparent of the promotion, as in Record; it is in no sum.
+	Traceparent   string `protobuf:"bytes,18,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4048,6 +4059,13 @@ func (x *Rollout) GetSettled() bool {
 		return x.Settled
 	}
 	return false
+}
+
+func (x *Rollout) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // RolloutItem is a ref that moves.
@@ -5463,18 +5481,19 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x1e\n" +
 	"\x06Window\x12\x14\n" +
-	"\x05allow\x18\x01 \x03(\tR\x05allow\"\xaf\x01\n" +
+	"\x05allow\x18\x01 \x03(\tR\x05allow\"\xd1\x01\n" +
 	"\aRelease\x125\n" +
 	"\x06target\x18\x01 \x01(\v2\x1d.fanout.catalog.v1.DescriptorR\x06target\x12;\n" +
 	"\treferrers\x18\x02 \x03(\v2\x1d.fanout.catalog.v1.DescriptorR\treferrers\x12\x16\n" +
 	"\x06groups\x18\x03 \x03(\tR\x06groups\x12\x18\n" +
-	"\arollout\x18\x04 \x01(\tR\arollout\"\x96\x01\n" +
+	"\arollout\x18\x04 \x01(\tR\arollout\x12 \n" +
+	"\vtraceparent\x18\x05 \x01(\tR\vtraceparent\"\x96\x01\n" +
 	"\x06Policy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\frepositories\x18\x02 \x03(\tR\frepositories\x12\x1a\n" +
 	"\bdelivery\x18\x03 \x01(\tR\bdelivery\x128\n" +
 	"\n" +
-	"max_freeze\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"\xf9\x04\n" +
+	"max_freeze\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"\x9b\x05\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
 	"\x05items\x18\x02 \x03(\v2\x1e.fanout.catalog.v1.RolloutItemR\x05items\x12+\n" +
@@ -5493,7 +5512,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rsuperseded_by\x18\x0e \x01(\tR\fsupersededBy\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x1a\n" +
 	"\bobserved\x18\x10 \x01(\x04R\bobserved\x12\x18\n" +
-	"\asettled\x18\x11 \x01(\bR\asettled\"\xff\x01\n" +
+	"\asettled\x18\x11 \x01(\bR\asettled\x12 \n" +
+	"\vtraceparent\x18\x12 \x01(\tR\vtraceparent\"\xff\x01\n" +
 	"\vRolloutItem\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
