@@ -185,7 +185,10 @@ func TestTrace(t *testing.T) {
 	listens := func(s *site) { s.env = otelEnv(seen.addr) }
 	sites := start(t,
 		spec{name: "hq-a", group: "hq", laid: listens, extra: "webhook: {secretFile: " + secret + "}\n"},
-		spec{name: "gd-a", group: "hq/gd", laid: listens}, spec{name: "sz-a", group: "hq/gd/sz", laid: listens})
+		spec{name: "gd-a", group: "hq/gd", laid: listens}, spec{name: "sz-a", group: "hq/gd/sz", registry: true, laid: func(s *site) {
+			listens(s)
+			s.extra = fmt.Sprintf("registry: {type: oci, url: \"http://%s\", username: planted-user, passwordFile: %s}\n", s.reg, secret)
+		}})
 	hq, gd, sz := sites["hq-a"], sites["gd-a"], sites["sz-a"]
 	digest := push(t, hq, "app/web:1", image(t, 1<<16, 1))
 	shows(t, sz, "app/web:1", digest)
@@ -234,7 +237,7 @@ func TestTrace(t *testing.T) {
 
 	seen.mu.Lock()
 	defer seen.mu.Unlock()
-	for _, planted := range []string{"planted-header", "planted-secret"} {
+	for _, planted := range []string{"planted-header", "planted-secret", "planted-user"} {
 		if bytes.Contains(seen.raw.Bytes(), []byte(planted)) {
 			t.Errorf("%s is in a trace", planted)
 		}

@@ -43,6 +43,7 @@ takes, what the sites show now, and which are not well. On a terminal it then as
 started is exactly what was shown, also when somebody pushes in between.
 
 With --wait it stays and follows the rollout, as "fanoutctl rollout watch" does. See docs/promote.md for plans.
+Where TRACEPARENT is set, as by a pipeline that traces itself, the promotion is a part of that trace.
 
 Exit codes with --wait: 0 succeeded, 1 failed, aborted or rolled back, 3 succeeded, but not at groups that were
 offline, skipped or failed, 5 timed out (--timeout); the rollout goes on.`,
@@ -210,7 +211,9 @@ func (a *app) promote(ctx context.Context, p *promotion) error {
 }
 
 func (a *app) startRollout(ctx context.Context, c *client.Client, req *adminv1.StartRolloutRequest) (*adminv1.StartRolloutResponse, error) {
-	return unary(ctx, func(ctx context.Context) (*adminv1.StartRolloutResponse, error) { return c.StartRollout(a.traced(ctx), req) })
+	return unary(ctx, func(ctx context.Context) (*adminv1.StartRolloutResponse, error) {
+		return c.StartRollout(a.traced(ctx), req)
+	})
 }
 
 // pin names the digests that were shown, so that a push in between changes nothing.
