@@ -28,6 +28,13 @@ func TestRollout_Trace(t *testing.T) {
 			}
 		}
 		m = s.machine("hq")
+		var snapshot bytes.Buffer
+		if _, err := m.Snapshot().WriteTo(&snapshot); err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(snapshot.Bytes(), []byte("00-promotion")); trace != "" && n != 1 { // the rollout's own
+			t.Errorf("the context of the promotion is in the snapshot %d times", n)
+		}
 		rec, _ := m.Snapshot().Get(splitRef("app:v1"))
 		if got := catalog.Project(rec, "hq/a"); got.Target.GetDigest() != digest("B") || got.GetTraceparent() != trace {
 			t.Errorf("hq/a is to show %s, by %q", s.word(got.Target.GetDigest()), got.GetTraceparent())

@@ -68,7 +68,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		return out.err == nil
 	})
 	for rec := range s.Records() {
-		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Record{Record: rec}})
+		out.put(&catalogv1.SnapshotItem{Kind: &catalogv1.SnapshotItem_Record{Record: s.untraced(rec)}})
 		if out.err != nil {
 			break
 		}
@@ -211,7 +211,7 @@ func (m *Machine) restore(item *catalogv1.SnapshotItem, first bool) error {
 			if _, held := m.records.Get(k.Record); held {
 				return corrupt("%s twice", RefOf(k.Record))
 			}
-			m.put(k.Record)
+			m.put(m.retraced(k.Record))
 		}
 	case *catalogv1.SnapshotItem_Member:
 		refusal = m.setMember(k.Member)
