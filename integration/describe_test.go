@@ -65,7 +65,9 @@ func TestDescribe(t *testing.T) {
 				return fmt.Errorf("the group: %+v", d)
 			case slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Reason == "Detached" && strings.Contains(e.Message, "attach again") }):
 				return fmt.Errorf("what is no loss is told of: %+v", d.Events)
-			case !slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Reason == "Attached" && strings.Contains(e.Message, "to hq/gd, by gd-a") }):
+			case !slices.ContainsFunc(d.Events, func(e view.Event) bool {
+				return e.Reason == "Attached" && strings.Contains(e.Message, "to hq/gd, by gd-a")
+			}):
 				return fmt.Errorf("its events: %+v", d.Events)
 			}
 			return nil
