@@ -23,7 +23,7 @@ type Describe struct {
 	Parents         *[]string        `json:"parents,omitempty"`
 	FallbackParents *[]string        `json:"fallbackParents,omitempty"`
 	Children        *[]Group         `json:"children,omitempty"`
-	Pending         *[]PendingWhy    `json:"pending,omitempty"`
+	Pending         *[]PendingRef    `json:"pending,omitempty"`
 	PendingTotal    uint64           `json:"pendingTotal,omitempty"`
 	Record          *RecordDetails   `json:"record,omitempty"`
 	Policy          *Policy          `json:"policy,omitempty"`
@@ -47,14 +47,6 @@ type Subscription struct {
 	Repositories []string `json:"repositories"`
 	Exclude      []string `json:"exclude"`
 	Keep         uint32   `json:"keep"`
-}
-
-// PendingWhy is a ref that a site does not show as it should, with what keeps it and what a person does about it.
-type PendingWhy struct {
-	PendingRef
-	Cause   string `json:"cause"`
-	Summary string `json:"summary"`
-	Mend    string `json:"mend"`
 }
 
 // RecordDetails is one record of the catalog.
@@ -95,11 +87,7 @@ func DescribeOf(r *adminv1.DescribeResponse) Describe {
 		parents, fallbacks := append([]string{}, r.GetParents()...), append([]string{}, r.GetFallbackParents()...)
 		d.Parents, d.FallbackParents, d.Children = &parents, &fallbacks, groups(r.GetChildren())
 	case "site":
-		pending := []PendingWhy{}
-		for i, p := range PendingOf(r.GetPending()).Refs {
-			t := r.GetPending().GetRefs()[i].GetTrouble()
-			pending = append(pending, PendingWhy{PendingRef: p, Cause: t.GetCause(), Summary: t.GetSummary(), Mend: t.GetMend()})
-		}
+		pending := PendingOf(r.GetPending()).Refs
 		d.Pending, d.PendingTotal = &pending, r.GetPending().GetRefsTotal()
 	case "ref":
 		sites := SitesOf(r.GetSites())

@@ -130,10 +130,13 @@ type Pending struct {
 	RefsTotal uint64 `json:"refsTotal"`
 }
 
-// PendingRef is one ref that a site does not show as it should.
+// PendingRef is one ref that a site does not show as it should, with what keeps it and what a person does about it, where that is known.
 type PendingRef struct {
 	Ref string `json:"ref"`
 	Site
+	Cause   string `json:"cause"`
+	Summary string `json:"summary"`
+	Mend    string `json:"mend"`
 }
 
 // Publish is the line of `publish`.
@@ -347,7 +350,8 @@ func SitesOf(refs []*adminv1.SiteRef) []Site {
 func PendingOf(r *adminv1.PendingResponse) Pending {
 	doc := Pending{SchemaVersion: SchemaVersion, Site: r.GetSite(), Group: r.GetGroup(), AsOf: moment(r.GetAsOf()), Refs: []PendingRef{}, RefsTotal: r.GetRefsTotal()}
 	for _, p := range r.GetRefs() {
-		doc.Refs = append(doc.Refs, PendingRef{Ref: p.GetRef(), Site: SitesOf([]*adminv1.SiteRef{p.GetAt()})[0]})
+		t := p.GetTrouble()
+		doc.Refs = append(doc.Refs, PendingRef{Ref: p.GetRef(), Site: SitesOf([]*adminv1.SiteRef{p.GetAt()})[0], Cause: t.GetCause(), Summary: t.GetSummary(), Mend: t.GetMend()})
 	}
 	return doc
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/fanout-io/fanout/internal/browser"
 	"github.com/fanout-io/fanout/pkg/web"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
 var pictures = flag.String("web.pictures", "", "a folder for pictures of the pages that TestPages looks at")
@@ -42,7 +43,14 @@ func troubled() *fabric {
 	}
 	f.pending["c04-05"] = &adminv1.PendingResponse{Site: "c04-05", Refs: []*adminv1.PendingAtSite{{Ref: "shop/web:2.4.1", At: &adminv1.SiteRef{
 		State: "failed", Reason: "registry answered 413: quota of project shop: 3.1 of 3.0 GiB", Attempts: 4, NextAttempt: timestamppb.New(time.Now().Add(time.Minute)), Since: timestamppb.Now(), BytesLeft: 1 << 20,
-	}}}}
+	}, Trouble: &treev1.Trouble{Cause: "quota", Mend: "raise the quota of project shop <b>"}}}}
+	for _, g := range f.tree.GetGroups() {
+		for _, m := range g.GetMembers() {
+			if m.GetSite() == "c04-05" {
+				m.Disk, m.CertificateExpires = &treev1.Disk{Free: 3 << 30, Total: 8 << 30}, timestamppb.New(time.Date(2031, 5, 4, 3, 2, 1, 0, time.UTC))
+			}
+		}
+	}
 	return f
 }
 
@@ -67,7 +75,7 @@ func everyPage(t *testing.T, b *browser.Browser) {
 		for _, at := range []struct{ name, hash, shown string }{
 			{"tree", "/", `document.querySelectorAll('.card').length === 32`},
 			{"group", "/group/hq/province-04", `document.querySelectorAll('tbody tr').length > 10`},
-			{"site", "/site/c04-05", `document.querySelector('main').innerText.includes('3.1 of 3.0 GiB')`},
+			{"site", "/site/c04-05", `['3.1 of 3.0 GiB', 'raise the quota of project shop <b>', '3.0 GiB', '8.0 GiB', '2031', 'fanoutctl why REF c04-05'].every((x) => document.querySelector('main').innerText.replace(/\s/g, ' ').includes(x))`},
 			{"ref", "/ref/shop/web:2.4.1", `document.querySelectorAll('.cell').length === 432`},
 			{"images", "/images", `document.querySelector('main').innerText.includes('<img src=x onerror=alert(1)>')`},
 			{"rollouts", "/rollouts", `document.querySelectorAll('.item').length === 2`},

@@ -95,11 +95,14 @@ export function sitePage(live, name) {
           [t("site.registry"), m.registryType === "none" ? t("site.noregistry") : [m.registry, " ", h("span", { class: "quiet" }, m.registryType)]], [t("site.version"), m.version],
           [t("site.revision"), count(m.revision)], [t("site.refs"), count(m.pending)], [t("site.bytes"), m.bytesLeft > 0 ? bytes(m.bytesLeft) : t("none")], [t("site.rate"), m.rate > 0 ? t("rate", bytes(m.rate)) : "–"],
           [t("site.eta"), remaining(m) > 0 ? t("eta", span(remaining(m))) : null], [t("site.contact"), ago(m.lastContact, live.now())],
+          [t("site.disk"), room(m.disk)], [t("site.registrydisk"), room(m.registryDisk)], [t("site.certificate"), m.certificateExpires ? t("site.certificate.value", stamp(m.certificateExpires)) : null],
         ]),
         m.registryType === "none" ? null : section(t("site.pending"), pending(live, feed, m)));
     },
   };
 }
+
+const room = (disk) => (disk ? t("site.disk.value", bytes(disk.free), bytes(disk.total)) : null);
 
 function pending(live, feed, m) {
   const parts = live.get(feed), trouble = live.trouble(feed);
@@ -109,6 +112,7 @@ function pending(live, feed, m) {
   if (refs.length === 0) return h("p", { class: "calm-note" }, glyph("synced"), " ", t("site.pending.none"));
   return [table([t("ref"), t("site.state"), t("ref.left"), t("ref.since"), t("ref.next"), t("ref.why")], refs.map((r) => [
     refLink(r.ref), stateWord(r.state, stateName(r.state)), r.bytesLeft > 0 ? bytes(r.bytesLeft) : "–", timeOfDay(r.since) || "–", r.nextAttempt ? [timeOfDay(r.nextAttempt), " ", h("span", { class: "quiet" }, t("ref.attempts", r.attempts))] : "–",
-    [r.reason || "–", r.digest && r.digest !== r.want ? h("span", { class: "quiet" }, " ", t("ref.shows"), " ", short(r.digest)) : null]])),
-  m.pending > refs.length ? h("p", { class: "quiet" }, t("site.pending.more", count(m.pending - refs.length))) : null];
+    [r.reason || "–", r.mend ? h("p", { class: "mend" }, t("ref.mend", r.mend)) : null, r.digest && r.digest !== r.want ? h("span", { class: "quiet" }, " ", t("ref.shows"), " ", short(r.digest)) : null]])),
+  m.pending > refs.length ? h("p", { class: "quiet" }, t("site.pending.more", count(m.pending - refs.length))) : null,
+  h("p", { class: "quiet" }, t("site.why"), " ", h("code", {}, "fanoutctl why REF " + m.site))];
 }
