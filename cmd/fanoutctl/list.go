@@ -103,7 +103,7 @@ func (a *app) events(ctx context.Context, of string, follow bool) error {
 				if shown, ok := again[r.GetSite()]; ok && !at.After(shown) {
 					return nil
 				}
-				if at.After(last[r.GetSite()]) {
+				if at.After(last[r.GetSite()]) && r.GetReason() != "NotAsked" { // the time of that is the question's
 					last[r.GetSite()] = at
 				}
 				return a.printLine(view.EventOf(r))

@@ -24,6 +24,8 @@ const (
 	eventsTimeout = 8 * time.Second
 	// askAgain is after how long somebody who was lost is asked again.
 	askAgain = 2 * time.Second
+	// notAsked is the reason of an event that nobody remembers: somebody's events are missing.
+	notAsked = "NotAsked"
 )
 
 // Events implements adminv1.AdminServiceServer. Without a subject they are those of this agent; with one, the root asks the agents that it concerns.
@@ -85,6 +87,9 @@ type teller struct {
 
 // fresh notes an event, and says whether it is newer than what was taken of its site.
 func (t *teller) fresh(ev *adminv1.EventsResponse) bool {
+	if ev.GetReason() == notAsked {
+		return true // its time is that of a question, after events of its site that are still to come
+	}
 	at := ev.GetTime().AsTime()
 	if !at.After(t.last[ev.GetSite()]) {
 		return false
@@ -270,7 +275,7 @@ func (s *admin) gather(ctx context.Context, x subject, tellers []*teller) (out [
 
 // notTold says that somebody's events are not among those that are shown.
 func (a *Agent) notTold(x subject, t *teller, err error) *adminv1.EventsResponse {
-	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: "NotAsked", Site: a.cfg.Site, Count: 1}
+	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: notAsked, Site: a.cfg.Site, Count: 1}
 	ev.Message = "the events of " + cmp.Or(t.site, t.group) + " are not among these: " + status.Convert(err).Message()
 	if x.kind == kindRef {
 		ev.Ref = x.name
