@@ -46,7 +46,7 @@ fuzz: ## run every fuzz target, one after another, each for FUZZTIME=20s
 
 .PHONY: bench
 bench: ## measure; figures as ratios within one run
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime 2x -timeout 60m ./pkg/transfer ./pkg/store ./pkg/catalog ./pkg/agent ./pkg/web ./integration
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 2x -timeout 60m ./pkg/transfer ./pkg/store ./pkg/catalog ./pkg/agent ./pkg/view ./pkg/web ./integration
 
 .PHONY: lint
 lint: ## vet, staticcheck, gofmt, buf lint
