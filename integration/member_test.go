@@ -196,6 +196,7 @@ func TestMembers_GrowAndShrink(t *testing.T) {
 	b.mu.Unlock()
 	pushed(a, c)
 	b.start()
+	b.waitReady() // it has had a vote all along, and what is asked next needs it
 	vote(t, a, "hq-a", "hq-b", "hq-c")
 
 	// Back to one; the founder goes first, and whoever is root removes itself.
