@@ -60,7 +60,7 @@ func failed(name string, err error, mend string) check {
 
 // doctor looks at this site. The order of the checks is fixed.
 func (a *Agent) doctor(ctx context.Context) []check {
-	checks := []check{a.checkConfig(), a.checkSettings(), a.checkMembership(), a.checkQuorum()}
+	checks := []check{a.checkConfig(), a.checkSettings(), a.checkMembership(), a.checkQuorum(ctx)}
 	checks = append(checks, a.checkClocks(ctx)...)
 	checks = append(checks, a.checkCertificates(time.Now())...)
 	checks = append(checks, a.checkDisk())
@@ -103,7 +103,7 @@ func (a *Agent) checkMembership() check {
 }
 
 // checkQuorum says what the group can't survive, and what it has lost already.
-func (a *Agent) checkQuorum() check {
+func (a *Agent) checkQuorum(ctx context.Context) check {
 	const name = "quorum"
 	voters := map[string]bool{}
 	for _, s := range a.node.Servers() {
@@ -120,6 +120,10 @@ func (a *Agent) checkQuorum() check {
 		detail := fmt.Sprintf("the group has no root; of its %s with a vote %d must be up", count(n, "member"), n/2+1)
 		if why != "" {
 			detail += ": " + why
+		}
+		if lost := a.node.Replaced(ctx); n > 0 && n-len(lost) < n/2+1 {
+			return fail(name, fmt.Sprintf("%s; the disk of %s was lost, and with it the vote: those that are left can never decide", detail, strings.Join(lost, ", ")),
+				"found the group anew, see \"A group that lost its majority for good\" in docs/operations.md; registries go on serving meanwhile")
 		}
 		return fail(name, detail, "start the members that are down, or mend the network between them; registries go on serving meanwhile")
 	}

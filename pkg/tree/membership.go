@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -439,6 +440,33 @@ func (n *Node) Servers() []Server {
 		out = append(out, Server{ID: string(s.ID), Site: site, Addr: string(s.Address), Voter: s.Suffrage == raft.Voter, Leader: s.ID == lead})
 	}
 	slices.SortFunc(out, func(a, b Server) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Replaced asks the members with a vote who they are, and returns the sites that answer as another server than the one that votes: their disks were lost. Bounded by ctx and Timeouts.Call.
+func (n *Node) Replaced(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Call)
+	defer cancel()
+	var (
+		mu  sync.Mutex
+		out []string
+		wg  sync.WaitGroup
+	)
+	for _, s := range n.Servers() {
+		_, incarnation := splitID(raft.ServerID(s.ID))
+		if !s.Voter || s.ID == string(n.id) {
+			continue
+		}
+		wg.Go(func() {
+			if id, err := n.identifyAt(ctx, s.Addr, s.Site); err == nil && id.GetIncarnation() != incarnation {
+				mu.Lock()
+				defer mu.Unlock()
+				out = append(out, s.Site)
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(out)
 	return out
 }
 
