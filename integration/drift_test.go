@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 // refState waits until where says of a ref at a site that it is in a state, for a reason with all the words.
@@ -54,6 +56,20 @@ func TestDrift(t *testing.T) {
 	refState(t, hq, "app/web:changes", "ac-a", "accepted", "changed here")
 	refState(t, hq, "app/web:goes", "ac-a", "accepted", "deleted here")
 	treeSays(t, hq, "ac-a", "synced")
+	eventually(t, "nothing is left to do where differences are accepted", func() error {
+		tree, err := asks[view.Tree](hq, "tree")
+		if err != nil {
+			return err
+		}
+		for _, g := range tree.Groups {
+			for _, m := range g.Members {
+				if m.Site == "ac-a" && m.Pending == 0 {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("%+v", tree.Groups)
+	})
 	refState(t, hq, "app/web:changes", "re-a", "delivered")
 	refState(t, hq, "app/web:goes", "re-a", "delivered")
 	treeSays(t, hq, "re-a", "synced")

@@ -222,7 +222,7 @@ func (s seen) below(ch chan<- prometheus.Metric) {
 		gauge(ch, descSiteLag, float64(lag), group, site)
 		gauge(ch, descSiteLagTime, s.a.lacking(h).Seconds(), group, site)
 		gauge(ch, descSiteLeft, float64(h.GetBytesLeft()), group, site)
-		gauge(ch, descSitePending, float64(h.GetPendingTotal()), group, site)
+		gauge(ch, descSitePending, float64(toDo(h)), group, site)
 	}
 }
 

@@ -119,7 +119,7 @@ func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, hea
 	for _, h := range sites {
 		m := &adminv1.TreeMember{
 			Site: h.GetSite(), State: h.GetState(), Reason: h.GetReason(), Registry: h.GetRegistry(), RegistryType: h.GetRegistryType(),
-			Revision: h.GetRevision(), BytesLeft: h.GetBytesLeft(), Rate: h.GetRate(), Pending: h.GetPendingTotal(),
+			Revision: h.GetRevision(), BytesLeft: h.GetBytesLeft(), Rate: h.GetRate(), Pending: toDo(h),
 			LastContact: h.GetLastContact(), Version: h.GetVersion(), Disk: h.GetDisk(), RegistryDisk: h.GetRegistryDisk(), CertificateExpires: h.GetCertificateExpires(),
 		}
 		if h.GetRegistryType() != "none" {
@@ -233,4 +233,9 @@ func (a *Agent) inScope(group, repository string) bool {
 	}
 	g, ok := a.node.Catalog().Group(group)
 	return !ok || catalog.MatchScope(g.GetDemand(), repository)
+}
+
+// toDo is how many refs a site does not show and is to.
+func toDo(h *treev1.SiteHealth) uint64 {
+	return h.GetPendingTotal() - min(h.GetPendingAccepted(), h.GetPendingTotal())
 }

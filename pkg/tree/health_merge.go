@@ -242,7 +242,12 @@ func (t *table) report(s *source, h *treev1.SiteHealth, pending map[string]*tree
 	h = proto.CloneOf(h)
 	h.Reason = shorten(strings.ToValidUTF8(h.Reason, "?"))
 	h.State, h.Registry = plain(h.State), plain(h.Registry)
-	h.PendingTotal, h.PendingFrom = uint64(len(pending)), 0
+	h.PendingTotal, h.PendingAccepted, h.PendingFrom = uint64(len(pending)), 0, 0
+	for _, p := range pending {
+		if p.GetState() == "accepted" {
+			h.PendingAccepted++
+		}
+	}
 	limit := ^uint64(0)
 	if len(pending) > maxPending {
 		limit = lowestRevisions(pending, maxPending)

@@ -1446,8 +1446,10 @@ type SiteHealth struct {
 	RegistryDisk *Disk `protobuf:"bytes,21,opt,name=registry_disk,json=registryDisk,proto3" json:"registry_disk,omitempty"`
 	// certificate_expires: when the certificate of the site ends; absent: it has none.
 	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// pending_accepted of pending_total are differences that the settings accept: nothing is to be done about them.
+	PendingAccepted uint64 `protobuf:"varint,23,opt,name=pending_accepted,json=pendingAccepted,proto3" json:"pending_accepted,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SiteHealth) Reset() {
@@ -1611,6 +1613,13 @@ func (x *SiteHealth) GetCertificateExpires() *timestamppb.Timestamp {
 		return x.CertificateExpires
 	}
 	return nil
+}
+
+func (x *SiteHealth) GetPendingAccepted() uint64 {
+	if x != nil {
+		return x.PendingAccepted
+	}
+	return 0
 }
 
 // Disk is the file system on which a directory lies.
@@ -3059,7 +3068,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x10fallback_parents\x18\x16 \x03(\tR\x0ffallbackParents\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x05\n" +
 	"\n" +
 	"SiteHealth\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
@@ -3083,7 +3092,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\vincarnation\x18\x10 \x01(\tR\vincarnation\x12(\n" +
 	"\x04disk\x18\x14 \x01(\v2\x14.fanout.tree.v1.DiskR\x04disk\x129\n" +
 	"\rregistry_disk\x18\x15 \x01(\v2\x14.fanout.tree.v1.DiskR\fregistryDisk\x12K\n" +
-	"\x13certificate_expires\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\"0\n" +
+	"\x13certificate_expires\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\x12)\n" +
+	"\x10pending_accepted\x18\x17 \x01(\x04R\x0fpendingAccepted\"0\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\"\xdd\x03\n" +
