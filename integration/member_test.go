@@ -190,7 +190,7 @@ func TestMembers_GrowAndShrink(t *testing.T) {
 	t.Logf("%s leads %s after SIGTERM to hq-b", a.leads(), time.Since(begin).Round(time.Millisecond))
 	_ = b.cmd.Wait()
 	b.mu.Lock()
-	if log := b.log.String(); strings.Contains(log, "leadership was not handed over") {
+	if log := b.log.String(); !strings.Contains(log, `"leadership was handed over"`) {
 		t.Error("hq-b did not hand leadership over")
 	}
 	b.mu.Unlock()

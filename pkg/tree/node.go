@@ -178,7 +178,9 @@ func (n *Node) handLeadershipOver(r *raft.Raft) {
 	// Raft answers within its election timeout.
 	if err := r.LeadershipTransfer().Error(); err != nil {
 		n.log.Info("leadership was not handed over", "error", err)
+		return
 	}
+	n.log.Info("leadership was handed over")
 }
 
 // observe makes raft tell of new leaders. A full channel drops: one that waits says enough.
