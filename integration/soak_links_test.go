@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -254,11 +253,7 @@ func (l *wire) flow(to io.Writer, from io.Reader, towards string, seen *counter)
 
 // owner finds the site whose agent opened a connection.
 func (w *wires) owner(c net.Conn) (*site, error) {
-	_, port, err := net.SplitHostPort(c.RemoteAddr().String())
-	if err != nil {
-		return nil, err
-	}
-	inode, err := socketAt(port)
+	inode, err := socketOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -276,23 +271,37 @@ func (w *wires) owner(c net.Conn) (*site, error) {
 	return nil, fmt.Errorf("no agent has socket %s", inode)
 }
 
-// socketAt finds the inode of the socket at a local port of 127.0.0.1.
-func socketAt(port string) (string, error) {
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		return "", err
-	}
+// socketOf finds the inode of the socket at the other end of a connection. Both ends are compared: two sockets may have the same local port, towards different places.
+func socketOf(c net.Conn) (string, error) {
 	table, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
 		return "", err
 	}
-	local := fmt.Sprintf("0100007F:%04X", n)
+	there, here, err := kernelAddresses(c)
+	if err != nil {
+		return "", err
+	}
 	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 9 && f[1] == local {
+		if f := strings.Fields(line); len(f) > 9 && f[1] == there && f[2] == here {
 			return f[9], nil
 		}
 	}
-	return "", fmt.Errorf("no socket at port %s", port)
+	return "", fmt.Errorf("no socket from %s to %s", c.RemoteAddr(), c.LocalAddr())
+}
+
+// kernelAddresses are the ends of a connection over IPv4 as /proc/net/tcp writes them.
+func kernelAddresses(c net.Conn) (there, here string, err error) {
+	write := func(a net.Addr) string {
+		tcp, ok := a.(*net.TCPAddr)
+		if !ok || tcp.IP.To4() == nil {
+			err = fmt.Errorf("%s is no TCP address of IPv4", a)
+			return ""
+		}
+		ip := tcp.IP.To4()
+		return fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], tcp.Port)
+	}
+	there, here = write(c.RemoteAddr()), write(c.LocalAddr())
+	return there, here, err
 }
 
 // has says whether a process has a socket open.
