@@ -70,7 +70,6 @@ func TestDrift(t *testing.T) {
 		}
 		return fmt.Errorf("%+v", tree.Groups)
 	})
-	hq.finds("ac-a", nil)
 	refState(t, hq, "app/web:changes", "re-a", "delivered")
 	refState(t, hq, "app/web:goes", "re-a", "delivered")
 	treeSays(t, hq, "re-a", "synced")

@@ -195,7 +195,7 @@ func (v *verifying) lookAtHeld(ctx context.Context) error {
 	return nil
 }
 
-// lookAt checks one ref: the tag as this site's group is to show it, and what is to be here ahead. A tag that is held as it is, by a freeze for one, or whose difference the settings accept, is no difference.
+// lookAt checks one ref: the tag as this site's group is to show it, and what is to be here ahead. A tag that is held as it is, by a freeze for one, is no difference.
 func (v *verifying) lookAt(ctx context.Context, raw *catalogv1.Record) (found, error) {
 	rec, f := v.a.shown(raw), found{}
 	if rec.GetDeleted() {
@@ -208,8 +208,7 @@ func (v *verifying) lookAt(ctx context.Context, raw *catalogv1.Record) (found, e
 		}
 		pending, _ := v.a.progress.snapshot()
 		p := pending[catalog.RefOf(raw).String()]
-		left := p.GetState() == "held" || p.GetState() == "accepted"
-		if len(f.diffs) == 1 && left && p.GetDigest() == f.shown && (f.diffs[0].kind == kindOtherDigest || f.diffs[0].kind == kindMissingTag) {
+		if len(f.diffs) == 1 && p.GetState() == "held" && p.GetDigest() == f.shown && (f.diffs[0].kind == kindOtherDigest || f.diffs[0].kind == kindMissingTag) {
 			f.diffs, f.held = nil, true
 		}
 	}
