@@ -212,7 +212,7 @@ func (s seen) below(ch chan<- prometheus.Metric) {
 		if t := h.GetLastContact(); t.IsValid() {
 			gauge(ch, descSiteContact, float64(t.AsTime().UnixMilli())/1000, group, site)
 		}
-		if h.GetRegistryType() == "none" {
+		if h.GetRegistryType() == "none" || !heard(h) {
 			continue
 		}
 		lag := uint64(0)

@@ -106,7 +106,7 @@ func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, hea
 		State: g.GetState(), Reason: g.GetReason(), Revision: g.GetPosition().GetRevision(), LastContact: g.GetLastContact(),
 		Carrier: g.GetCarrier(), Labels: g.GetLabels(), DetachedSince: g.GetDetachedSince(),
 	}
-	if head > out.GetRevision() {
+	if head > out.GetRevision() && g.GetPosition() != nil {
 		out.Lag = head - out.GetRevision()
 		out.LagSeconds = a.unseen(g.GetGroup(), out.GetRevision()).Seconds()
 	}
@@ -122,7 +122,7 @@ func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, hea
 			Revision: h.GetRevision(), BytesLeft: h.GetBytesLeft(), Rate: h.GetRate(), Pending: toDo(h),
 			LastContact: h.GetLastContact(), Version: h.GetVersion(), Disk: h.GetDisk(), RegistryDisk: h.GetRegistryDisk(), CertificateExpires: h.GetCertificateExpires(),
 		}
-		if h.GetRegistryType() != "none" {
+		if h.GetRegistryType() != "none" && heard(h) {
 			m.Lag, m.LagSeconds = max(head, h.GetRevision())-h.GetRevision(), a.lacking(h).Seconds()
 			out.LagSeconds = max(out.GetLagSeconds(), m.GetLagSeconds())
 		}
@@ -234,6 +234,9 @@ func (a *Agent) inScope(group, repository string) bool {
 	g, ok := a.node.Catalog().Group(group)
 	return !ok || catalog.MatchScope(g.GetDemand(), repository)
 }
+
+// heard says whether anything is known of how far a site is. A root knows of a site that is away since before its election only that it is there: from revision 0 on it would lack all that there is.
+func heard(h *treev1.SiteHealth) bool { return h.GetLastContact().IsValid() || h.GetRevision() > 0 }
 
 // toDo is how many refs a site does not show and is to.
 func toDo(h *treev1.SiteHealth) uint64 {

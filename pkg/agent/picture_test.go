@@ -1,12 +1,17 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
 // TestTree_WorstAndLag: a group keeps its own state, and says the worst of what is below it and where; lag is told from the time of what a site lacks, not from when it was heard.
@@ -66,5 +71,29 @@ func TestWorst(t *testing.T) {
 	want := "conflict at hq/gd/zh, degraded at hq/gd/sz, synced at hq/gd/fs, degraded at hq/gd/sz, conflict at hq/gd/zh, syncing at hq/hn/cs, syncing at hq/hn/cs"
 	if strings.Join(got, ", ") != want {
 		t.Errorf("%s", strings.Join(got, ", "))
+	}
+}
+
+// TestTree_LagOfTheUnheard: a root that has heard nothing of a site yet does not know how far it is; a site that said that it has nothing lacks all.
+func TestTree_LagOfTheUnheard(t *testing.T) {
+	hq := runTree(t, nil, "hq")["hq"]
+	hq.push("app/web:1")
+	var head uint64
+	waitFor(t, "it is published", func() error {
+		if head = hq.node.Roster().Head; head == 0 {
+			return errors.New("nothing is")
+		}
+		return nil
+	})
+	of := func(g *treev1.GroupHealth, h *treev1.SiteHealth) *adminv1.TreeGroup {
+		return hq.treeGroup(g, []*treev1.SiteHealth{h}, head)
+	}
+	away := of(&treev1.GroupHealth{Group: "hq/gd", State: "unreachable"}, &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", State: "unreachable"})
+	if m := away.GetMembers()[0]; away.GetLag() != 0 || away.GetLagSeconds() != 0 || m.GetLag() != 0 || m.GetLagSeconds() != 0 {
+		t.Errorf("nothing is known of it: %v", away)
+	}
+	empty := of(&treev1.GroupHealth{Group: "hq/gd", Position: &catalogv1.Position{}}, &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", LastContact: timestamppb.Now()})
+	if m := empty.GetMembers()[0]; empty.GetLag() != head || empty.GetLagSeconds() <= 0 || m.GetLag() != head || m.GetLagSeconds() <= 0 {
+		t.Errorf("it lacks all: %v", empty)
 	}
 }
