@@ -29,10 +29,10 @@ func (e *events) normal(reason, ref, message string)  { e.add("Normal", reason, 
 func (e *events) warning(reason, ref, message string) { e.add("Warning", reason, ref, message) }
 
 // parentChanged is tree.Config's OnParent.
-func (a *Agent) parentChanged(parent, peer string, fallback bool, err error) {
+func (a *Agent) parentChanged(parent, peer string, fallback bool, why string) {
 	switch {
-	case err != nil:
-		a.events.warning("Detached", "", "the group is attached to no parent: "+plainWords(err))
+	case parent == "":
+		a.events.warning("Detached", "", "the group is attached to no parent: "+why)
 	case fallback:
 		a.events.warning("Attached", "", fmt.Sprintf("to the fallback parent %s, by %s", parent, peer))
 	default:

@@ -152,27 +152,28 @@ func (a *attachClient) run() {
 
 // lost notes that the group is attached to none now.
 func (a *attachClient) lost(err error) {
+	why := wording.Plain(strings.ReplaceAll(err.Error(), "\n", "; "))
 	a.set(func() {
 		if a.detached.IsZero() {
 			a.detached = time.Now()
 		}
 		if a.group, a.offered = "", ""; !errors.Is(err, errAgain) {
-			a.state, a.reason = "degraded", shorten(errNotAttached.Error()+": "+wording.Plain(strings.ReplaceAll(err.Error(), "\n", "; ")))
+			a.state, a.reason = "degraded", shorten(errNotAttached.Error()+": "+why)
 		}
 	})
 	if !errors.Is(err, errAgain) {
-		a.changed("", "", false, err)
+		a.changed("", "", false, why)
 	}
 }
 
 // changed passes on to which parent the group is attached, when that is another than was told last.
-func (a *attachClient) changed(parent, peer string, fallback bool, err error) {
+func (a *attachClient) changed(parent, peer string, fallback bool, why string) {
 	a.mu.Lock()
 	news := a.told == nil || *a.told != parent
 	a.told = &parent
 	a.mu.Unlock()
 	if news && a.o.n.cfg.OnParent != nil {
-		a.o.n.cfg.OnParent(parent, peer, fallback, err)
+		a.o.n.cfg.OnParent(parent, peer, fallback, why)
 	}
 }
 
@@ -342,7 +343,7 @@ func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
 			a.state, a.reason = "degraded", "attached to the fallback parent "+w.GetGroup()+": no parent answers"
 		}
 	})
-	a.changed(w.GetGroup(), w.GetSite(), fallback, nil)
+	a.changed(w.GetGroup(), w.GetSite(), fallback, "")
 }
 
 // seen notes a revision of headquarters'.

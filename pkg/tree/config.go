@@ -79,8 +79,9 @@ type Config struct {
 	ServeTunnel func(ctx context.Context, conn *TunnelConn)
 	// TunnelOptions are what connections to children are made with, but for credentials.
 	TunnelOptions []grpc.DialOption
-	// OnParent is told at the root when the group is attached to another parent than before, or with an error when it is attached to none any more. It must not block. Nil: nobody is told.
-	OnParent func(parent, peer string, fallback bool, err error)
+	// OnParent is told at the root when the group is attached to another parent than before, by which peer, and when it is attached to none any more: parent is empty then, and why in a line says
+	// why. It must not block. Nil: nobody is told.
+	OnParent func(parent, peer string, fallback bool, why string)
 	// Manifests are sent ahead with records. Nil: none are.
 	Manifests ManifestStore
 	// SnapshotBytes of log are applied before a snapshot is taken; more when the last snapshot was larger.

@@ -343,32 +343,39 @@ func (o *office) anyRegistry() bool {
 	})
 }
 
-// silent returns the sites of those servers that do not answer at their raft addresses; this one does.
-func (n *Node) silent(ctx context.Context, servers []raft.Server) []string {
-	var (
-		mu  sync.Mutex
-		out []string
-		wg  sync.WaitGroup
-	)
+// silent returns the sites of those servers that do not answer as themselves: down, or come back with another disk. Bounded.
+func (n *Node) silent(ctx context.Context, servers []raft.Server) (out []string) {
 	ctx, cancel := context.WithTimeout(ctx, min(n.cfg.Timeouts.Call, 2*n.cfg.Timeouts.silence()))
 	defer cancel()
+	for id, answer := range n.incarnations(ctx, servers) {
+		if site, incarnation := splitID(id); answer != incarnation {
+			out = append(out, site)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// incarnations asks servers, this one excepted, at their addresses who they are now. Empty: no answer came.
+func (n *Node) incarnations(ctx context.Context, servers []raft.Server) map[raft.ServerID]string {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[raft.ServerID]string{}
 	for _, s := range servers {
-		site, incarnation := splitID(s.ID)
 		if s.ID == n.id {
 			continue
 		}
 		wg.Go(func() {
+			site, _ := splitID(s.ID)
 			id, err := n.identifyAt(ctx, string(s.Address), site)
-			if err == nil && id.GetIncarnation() == incarnation {
-				return
-			}
 			mu.Lock()
-			out = append(out, site)
-			mu.Unlock()
+			defer mu.Unlock()
+			if out[s.ID] = ""; err == nil {
+				out[s.ID] = id.GetIncarnation()
+			}
 		})
 	}
 	wg.Wait()
-	slices.Sort(out)
 	return out
 }
 

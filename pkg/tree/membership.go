@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -444,28 +443,20 @@ func (n *Node) Servers() []Server {
 }
 
 // Replaced asks the members with a vote who they are, and returns the sites that answer as another server than the one that votes: their disks were lost. Bounded by ctx and Timeouts.Call.
-func (n *Node) Replaced(ctx context.Context) []string {
+func (n *Node) Replaced(ctx context.Context) (out []string) {
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Call)
 	defer cancel()
-	var (
-		mu  sync.Mutex
-		out []string
-		wg  sync.WaitGroup
-	)
+	var voters []raft.Server
 	for _, s := range n.Servers() {
-		_, incarnation := splitID(raft.ServerID(s.ID))
-		if !s.Voter || s.ID == string(n.id) {
-			continue
+		if s.Voter {
+			voters = append(voters, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Addr)})
 		}
-		wg.Go(func() {
-			if id, err := n.identifyAt(ctx, s.Addr, s.Site); err == nil && id.GetIncarnation() != incarnation {
-				mu.Lock()
-				defer mu.Unlock()
-				out = append(out, s.Site)
-			}
-		})
 	}
-	wg.Wait()
+	for id, answer := range n.incarnations(ctx, voters) {
+		if site, incarnation := splitID(id); answer != "" && answer != incarnation {
+			out = append(out, site)
+		}
+	}
 	slices.Sort(out)
 	return out
 }
