@@ -78,7 +78,9 @@ func (a *Agent) proposePublish(ctx context.Context, p *catalogv1.Publish, actor 
 	case errors.Is(r.Err, catalog.ErrUnchanged):
 		return r.Record, nil
 	case r.Err != nil:
-		return nil, fmt.Errorf("publishing: %w", r.Err)
+		err := fmt.Errorf("publishing: %w", r.Err)
+		a.traceEnd(ctx, span, catalog.Ref{Repository: p.GetRepository(), Tag: p.GetTag()}, err)
+		return nil, err
 	default:
 		span.End()
 		return r.Record, nil

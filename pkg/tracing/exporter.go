@@ -25,8 +25,8 @@ func (c counter) OnEnd(s sdktrace.ReadOnlySpan) {
 func (c counter) Shutdown(context.Context) error   { return nil }
 func (c counter) ForceFlush(context.Context) error { return nil }
 
-// teller is an exporter that says once that spans are lost, and once that they are taken again.
-type teller struct {
+// exporter says once that spans are lost, and once that they are taken again.
+type exporter struct {
 	sdktrace.SpanExporter
 	counts  *counts
 	logger  *slog.Logger
@@ -37,7 +37,7 @@ type teller struct {
 }
 
 // ExportSpans implements sdktrace.SpanExporter. It gives no error: it was said.
-func (e *teller) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	e.mu.Lock()
 	defer e.mu.Unlock()

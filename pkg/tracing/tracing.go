@@ -69,21 +69,21 @@ func New(ctx context.Context, cfg Config) (*Tracer, error) {
 	if !Wanted(cfg.Lookup) {
 		return nil, nil
 	}
-	exporter, err := autoexport.NewSpanExporter(ctx)
+	to, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("setting up traces: %w", err)
 	}
-	return newTracer(ctx, cfg, exporter), nil
+	return newTracer(ctx, cfg, to), nil
 }
 
-func newTracer(ctx context.Context, cfg Config, exporter sdktrace.SpanExporter) *Tracer {
+func newTracer(ctx context.Context, cfg Config, to sdktrace.SpanExporter) *Tracer {
 	t := &Tracer{logger: cfg.Logger}
 	if t.logger == nil {
 		t.logger = slog.New(slog.DiscardHandler)
 	}
-	e := &teller{SpanExporter: exporter, counts: &t.counts, logger: t.logger, secrets: secrets(cfg.Lookup)}
+	e := &exporter{SpanExporter: to, counts: &t.counts, logger: t.logger, secrets: secrets(cfg.Lookup)}
 	t.provider = sdktrace.NewTracerProvider(
-		sdktrace.WithResource(describe(ctx, cfg)),
+		sdktrace.WithResource(describe(ctx, cfg, t.logger)),
 		sdktrace.WithSpanProcessor(counter{&t.counts}),
 		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(e)),
 	)
@@ -92,7 +92,7 @@ func newTracer(ctx context.Context, cfg Config, exporter sdktrace.SpanExporter) 
 }
 
 // describe is what all spans of an agent have in common. What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say counts more.
-func describe(ctx context.Context, cfg Config) *resource.Resource {
+func describe(ctx context.Context, cfg Config, logger *slog.Logger) *resource.Resource {
 	own := resource.NewSchemaless(
 		attribute.String("service.name", "fanoutd"),
 		attribute.String("service.version", cfg.Version),
@@ -101,12 +101,13 @@ func describe(ctx context.Context, cfg Config) *resource.Resource {
 		attribute.String("fanout.group", cfg.Group),
 	)
 	env, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithFromEnv())
-	if err != nil {
-		return own // a malformed list of attributes: the spans are worth more
+	if err == nil {
+		if env, err = resource.Merge(own, env); err == nil {
+			return env
+		}
 	}
-	if all, err := resource.Merge(own, env); err == nil {
-		return all
-	}
+	// The spans are worth more than what all of them have in common.
+	logger.Warn("spans go without the attributes that OTEL_RESOURCE_ATTRIBUTES names", "error", err)
 	return own
 }
 
