@@ -57,7 +57,7 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 	default:
 		s.a.describeRef(d)
 	}
-	events := s.gather(onBehalf(ctx, actor), x, s.tellers(view, x))
+	events := s.gather(onBehalf(ctx, actor), x, s.sources(view, x))
 	d.Events = events[max(0, len(events)-describeEvents):]
 	return d, nil
 }

@@ -78,15 +78,15 @@ func (a *Agent) ownEvents(ctx context.Context, follow bool, ref string, send fun
 	}
 }
 
-// teller is somebody who has events about a subject.
-type teller struct {
+// source is somebody who has events about a subject.
+type source struct {
 	group, site string // site: "" for all of a group that is asked through its root
 	ask         func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error
 	last        map[string]time.Time // by site: of the last event that was taken from it. Clocks differ
 }
 
 // fresh notes an event, and says whether it is newer than what was taken of its site.
-func (t *teller) fresh(ev *adminv1.EventsResponse) bool {
+func (t *source) fresh(ev *adminv1.EventsResponse) bool {
 	if ev.GetReason() == notAsked {
 		return true // its time is that of a question, after events of its site that are still to come
 	}
@@ -101,8 +101,8 @@ func (t *teller) fresh(ev *adminv1.EventsResponse) bool {
 	return true
 }
 
-// tellers are this agent, the members of its group, and for the groups below those through whom they are reached, so far as the subject concerns them.
-func (s *admin) tellers(view tree.HealthView, x subject) (out []*teller) {
+// sources are this agent, the members of its group, and for the groups below those through whom they are reached, so far as the subject concerns them.
+func (s *admin) sources(view tree.HealthView, x subject) (out []*source) {
 	a, through := s.a, map[string]bool{}
 	ref := ""
 	if x.kind == kindRef {
@@ -113,11 +113,11 @@ func (s *admin) tellers(view tree.HealthView, x subject) (out []*teller) {
 		switch {
 		case x.kind == kindSite && site != x.name, x.kind == kindGroup && group != x.name:
 		case site == a.cfg.Site:
-			out = append(out, &teller{group: group, site: site, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+			out = append(out, &source{group: group, site: site, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
 				return a.ownEvents(ctx, follow, ref, send)
 			}})
 		case group == a.cfg.Group:
-			out = append(out, &teller{group: group, site: site, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+			out = append(out, &source{group: group, site: site, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
 				client, err := a.reach(ctx, site)
 				if err != nil {
 					return err
@@ -130,7 +130,7 @@ func (s *admin) tellers(view tree.HealthView, x subject) (out []*teller) {
 				continue
 			}
 			through[child] = true
-			out = append(out, &teller{group: child, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+			out = append(out, &source{group: child, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
 				t, ok := a.node.Toward(child)
 				if !ok {
 					return status.Errorf(codes.Unavailable, "%s is not attached here", child)
@@ -167,11 +167,11 @@ func relayEvents(ctx context.Context, client adminv1.AdminServiceClient, req *ad
 	})
 }
 
-// eventsOf asks all tellers. What they remember comes in the order of its time; after that, with follow, each event when it comes. Who can't be asked, or is lost, is told of by an event that
+// eventsOf asks all sources. What they remember comes in the order of its time; after that, with follow, each event when it comes. Who can't be asked, or is lost, is told of by an event that
 // nobody remembers, and is asked again.
 func (s *admin) eventsOf(ctx context.Context, x subject, follow bool, send func(*adminv1.EventsResponse) error) error {
-	tellers := s.tellers(s.a.node.Health(), x)
-	for _, ev := range s.gather(ctx, x, tellers) {
+	sources := s.sources(s.a.node.Health(), x)
+	for _, ev := range s.gather(ctx, x, sources) {
 		if err := send(ev); err != nil {
 			return err
 		}
@@ -179,21 +179,21 @@ func (s *admin) eventsOf(ctx context.Context, x subject, follow bool, send func(
 	if !follow {
 		return nil
 	}
-	return s.followAll(ctx, x, tellers, send)
+	return s.followAll(ctx, x, sources, send)
 }
 
-// followAll follows those tellers, and others that come up later, as groups attach. It ends when this agent is no longer the root: then another one hears of what is below.
-func (s *admin) followAll(ctx context.Context, x subject, tellers []*teller, send func(*adminv1.EventsResponse) error) error {
+// followAll follows those sources, and others that come up later, as groups attach. It ends when this agent is no longer the root: then another one hears of what is below.
+func (s *admin) followAll(ctx context.Context, x subject, sources []*source, send func(*adminv1.EventsResponse) error) error {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	followed := map[string]bool{}
 	g.Go(func() error {
 		for {
-			for _, t := range tellers {
+			for _, t := range sources {
 				if key := t.group + " " + t.site; !followed[key] {
 					followed[key] = true
 					g.Go(func() error {
-						return s.followTeller(ctx, x, t, func(ev *adminv1.EventsResponse) error {
+						return s.followSource(ctx, x, t, func(ev *adminv1.EventsResponse) error {
 							mu.Lock()
 							defer mu.Unlock()
 							return send(ev)
@@ -207,14 +207,14 @@ func (s *admin) followAll(ctx context.Context, x subject, tellers []*teller, sen
 			if !s.a.node.IsRoot() {
 				return status.Errorf(codes.Unavailable, "%s is no longer the root of %s", s.a.cfg.Site, s.a.cfg.Group)
 			}
-			tellers = s.tellers(s.a.node.Health(), x)
+			sources = s.sources(s.a.node.Health(), x)
 		}
 	})
 	return g.Wait()
 }
 
-// followTeller passes on what is new at one teller until ctx ends or it can't be sent.
-func (s *admin) followTeller(ctx context.Context, x subject, t *teller, send func(*adminv1.EventsResponse) error) error {
+// followSource passes on what is new at one source until ctx ends or it can't be sent.
+func (s *admin) followSource(ctx context.Context, x subject, t *source, send func(*adminv1.EventsResponse) error) error {
 	told := ""
 	for {
 		var sending error
@@ -233,7 +233,7 @@ func (s *admin) followTeller(ctx context.Context, x subject, t *teller, send fun
 		}
 		if err != nil && told != err.Error() {
 			told = err.Error()
-			if err := send(s.a.notTold(x, t, err)); err != nil {
+			if err := send(s.a.unasked(x, t, err)); err != nil {
 				return err
 			}
 		}
@@ -243,14 +243,14 @@ func (s *admin) followTeller(ctx context.Context, x subject, t *teller, send fun
 	}
 }
 
-// gather gives what all tellers remember, oldest first.
-func (s *admin) gather(ctx context.Context, x subject, tellers []*teller) (out []*adminv1.EventsResponse) {
+// gather gives what all sources remember, oldest first.
+func (s *admin) gather(ctx context.Context, x subject, sources []*source) (out []*adminv1.EventsResponse) {
 	ctx, cancel := context.WithTimeout(ctx, within(ctx, eventsTimeout))
 	defer cancel()
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(topAtOnce)
-	for _, t := range tellers {
+	for _, t := range sources {
 		g.Go(func() error {
 			var list []*adminv1.EventsResponse
 			err := t.ask(ctx, false, func(ev *adminv1.EventsResponse) error {
@@ -260,7 +260,7 @@ func (s *admin) gather(ctx context.Context, x subject, tellers []*teller) (out [
 				return nil
 			})
 			if err != nil {
-				list = append(list, s.a.notTold(x, t, err))
+				list = append(list, s.a.unasked(x, t, err))
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -273,8 +273,8 @@ func (s *admin) gather(ctx context.Context, x subject, tellers []*teller) (out [
 	return out
 }
 
-// notTold says that somebody's events are not among those that are shown.
-func (a *Agent) notTold(x subject, t *teller, err error) *adminv1.EventsResponse {
+// unasked says that somebody's events are not among those that are shown.
+func (a *Agent) unasked(x subject, t *source, err error) *adminv1.EventsResponse {
 	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: notAsked, Site: a.cfg.Site, Count: 1}
 	ev.Message = "the events of " + cmp.Or(t.site, t.group) + " are not among these: " + status.Convert(err).Message()
 	if x.kind == kindRef {

@@ -11,13 +11,13 @@ import (
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
-// TestTeller_Fresh: what is new is judged by each site's own clock, and that somebody could not be asked hides no event of who says so.
-func TestTeller_Fresh(t *testing.T) {
+// TestSource_Fresh: what is new is judged by each site's own clock, and that somebody could not be asked hides no event of who says so.
+func TestSource_Fresh(t *testing.T) {
 	begin := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
 	at := func(site, reason string, seconds int) *adminv1.EventsResponse {
 		return &adminv1.EventsResponse{Site: site, Reason: reason, Time: timestamppb.New(begin.Add(time.Duration(seconds) * time.Second))}
 	}
-	var x teller
+	var x source
 	for i, c := range []struct {
 		ev   *adminv1.EventsResponse
 		want bool
