@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -162,10 +163,12 @@ func (b *described) part(title, text string) {
 	}
 }
 
+var kindTitles = map[string]string{"group": "Group", "site": "Site", "ref": "Ref"}
+
 // Text is a line for each fact, then tables, then the latest events.
 func (d Describe) Text(s Style) string {
 	b := &described{s: s}
-	fmt.Fprintf(b, "%s %s%s\n\n", s.paint(bold, strings.ToUpper(Clean(d.Kind[:min(1, len(d.Kind))]))+Clean(d.Kind[min(1, len(d.Kind)):])), s.paint(bold, Clean(d.Name)), asOf(d.AsOf))
+	fmt.Fprintf(b, "%s %s%s\n\n", s.paint(bold, cmp.Or(kindTitles[d.Kind], Clean(d.Kind))), s.paint(bold, Clean(d.Name)), asOf(d.AsOf))
 	switch {
 	case d.Record != nil:
 		d.writeRef(b)
