@@ -12,7 +12,7 @@ import (
 func anew(t *testing.T, group ...*site) {
 	t.Helper()
 	for _, s := range group {
-		s.cmdStop()
+		s.stop()
 	}
 	for _, s := range group {
 		for _, part := range []string{"raft", "store"} {
@@ -26,13 +26,6 @@ func anew(t *testing.T, group ...*site) {
 	for _, s := range group {
 		s.waitReady()
 	}
-}
-
-// cmdStop ends the process in order.
-func (s *site) cmdStop() {
-	s.t.Helper()
-	_ = s.cmd.Process.Signal(os.Interrupt)
-	_ = s.cmd.Wait()
 }
 
 // loseTheDisk has a member of a group of two come back with an empty disk after the other gave up being the root: neither can ever decide again, and doctor says so.

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/creack/pty"
+
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 // typist is fanoutctl on a terminal of its own, and what a person types and sees there.
@@ -117,8 +119,8 @@ spec:
 			}
 		}
 	}
-	if out, code := hq.ctl("rollout", "list", "-o", "json"); code != 0 || len(rolloutsIn(t, out)) != 0 {
-		t.Fatalf("a rollout without a yes: exit %d: %s", code, out)
+	if list, err := asks[view.Rollouts](hq, "rollout", "list"); err != nil || len(list.Rollouts) != 0 {
+		t.Fatalf("a rollout without a yes: %v: %+v", err, list)
 	}
 	if _, errs, code := hq.says("promote", "app/web:1", "--as", "stable", "--plan", plan); code != 2 || !strings.Contains(string(errs), "--yes") {
 		t.Errorf("without a terminal: exit %d: %s", code, errs)
@@ -129,12 +131,11 @@ spec:
 		if seen, code := promote(tag).asked("Start it? [y/N]", "y\n"); code != 0 {
 			t.Fatalf("exit %d: %s", code, seen)
 		}
-		out, _ := hq.ctl("rollout", "list", "-o", "json")
-		ids := rolloutsIn(t, out)
-		if len(ids) == 0 {
-			t.Fatalf("no rollout: %s", out)
+		list, err := asks[view.Rollouts](hq, "rollout", "list")
+		if err != nil || len(list.Rollouts) == 0 {
+			t.Fatalf("%v: %+v", err, list)
 		}
-		return ids[0]
+		return list.Rollouts[0].ID // the newest
 	}
 	does := func(args ...string) {
 		t.Helper()
@@ -146,7 +147,7 @@ spec:
 		t.Helper()
 		eventually(t, fmt.Sprint("the rollout is ", phase, words), func() error {
 			out, _ := hq.ctl("rollout", "show", id, "-o", "json")
-			var doc struct{ Phase string }
+			var doc view.Rollout
 			if err := json.Unmarshal(out, &doc); err != nil || doc.Phase != phase {
 				return fmt.Errorf("%v: %s", err, out)
 			}
@@ -187,21 +188,4 @@ spec:
 	}
 	is(second, "rolled-back")
 	shows(t, sites["sz-a"], "app/web:stable", releases[0])
-}
-
-// rolloutsIn reads the IDs of a list, the newest first.
-func rolloutsIn(t *testing.T, out []byte) (ids []string) {
-	t.Helper()
-	var doc struct {
-		Rollouts []struct {
-			ID string `json:"id"`
-		} `json:"rollouts"`
-	}
-	if err := json.Unmarshal(out, &doc); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	for _, r := range doc.Rollouts {
-		ids = append(ids, r.ID)
-	}
-	return ids
 }
