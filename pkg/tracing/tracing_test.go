@@ -313,3 +313,14 @@ func TestNew_Refuses(t *testing.T) {
 		t.Errorf("got %v, %v", tracer, err)
 	}
 }
+
+// TestResource_Malformed: attributes that can't be read are left out, and that is said.
+func TestResource_Malformed(t *testing.T) {
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment")
+	var log lines
+	tr := tracing.NewWith(t.Context(), tracing.Config{Lookup: env{}.lookup, Site: "gd-a", Group: "hq/gd", Logger: slog.New(slog.NewJSONHandler(&log, nil))}, tracetest.NewInMemoryExporter())
+	defer tr.Close()
+	if !strings.Contains(log.String(), "OTEL_RESOURCE_ATTRIBUTES") {
+		t.Errorf("the log: %q", log.String())
+	}
+}
