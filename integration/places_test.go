@@ -120,7 +120,7 @@ func TestRefusalsByPlace(t *testing.T) {
 					t.Errorf("%s: another repository's image was held up for %s", r.name, took)
 				}
 				fails(t, hq, gd.name, repo+"/app:1", words...)
-				treeSays(t, hq, gd.name, "degraded", append([]string{repo + "/app:1: ", "next attempt"}, words...)...)
+				treeSays(t, hq, gd.name, "degraded", append([]string{repo + "/app:1: "}, words...)...)
 				if fault.RetryAfter != "" {
 					seen.apart(t, 4*time.Second)
 				}

@@ -220,7 +220,13 @@ func (d *delivery) run(ctx context.Context) error {
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(parallelSteps)
 		for _, step := range stage {
-			g.Go(func() error { return d.step(gctx, step) })
+			g.Go(func() error {
+				err := d.step(gctx, step)
+				if err == nil {
+					d.accepted()
+				}
+				return err
+			})
 		}
 		if err := g.Wait(); err != nil {
 			return err
@@ -247,6 +253,13 @@ func (d *delivery) presentIn(plan reconcile.Plan) (n int64) {
 func (d *delivery) setLeft(n int64) {
 	d.left.Store(n)
 	d.a.progress.update(d.ref, func(p *treev1.PendingRef) { p.BytesLeft = n }, false)
+}
+
+// accepted notes that the registry takes things again.
+func (d *delivery) accepted() {
+	if d.a.progress.get(d.ref).GetRefused() {
+		d.a.progress.update(d.ref, func(p *treev1.PendingRef) { p.Refused = false }, false)
+	}
 }
 
 func (d *delivery) step(ctx context.Context, s reconcile.Step) error {

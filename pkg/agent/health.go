@@ -76,11 +76,13 @@ func blobProgress(f transfer.Progress) *treev1.BlobProgress {
 	return &treev1.BlobProgress{Digest: f.Digest, Size: f.Size, Have: f.Have, Source: f.Source.Site, Rate: f.Rate}
 }
 
-// failure says why a ref fails, when it is tried again, and how many others fail.
+// failure says why a ref fails, when it is tried again or that it is, and how many others fail.
 func failure(id string, p *treev1.PendingRef, failures int) string {
 	s := id + ": " + p.GetReason()
 	if p.GetNextAttempt() != nil {
 		s += "; next attempt at " + p.GetNextAttempt().AsTime().Format(time.TimeOnly) + " UTC"
+	} else if p.GetState() == "delivering" {
+		s += "; tried again now"
 	}
 	if failures > 1 {
 		s += fmt.Sprintf("; %d more fail", failures-1)
@@ -138,12 +140,12 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 	todo := 0
 	for id, p := range pending {
 		h.BytesLeft += p.GetBytesLeft()
-		switch p.GetState() {
-		case "failed":
-			failed.add(id)
-		case "drifted":
+		switch state := p.GetState(); {
+		case state == "failed", state == "delivering" && p.GetRefused():
+			failed.add(id) // an attempt may last half a minute, and the wait for it a part of a second
+		case state == "drifted":
 			drifted.add(id)
-		case "accepted", "held": // a word, a wave or a time is waited for
+		case state == "accepted", state == "held": // a word, a wave or a time is waited for
 		default:
 			todo++
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -44,8 +45,27 @@ func TestTree_WorstAndLag(t *testing.T) {
 	if m.GetDisk().GetTotal() <= 0 || m.GetDisk().GetFree() <= 0 || m.GetRegistryDisk() != nil || top.GetMembers()[0].GetRegistryDisk().GetTotal() <= 0 {
 		t.Errorf("disks: %v, %v", m, top.GetMembers()[0])
 	}
-	g.refuses(nil)
+	hung, release := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(hung) })
+	let := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(let)
+	g.refuses(func(r *http.Request) bool {
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/app/web/") {
+			once()
+			<-release
+		}
+		return false
+	})
 	tree["hq/gd"].queue.hurry()
+	<-hung
+	waitFor(t, "it is degraded while the next attempt hangs", func() error {
+		m := hq.tree("").GetGroups()[1].GetMembers()[0]
+		if m.GetState() != "degraded" || !strings.Contains(m.GetReason(), "app/web:1") || !strings.Contains(m.GetReason(), "403") || !strings.Contains(m.GetReason(), "tried again now") {
+			return fmt.Errorf("%v", m)
+		}
+		return nil
+	})
+	let()
 	waitFor(t, "it is mended", func() error {
 		groups := hq.tree("").GetGroups()
 		if groups[0].GetWorst() != "synced" || groups[1].GetLagSeconds() != 0 {

@@ -55,7 +55,7 @@ func (p *progress) update(ref catalog.Ref, change func(*treev1.PendingRef), crea
 	entry := &treev1.PendingRef{Site: p.site, Repository: ref.Repository, Tag: ref.Tag, State: "waiting", Since: timestamppb.New(time.Now())}
 	if old != nil {
 		entry.Revision, entry.State, entry.Digest, entry.Reason = old.Revision, old.State, old.Digest, old.Reason
-		entry.Since, entry.BytesLeft, entry.NextAttempt, entry.Attempts, entry.Trouble = old.Since, old.BytesLeft, old.NextAttempt, old.Attempts, old.Trouble
+		entry.Since, entry.BytesLeft, entry.NextAttempt, entry.Attempts, entry.Trouble, entry.Refused = old.Since, old.BytesLeft, old.NextAttempt, old.Attempts, old.Trouble, old.Refused
 	}
 	change(entry)
 	p.pending[id] = entry

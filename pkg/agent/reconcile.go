@@ -184,7 +184,7 @@ func (a *Agent) noteFailure(k key, err error, failures int, wait time.Duration) 
 		a.doubt.set()
 	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
-		p.State, p.Reason, p.Attempts, p.Trouble = "failed", plainWords(err), uint32(failures), trouble
+		p.State, p.Reason, p.Attempts, p.Trouble, p.Refused = "failed", plainWords(err), uint32(failures), trouble, errors.As(err, new(*registry.Error))
 		p.NextAttempt = timestamppb.New(time.Now().Add(wait))
 	}, false)
 }
@@ -424,7 +424,7 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 func (a *Agent) differs(ref catalog.Ref, rec *catalogv1.Record, ours, state, reason string, why *treev1.Trouble) {
 	a.progress.update(ref, func(p *treev1.PendingRef) {
 		p.Revision, p.State, p.Digest, p.Reason, p.Trouble = rec.GetRevision(), state, ours, reason, why
-		p.BytesLeft, p.Attempts, p.NextAttempt = 0, 0, nil
+		p.BytesLeft, p.Attempts, p.NextAttempt, p.Refused = 0, 0, nil, false
 	}, true)
 }
 

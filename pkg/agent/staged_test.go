@@ -52,7 +52,10 @@ func newGate(t *testing.T, direct string) *gate {
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
-		refused, again := g.refuse != nil && g.refuse(r), g.again
+		refuse, again := g.refuse, g.again
+		g.mu.Unlock()
+		refused := refuse != nil && refuse(r) // it may block: a registry that hangs
+		g.mu.Lock()
 		if r.Method != http.MethodGet && r.Method != http.MethodHead && !refused {
 			g.written = append(g.written, r.Method+" "+r.URL.Path)
 		}

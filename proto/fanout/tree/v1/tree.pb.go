@@ -1707,7 +1707,9 @@ type PendingRef struct {
 	// trouble: what keeps the ref from being delivered; absent: nothing is known to.
 	Trouble *Trouble `protobuf:"bytes,13,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// blob that is being fetched for it, of several the one that began first; absent: none.
-	Blob          *BlobProgress `protobuf:"bytes,14,opt,name=blob,proto3" json:"blob,omitempty"`
+	Blob *BlobProgress `protobuf:"bytes,14,opt,name=blob,proto3" json:"blob,omitempty"`
+	// refused: the last attempt was failed by the site's registry, and nothing was put into it since. A site is degraded by such a ref while the next attempt is under way too.
+	Refused       bool `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1838,6 +1840,13 @@ func (x *PendingRef) GetBlob() *BlobProgress {
 		return x.Blob
 	}
 	return nil
+}
+
+func (x *PendingRef) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
 }
 
 // Trouble says what keeps a ref from being delivered, by a word of a fixed list, so that nobody has to read it out of a reason.
@@ -3096,7 +3105,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x10pending_accepted\x18\x17 \x01(\x04R\x0fpendingAccepted\"0\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x03R\x05total\"\xdd\x03\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\"\xf7\x03\n" +
 	"\n" +
 	"PendingRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
@@ -3116,7 +3125,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\battempts\x18\v \x01(\rR\battempts\x12\x16\n" +
 	"\x06pushed\x18\f \x01(\bR\x06pushed\x121\n" +
 	"\atrouble\x18\r \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\x120\n" +
-	"\x04blob\x18\x0e \x01(\v2\x1c.fanout.tree.v1.BlobProgressR\x04blob\"\x93\x01\n" +
+	"\x04blob\x18\x0e \x01(\v2\x1c.fanout.tree.v1.BlobProgressR\x04blob\x12\x18\n" +
+	"\arefused\x18\x0f \x01(\bR\arefused\"\x93\x01\n" +
 	"\aTrouble\x12\x14\n" +
 	"\x05cause\x18\x01 \x01(\tR\x05cause\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12\x12\n" +
