@@ -66,7 +66,7 @@ func TestDoctor(t *testing.T) {
 		}
 		return errors.Join(all["hq-a"]["clock of hq-b"].is("ok"), all["hq-b"]["clock of hq-a"].is("ok"))
 	})
-	for _, name := range []string{"registry", "registry: push a blob", "registry: push a manifest", "registry: read", "registry: list tags", "registry: list repositories", "registry: delete a tag",
+	for _, name := range []string{"fabric.advertise " + hq.fabric, "raft port of hq-b", "registry", "registry: push a blob", "registry: push a manifest", "registry: read", "registry: list tags", "registry: list repositories", "registry: delete a tag",
 		"configuration", "group's settings", "membership", "certificate", "disk"} {
 		want := "ok"
 		if c := all["hq-a"][name]; name == "disk" && c.State == "warn" {
@@ -112,6 +112,7 @@ func TestDoctor(t *testing.T) {
 			return fmt.Errorf("exit %d", code)
 		}
 		return errors.Join(all["hq-b"]["agent"].is("fail", "can't be asked", "member remove hq-b"), all["hq-a"]["clock of hq-b"].is("fail"),
+			all["hq-a"]["raft port of hq-b"].is("fail", "can't be reached from here", "refused", "member remove hq-b"),
 			all["hq-a"]["quorum"].is("fail", "no root", "2 must be up"))
 	})
 	all, _ = sites["gd-a"].doctor()

@@ -61,6 +61,7 @@ func failed(name string, err error, mend string) check {
 // doctor looks at this site. The order of the checks is fixed.
 func (a *Agent) doctor(ctx context.Context) []check {
 	checks := []check{a.checkConfig(), a.checkSettings(), a.checkMembership(), a.checkQuorum(ctx)}
+	checks = append(checks, a.checkPorts(ctx)...)
 	checks = append(checks, a.checkClocks(ctx)...)
 	checks = append(checks, a.checkCertificates(time.Now())...)
 	checks = append(checks, a.checkDisk())

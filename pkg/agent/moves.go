@@ -16,8 +16,8 @@ import (
 	"github.com/fanout-io/fanout/pkg/registry"
 )
 
-// Refs that one rollout released to this group, or takes back from it, move together: when the content of all is here their tags are put one right after the other, and when one can't be put those before it are
-// put back. A registry has no more than that to offer.
+// Refs that one rollout released to this group, or takes back from it, move together: when the content of all is here their tags are put, or taken away where they were new, one right after the other, and when one
+// can't be those before it are put back. A registry has no more than that to offer. One that can't take a tag away at all keeps that tag, and the others move without it: else they never would.
 
 // moves sees to it that one set of refs moves at a time.
 type moves struct {
@@ -66,13 +66,20 @@ func takenBack(rec *catalogv1.Record, rollout, group string) bool {
 	})
 }
 
-// move is one tag that is put.
+// move is one tag that is put, or taken away.
 type move struct {
 	ref    catalog.Ref
 	rec    *catalogv1.Record
 	ours   string // what it showed before
 	looked time.Time
-	d      *delivery
+	d      *delivery // nil: the tag goes
+}
+
+func (a *Agent) carryOut(ctx context.Context, m *move) error {
+	if m.d == nil {
+		return a.removeTag(ctx, m.ref, m.rec, m.ours)
+	}
+	return m.d.carryOut(ctx)
 }
 
 // moveTogether moves the tag of a record with those of the others of a rollout.
@@ -107,16 +114,23 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 		}
 		return x.ref.Compare(y.ref)
 	})
+	var keeps error // the registry's word on a tag that it can't take away
 	for i, m := range set {
-		err := m.d.carryOut(ctx)
+		err := a.carryOut(ctx, m)
 		if err == nil {
+			continue
+		}
+		if m.d == nil && errors.Is(err, registry.ErrUnsupported) {
+			if set[i] = nil; m.ref == ref {
+				keeps = err
+			}
 			continue
 		}
 		if a.moves.failed == nil || len(a.moves.failed) > maxMovesFailed {
 			a.moves.failed = map[string]catalog.Ref{}
 		}
 		a.moves.failed[rollout] = m.ref
-		a.putBackAll(ctx, set[:i])
+		a.putBackAll(ctx, moved(set[:i]))
 		if m.ref != ref {
 			a.queue.add(key{repository: m.ref.Repository, tag: m.ref.Tag})
 			return fmt.Errorf("its tag moves together with %s: %w", m.ref, err)
@@ -124,14 +138,23 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 		return err
 	}
 	delete(a.moves.failed, rollout)
-	for _, m := range set {
-		a.counts.delivered(m.looked)
-		a.events.normal("Delivered", m.ref.String(), fmt.Sprintf("%s, revision %d, by rollout %s", m.rec.GetTarget().GetDigest(), m.rec.GetRevision(), rollout))
+	for _, m := range moved(set) {
+		if m.d == nil {
+			a.events.normal("Removed", m.ref.String(), "taken back by rollout "+rollout)
+		} else {
+			a.counts.delivered(m.looked)
+			a.events.normal("Delivered", m.ref.String(), fmt.Sprintf("%s, revision %d, by rollout %s", m.rec.GetTarget().GetDigest(), m.rec.GetRevision(), rollout))
+		}
 		if err := a.delivered(m.ref, m.rec, m.looked); err != nil {
 			return err
 		}
 	}
-	return nil
+	return keeps
+}
+
+// moved leaves out what the registry kept.
+func moved(set []*move) []*move {
+	return slices.DeleteFunc(slices.Clone(set), func(m *move) bool { return m == nil })
 }
 
 // maxMovesFailed bounds what is remembered of rollouts.
@@ -144,7 +167,7 @@ func (a *Agent) waitsFor(ref catalog.Ref, rec *catalogv1.Record, why string) {
 	}, true)
 }
 
-// gatherMoves looks which of the records' tags are to be put. Those that a person changed are judged on their own.
+// gatherMoves looks which of the records' tags are to be put, or taken away. Those that a person changed are judged on their own.
 func (a *Agent) gatherMoves(ctx context.Context, records []*catalogv1.Record) ([]*move, error) {
 	var out []*move
 	for _, raw := range records {
@@ -159,10 +182,12 @@ func (a *Agent) gatherMoves(ctx context.Context, records []*catalogv1.Record) ([
 		if m.ours, err = a.observe(ctx, m.ref); err != nil {
 			return nil, err
 		}
-		if v := reconcile.Merge(a.mergeInput(m.ref, m.rec, st, m.ours)); v.Action != reconcile.Deliver || m.ours == showsDigest(m.rec) {
+		switch v := reconcile.Merge(a.mergeInput(m.ref, m.rec, st, m.ours)); {
+		case v.Action == reconcile.Deliver && m.ours != showsDigest(m.rec):
+			m.d = newDelivery(a, m.ref, m.rec, m.ours)
+		case v.Action != reconcile.Remove:
 			continue
 		}
-		m.d = newDelivery(a, m.ref, m.rec, m.ours)
 		out = append(out, m)
 	}
 	return out, nil

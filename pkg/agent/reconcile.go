@@ -356,13 +356,12 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 		}
 		return a.delivered(ref, rec, looked)
 	case reconcile.Remove:
-		// What may be undone must not be collected: the hold comes before the tag goes.
-		if time.Now().Before(undoUntil(rec)) {
-			if err := a.hold(ctx, ref.Repository, ours); err != nil {
-				return err
+		if rollout, back := moveOf(raw, a.cfg.Group, ours); rollout != "" {
+			if with := a.movesWith(raw, rollout, back); len(with) > 0 {
+				return a.moveTogether(ctx, ref, raw, ours, rollout, with)
 			}
 		}
-		if err := a.registry.DeleteTag(ctx, ref.Repository, ref.Tag); err != nil && !errors.Is(err, registry.ErrNotFound) {
+		if err := a.removeTag(ctx, ref, rec, ours); err != nil {
 			return err
 		}
 		a.events.normal("Removed", ref.String(), "as headquarters said")
@@ -416,6 +415,26 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 	}
 	if rec != nil {
 		a.settle(ref, rec.GetRevision())
+	}
+	return nil
+}
+
+// removeTag takes a tag away, unless it changed since it was looked at.
+func (a *Agent) removeTag(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
+	// What may be undone must not be collected: the hold comes before the tag goes.
+	if time.Now().Before(undoUntil(rec)) {
+		if err := a.hold(ctx, ref.Repository, ours); err != nil {
+			return err
+		}
+	}
+	switch now, err := a.observe(ctx, ref); {
+	case err != nil:
+		return err
+	case now != ours:
+		return fmt.Errorf("%w: the tag now shows %q", errChanged, now)
+	}
+	if err := a.registry.DeleteTag(ctx, ref.Repository, ref.Tag); err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return err
 	}
 	return nil
 }

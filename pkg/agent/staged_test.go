@@ -40,6 +40,7 @@ type gate struct {
 	mu      sync.Mutex
 	refuse  func(*http.Request) bool
 	again   string   // Retry-After of what is refused; empty: none
+	cannot  bool     // what is refused is what this registry can't do at all
 	written []string // "METHOD path" of what was taken
 }
 
@@ -52,7 +53,7 @@ func newGate(t *testing.T, direct string) *gate {
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
-		refuse, again := g.refuse, g.again
+		refuse, again, cannot := g.refuse, g.again, g.cannot
 		g.mu.Unlock()
 		refused := refuse != nil && refuse(r) // it may block: a registry that hangs
 		g.mu.Lock()
@@ -63,6 +64,10 @@ func newGate(t *testing.T, direct string) *gate {
 		if refused {
 			if again != "" {
 				w.Header().Set("Retry-After", again)
+			}
+			if cannot {
+				http.Error(w, `{"errors":[{"code":"UNSUPPORTED","message":"the operation is unsupported"}]}`, http.StatusMethodNotAllowed)
+				return
 			}
 			http.Error(w, `{"errors":[{"code":"DENIED","message":"quota"}]}`, http.StatusForbidden)
 			return
@@ -420,73 +425,6 @@ func TestStaged_ContentAheadOfTags(t *testing.T) {
 		t.Fatal(err)
 	}
 	city.holdsContent("prod/web:1", one)
-}
-
-// TestStaged_TogetherOrNotAtAll: of two refs of one rollout none moves while the content of one can't come, and one that moved is put back when the other can't be put.
-func TestStaged_TogetherOrNotAtAll(t *testing.T) {
-	gdReg := newGate(t, embeddedRegistry(t))
-	tree := runTree(t, map[string]*gate{"hq/gd": gdReg}, "hq", "hq/gd")
-	hq, gd := tree["hq"], tree["hq/gd"]
-	hq.stage("prod/**")
-	refs := []string{"prod/api:1", "prod/web:1"}
-	old := map[string]string{}
-	for _, ref := range refs {
-		old[ref] = hq.push(ref)
-		gd.state(ref, "held", "waits for a promotion")
-	}
-	hq.promote("r1", refs, same, "hq/gd")
-	hq.saw("r1", "hq/gd", catalog.ObservedStaged)
-	for _, ref := range refs {
-		gd.shows(ref, old[ref])
-		gd.state(ref, "")
-	}
-	hq.saw("r1", "hq/gd", catalog.ObservedDelivered)
-
-	next := map[string]string{}
-	for _, ref := range refs {
-		next[ref] = hq.push(ref)
-		gd.state(ref, "held", "waits for a promotion")
-	}
-	tagPut := func(r *http.Request) bool {
-		return r.Method == http.MethodPut && r.URL.Path == "/v2/prod/web/manifests/1"
-	}
-	gdReg.wrote()
-	gdReg.refuses(tagPut)
-	hq.promote("r2", refs, same, "hq/gd")
-	hq.saw("r2", "hq/gd", catalog.ObservedStaged)
-	gd.state("prod/web:1", "failed", "quota")
-	waitFor(t, "api is put back", func() error {
-		moved, back := 0, gd.look("prod/api:1")
-		gdReg.mu.Lock()
-		for _, w := range gdReg.written {
-			if w == "PUT /v2/prod/api/manifests/1" {
-				moved++
-			}
-		}
-		gdReg.mu.Unlock()
-		if moved == 1 || back != old["prod/api:1"] {
-			return fmt.Errorf("put %d times, shows %s", moved, back)
-		}
-		return nil
-	})
-	gdReg.refuses(nil)
-	for _, ref := range refs {
-		gd.shows(ref, next[ref])
-		gd.state(ref, "")
-	}
-	hq.saw("r2", "hq/gd", catalog.ObservedDelivered)
-
-	// So they do on the way back.
-	gdReg.wrote()
-	gdReg.refuses(tagPut)
-	hq.steer("r2", catalog.SteerRollback)
-	gd.state("prod/web:1", "failed", "quota")
-	gd.state("prod/api:1", "failed", "moves together with prod/web:1")
-	gd.shows("prod/api:1", next["prod/api:1"])
-	gdReg.refuses(nil)
-	for _, ref := range refs {
-		gd.shows(ref, old[ref])
-	}
 }
 
 // TestStaged_ToAnotherRepository: content that a site has in the repository that it is promoted from is mounted there.
