@@ -158,11 +158,13 @@ func TestNothingSecretIsSaid(t *testing.T) {
 
 	for _, s := range []*site{hq, gd} {
 		said := map[string]string{}
-		for _, args := range [][]string{{"tree"}, {"where", "team/app:1"}, {"events"}, {"doctor"}, {"rollout", "list"}} {
+		for _, args := range [][]string{
+			{"tree"}, {"where", "team/app:1"}, {"events"}, {"doctor"}, {"rollout", "list"}, {"top"}, {"why", "team/app:1", s.name}, {"describe", s.name}, {"describe", s.group}, {"describe", "team/app:1"},
+		} {
 			out, _ := s.ctl(append(args, "-o", "json")...)
 			said[strings.Join(args, " ")] = string(out)
 		}
-		for _, path := range []string{"/metrics", "/readyz?verbose"} {
+		for _, path := range []string{"/metrics", "/readyz?verbose", "/api/v1/tree", "/api/v1/where?ref=team/app:1", "/api/v1/pending?site=" + s.name, "/api/v1/rollouts", "/api/v1/events"} {
 			resp, err := http.Get("http://" + s.http + path)
 			if err != nil {
 				t.Fatal(err)

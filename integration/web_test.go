@@ -304,7 +304,7 @@ func switches(t *testing.T, l webLook) {
 	l.page.Click(t, `[data-do="language"]`)
 	l.page.Wait(t, patience, "English", `document.documentElement.lang === 'en' && document.querySelector('h1')?.textContent === 'Tree'`)
 	l.audit("in English")
-	l.page.Eval(t, `void location.reload()`)
-	l.page.Wait(t, patience, "as it was left", `document.querySelector('h1')?.textContent === 'Tree' && document.documentElement.dataset.theme === 'light'`)
+	l.page.Eval(t, `void (window.old = true, location.reload())`)
+	l.page.Wait(t, patience, "as it was left", `!window.old && document.querySelector('h1')?.textContent === 'Tree' && document.documentElement.dataset.theme === 'light'`)
 	l.audit("loaded again")
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,6 +153,44 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := strings.Join(nearest(name, known), " "); got != want {
 			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
+
+// TestCauses_InChinese: the page has a sentence for each cause, and for each that a person can mend one for that, in the language that it is not said in.
+func TestCauses_InChinese(t *testing.T) {
+	read := func(elem ...string) string {
+		b, err := os.ReadFile(filepath.Join(elem...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	page := map[string][]string{}
+	for _, m := range regexp.MustCompile(`(?m)^  "([a-z-]+)": \["([^"]+)", "([^"]*)"\],$`).FindAllStringSubmatch(read("..", "web", "assets", "causes.js"), -1) {
+		page[m[1]] = m[2:]
+	}
+	mends := map[string]bool{}
+	for _, k := range causes {
+		mends[k.word] = k.mend != ""
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\tcause\w+ += "([a-z-]+)"$`).FindAllStringSubmatch(read("causes.go"), -1) {
+		mends[m[1]] = false // it may have one
+	}
+	if len(mends) < 45 {
+		t.Fatalf("only %d causes are found", len(mends))
+	}
+	for word, mend := range mends {
+		switch said := page[word]; {
+		case said == nil:
+			t.Errorf("causes.js does not have %q", word)
+		case mend && said[1] == "":
+			t.Errorf("causes.js does not say what to do about %q", word)
+		}
+	}
+	for word := range page {
+		if _, ok := mends[word]; !ok {
+			t.Errorf("causes.js has %q, which is none", word)
 		}
 	}
 }

@@ -181,6 +181,10 @@ func (s seen) own(ch chan<- prometheus.Metric) {
 	pending, _ := a.progress.snapshot()
 	byState := map[string]int{}
 	for _, p := range pending {
+		if p.GetRefused() {
+			byState["failed"]++ // also while it is tried again, as the tree has it: an alert waits for it to stay
+			continue
+		}
 		byState[p.GetState()]++
 	}
 	for _, state := range pendingStates {

@@ -6,11 +6,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/fanout-io/fanout/pkg/config"
 )
@@ -19,7 +21,7 @@ import (
 var metricName = regexp.MustCompile(`\bfanout_[a-z_]+\b`)
 
 // described lists the metrics of an agent with everything that one can have, those without a value yet among them.
-func described(t *testing.T) []string {
+func described(t *testing.T) (*Agent, []string) {
 	t.Helper()
 	dir := t.TempDir()
 	text := "site: hq-a\ngroup: hq\ndataDir: " + dir + "\nraft: {listen: '127.0.0.1:17401', members: {hq-a: '127.0.0.1:17401'}}\nfabric: {listen: '127.0.0.1:17400'}\nhttp: {listen: '127.0.0.1:17402'}\n" +
@@ -51,12 +53,12 @@ func described(t *testing.T) []string {
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	return names
+	return a, names
 }
 
 // TestMetrics: each metric is explained in the page for them, and the page, the alerts and the dashboard speak of no other.
 func TestMetrics(t *testing.T) {
-	names := described(t)
+	a, names := described(t)
 	page := tableOf(t, "metrics.md")
 	for _, name := range names {
 		if !slices.Contains(page, name) {
@@ -83,7 +85,44 @@ func TestMetrics(t *testing.T) {
 				t.Errorf("%s uses %s, which no agent has", file, name)
 			}
 		}
+		if !strings.HasSuffix(file, ".yml") {
+			continue
+		}
+		growing := increases.FindAllStringSubmatch(string(text), -1)
+		if len(growing) < 3 {
+			t.Errorf("%s asks for the increase of %q only", file, growing)
+		}
+		for _, m := range growing {
+			if !toldOf(t, a, m[1], m[2]) {
+				t.Errorf("%s: the first increase of %s%s is none, since it is not there from the start", file, m[1], m[2])
+			}
+		}
 	}
+}
+
+// increases finds what an alert asks the increase of, and the labels that it has to have.
+var increases = regexp.MustCompile(`increase\((fanout_\w+)(\{[^}]*\})?\[`)
+
+// toldOf says whether an agent that just began tells of a series. Selector is as in PromQL, with equal signs alone.
+func toldOf(t *testing.T, a *Agent, name, selector string) bool {
+	t.Helper()
+	families, err := a.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			has := f.GetName() == name
+			for _, l := range strings.FieldsFunc(strings.Trim(selector, "{}"), func(r rune) bool { return r == ',' }) {
+				key, value, _ := strings.Cut(strings.TrimSpace(l), "=")
+				has = has && slices.ContainsFunc(m.GetLabel(), func(x *dto.LabelPair) bool { return x.GetName() == key && strconv.Quote(x.GetValue()) == value })
+			}
+			if has {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // tableOf reads the names in the first column of a page's tables.

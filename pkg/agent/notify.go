@@ -75,6 +75,9 @@ func newNotifiers(list []config.Notify, logger *slog.Logger, r prometheus.Regist
 	if err := r.Register(count); err != nil {
 		return nil, err
 	}
+	for _, outcome := range []string{"sent", "again", "dropped"} {
+		count.WithLabelValues(outcome) // from the start, so that the first is an increase
+	}
 	var out []*notifier
 	for _, n := range list {
 		out = append(out, &notifier{

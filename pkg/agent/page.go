@@ -103,6 +103,11 @@ func (p page) Rollouts(ctx context.Context, req *adminv1.RolloutsRequest, send f
 	return p.admin.Rollouts(req, answer[adminv1.RolloutsResponse]{ctx: ctx, send: send})
 }
 
+// Why implements web.Fabric.
+func (p page) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyResponse, error) {
+	return p.admin.Why(ctx, req)
+}
+
 // Images implements web.Lists.
 func (p page) Images(ctx context.Context, req *adminv1.ImagesRequest, send func(*adminv1.ImagesResponse) error) error {
 	return p.admin.Images(req, answer[adminv1.ImagesResponse]{ctx: ctx, send: send})

@@ -205,7 +205,7 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 		s.State, s.Want = "unsubscribed", ""
 	case pending != nil:
 		s.State, s.Digest, s.Reason, s.Since = pending.GetState(), pending.GetDigest(), pending.GetReason(), pending.GetSince()
-		s.BytesLeft, s.NextAttempt, s.Attempts = pending.GetBytesLeft(), pending.GetNextAttempt(), pending.GetAttempts()
+		s.BytesLeft, s.NextAttempt, s.Attempts, s.Trouble = pending.GetBytesLeft(), pending.GetNextAttempt(), pending.GetAttempts(), pending.GetTrouble()
 		if h.GetState() == "unreachable" {
 			s.State, s.Reason = "waiting", "the site is unreachable; last known: "+pending.GetState()+" "+pending.GetReason()
 		}

@@ -105,13 +105,22 @@ type live struct {
 	reg string // its registry, HOST:PORT, past the gate
 }
 
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// given are the addresses that freeAddr has given: one that is closed is soon free again.
+var given sync.Map
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		_ = l.Close()
+		if _, had := given.LoadOrStore(addr, true); !had {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // runTree starts one site in each group, parents first, and gives them by group. A site whose group has a gate has a registry behind it; the others' are embedded; below

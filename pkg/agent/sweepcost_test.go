@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -147,17 +146,9 @@ func (c *counting) fill(t testing.TB, refs, tagsPer int) map[catalog.Ref]string 
 // headquartersOf runs an agent beside a registry, which publishes all that is there.
 func headquartersOf(t testing.TB, c *counting) *Agent {
 	t.Helper()
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
-	raft := free()
+	raft := freeAddr(t)
 	text := fmt.Sprintf("site: hq-a\ngroup: hq\ndataDir: %s\nraft: {listen: %q, members: {hq-a: %q}}\nfabric: {listen: %q}\nhttp: {listen: %q}\nregistry: {type: oci, url: %q}\n"+
-		"publish: {existing: publish}\nsweep: {interval: 24h}\n", t.TempDir(), raft, raft, free(), free(), c.url)
+		"publish: {existing: publish}\nsweep: {interval: 24h}\n", t.TempDir(), raft, raft, freeAddr(t), freeAddr(t), c.url)
 	cfg, err := config.Parse("test", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)

@@ -117,6 +117,8 @@ type Site struct {
 	BytesLeft   int64      `json:"bytesLeft"`
 	NextAttempt *time.Time `json:"nextAttempt,omitempty"`
 	Attempts    uint32     `json:"attempts"`
+	Cause       string     `json:"cause,omitempty"`
+	Mend        string     `json:"mend,omitempty"`
 }
 
 // Pending is the document of /api/v1/pending.
@@ -134,7 +136,7 @@ type Pending struct {
 type PendingRef struct {
 	Ref string `json:"ref"`
 	Site
-	Cause   string `json:"cause"`
+	Cause   string `json:"cause"` // also where there is none
 	Summary string `json:"summary"`
 	Mend    string `json:"mend"`
 }
@@ -341,6 +343,7 @@ func SitesOf(refs []*adminv1.SiteRef) []Site {
 		sites = append(sites, Site{
 			Site: s.GetSite(), Group: s.GetGroup(), State: s.GetState(), Digest: s.GetDigest(), Want: s.GetWant(), Reason: s.GetReason(),
 			Since: moment(s.GetSince()), BytesLeft: s.GetBytesLeft(), NextAttempt: moment(s.GetNextAttempt()), Attempts: s.GetAttempts(),
+			Cause: s.GetTrouble().GetCause(), Mend: s.GetTrouble().GetMend(),
 		})
 	}
 	return sites
@@ -350,8 +353,8 @@ func SitesOf(refs []*adminv1.SiteRef) []Site {
 func PendingOf(r *adminv1.PendingResponse) Pending {
 	doc := Pending{SchemaVersion: SchemaVersion, Site: r.GetSite(), Group: r.GetGroup(), AsOf: moment(r.GetAsOf()), Refs: []PendingRef{}, RefsTotal: r.GetRefsTotal()}
 	for _, p := range r.GetRefs() {
-		t := p.GetTrouble()
-		doc.Refs = append(doc.Refs, PendingRef{Ref: p.GetRef(), Site: SitesOf([]*adminv1.SiteRef{p.GetAt()})[0], Cause: t.GetCause(), Summary: t.GetSummary(), Mend: t.GetMend()})
+		t, at := p.GetTrouble(), SitesOf([]*adminv1.SiteRef{p.GetAt()})[0]
+		doc.Refs = append(doc.Refs, PendingRef{Ref: p.GetRef(), Site: at, Cause: t.GetCause(), Summary: t.GetSummary(), Mend: t.GetMend()})
 	}
 	return doc
 }

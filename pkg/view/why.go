@@ -59,7 +59,7 @@ type Hop struct {
 	Live          bool       `json:"live"`
 	Away          string     `json:"away"`
 	Receipt       *Receipt   `json:"receipt,omitempty"`
-	summary       string
+	Summary       string     `json:"summary"`
 }
 
 // Receipt says how a ref came to a site.
@@ -86,7 +86,7 @@ func hopOf(h *adminv1.WhyHop) Hop {
 	doc := Hop{
 		Group: h.GetGroup(), Root: h.GetRoot(), Parent: h.GetParent(), DetachedSince: moment(h.GetDetachedSince()), Link: h.GetLink(), Carrier: h.GetCarrier(),
 		Site: h.GetSite(), Registry: h.GetRegistry(), State: h.GetState(), Revision: h.GetRevision(), Want: h.GetWant(), Digest: h.GetDigest(), Reason: h.GetReason(),
-		Cause: t.GetCause(), Mend: t.GetMend(), Status: t.GetStatus(), Code: t.GetCode(), Message: t.GetMessage(), summary: t.GetSummary(),
+		Cause: t.GetCause(), Mend: t.GetMend(), Status: t.GetStatus(), Code: t.GetCode(), Message: t.GetMessage(), Summary: t.GetSummary(),
 		Since: moment(h.GetSince()), Source: b.GetSource(), Blob: b.GetDigest(), BytesDone: b.GetHave(), BytesTotal: b.GetSize(), BytesLeft: h.GetBytesLeft(), Rate: b.GetRate(),
 		Attempts: h.GetAttempts(), NextAttempt: moment(h.GetNextAttempt()), LastContact: moment(h.GetLastContact()), Live: h.GetLive(), Away: h.GetAway(),
 	}
@@ -169,10 +169,10 @@ func (h Hop) details(now *time.Time, last bool) (lines []string) {
 	if r := h.Receipt; r != nil && last {
 		add("delivered %s, %s%s", ago(now, r.At), Bytes(r.Bytes), from(r.Sources))
 	}
-	if h.State != "delivered" && h.summary != "" {
-		add("%s", h.summary)
+	if h.State != "delivered" && h.Summary != "" {
+		add("%s", h.Summary)
 	}
-	if h.Reason != "" && !strings.Contains(h.summary, h.Reason) { // the summary says it in more words
+	if h.Reason != "" && !strings.Contains(h.Summary, h.Reason) { // the summary says it in more words
 		add("%s", h.Reason)
 	}
 	if h.Attempts > 0 {

@@ -93,6 +93,13 @@ func (s *Server) routes() {
 			return f.Pending(r.Context(), &adminv1.PendingRequest{Site: r.FormValue("site")}, keep)
 		})
 	})
+	get("why", func(r *http.Request) (any, error) {
+		w, err := f.Why(r.Context(), &adminv1.WhyRequest{Ref: r.FormValue("ref"), Site: r.FormValue("site")})
+		if err != nil {
+			return nil, err
+		}
+		return view.WhyOf(w), nil
+	})
 	get("rollouts", func(r *http.Request) (any, error) {
 		return last(view.RolloutsOf, func(keep func(*adminv1.RolloutsResponse) error) error {
 			return f.Rollouts(r.Context(), &adminv1.RolloutsRequest{}, keep)

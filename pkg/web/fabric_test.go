@@ -25,6 +25,7 @@ type fabric struct {
 	tree      *adminv1.TreeResponse
 	where     map[string]*adminv1.WhereResponse
 	pending   map[string]*adminv1.PendingResponse
+	why       map[string]*adminv1.WhyResponse // by "SITE REF"
 	rollouts  []*catalogv1.Rollout
 	images    []*adminv1.ImagesResponse
 	events    []*adminv1.EventsResponse
@@ -36,7 +37,7 @@ type fabric struct {
 }
 
 func newFabric() *fabric {
-	return &fabric{changed: make(chan struct{}), tree: &adminv1.TreeResponse{}, where: map[string]*adminv1.WhereResponse{}, pending: map[string]*adminv1.PendingResponse{}}
+	return &fabric{changed: make(chan struct{}), tree: &adminv1.TreeResponse{}, where: map[string]*adminv1.WhereResponse{}, pending: map[string]*adminv1.PendingResponse{}, why: map[string]*adminv1.WhyResponse{}}
 }
 
 // change lets a test change something; who watches is told.
@@ -133,6 +134,15 @@ func (f *fabric) Rollouts(ctx context.Context, req *adminv1.RolloutsRequest, sen
 		}
 		return r, nil
 	}, send)
+}
+
+func (f *fabric) Why(_ context.Context, req *adminv1.WhyRequest) (*adminv1.WhyResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w := f.why[req.GetSite()+" "+req.GetRef()]; w != nil {
+		return proto.CloneOf(w), f.fails
+	}
+	return nil, status.Errorf(codes.NotFound, "no site %q is known here", req.GetSite())
 }
 
 func (f *fabric) Images(_ context.Context, _ *adminv1.ImagesRequest, send func(*adminv1.ImagesResponse) error) error {

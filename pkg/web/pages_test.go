@@ -44,6 +44,15 @@ func troubled() *fabric {
 	f.pending["c04-05"] = &adminv1.PendingResponse{Site: "c04-05", Refs: []*adminv1.PendingAtSite{{Ref: "shop/web:2.4.1", At: &adminv1.SiteRef{
 		State: "failed", Reason: "registry answered 413: quota of project shop: 3.1 of 3.0 GiB", Attempts: 4, NextAttempt: timestamppb.New(time.Now().Add(time.Minute)), Since: timestamppb.Now(), BytesLeft: 1 << 20,
 	}, Trouble: &treev1.Trouble{Cause: "quota", Mend: "raise the quota of project shop <b>"}}}}
+	f.why["c04-05 shop/web:2.4.1"] = &adminv1.WhyResponse{
+		Ref: "shop/web:2.4.1", Site: "c04-05", Digest: sha("3f9a"), Revision: 812, State: "failed", Cause: "quota", Answer: "shop/web:2.4.1 is not at c04-05: the quota of project shop is used up.", Mend: "raise the quota of project shop <b>",
+		Notes: []string{"pushed otherwise at hq-b, where it lost"},
+		Hops: []*adminv1.WhyHop{
+			{Group: "hq", Root: "hq-a", State: "delivered", Revision: 812, Want: 812, Live: true, Receipt: &adminv1.Receipt{At: timestamppb.Now(), Bytes: 7 << 20, Sources: []string{"hq-b"}}},
+			{Group: "hq/province-04", Root: "p04", Carrier: "p04b", Parent: "hq", State: "delivering", Revision: 800, Want: 812, LastContact: timestamppb.Now(), Link: "idle for 4 s", Away: "it hangs", Blob: &treev1.BlobProgress{Digest: sha("77be"), Size: 9 << 20, Have: 3 << 20, Source: "hq-a", Rate: 5 << 20}, BytesLeft: 6 << 20},
+			{Group: "hq/province-04/city-05", Site: "c04-05", DetachedSince: timestamppb.Now(), State: "failed", Revision: 812, Want: 812, Live: true, Attempts: 4, NextAttempt: timestamppb.Now(), Reason: "registry answered 413", Trouble: &treev1.Trouble{Cause: "quota", Summary: "the quota of project shop is used up: 3.1 of 3.0 GiB", Mend: "raise the quota of project shop <b>"}},
+		},
+	}
 	for _, g := range f.tree.GetGroups() {
 		for _, m := range g.GetMembers() {
 			if m.GetSite() == "c04-05" {
@@ -75,7 +84,8 @@ func everyPage(t *testing.T, b *browser.Browser) {
 		for _, at := range []struct{ name, hash, shown string }{
 			{"tree", "/", `document.querySelectorAll('.card').length === 32`},
 			{"group", "/group/hq/province-04", `document.querySelectorAll('tbody tr').length > 10`},
-			{"site", "/site/c04-05", `['3.1 of 3.0 GiB', 'raise the quota of project shop <b>', '3.0 GiB', '8.0 GiB', '2031', 'fanoutctl why REF c04-05'].every((x) => document.querySelector('main').innerText.replace(/\s/g, ' ').includes(x))`},
+			{"site", "/site/c04-05", `['3.1 of 3.0 GiB', 'raise the quota of project shop <b>', '3.0 GiB', '8.0 GiB', '2031'].every((x) => document.querySelector('main').innerText.replace(/\s/g, ' ').includes(x)) && document.querySelector('.more').hash === '#/why/c04-05/shop/web:2.4.1'`},
+			{"why", "/why/c04-05/shop/web:2.4.1", `['quota of project shop is used up: 3.1 of 3.0 GiB', 'raise the quota of project shop <b>', '3.0 MiB', '9.0 MiB', '6.0 MiB', 'it hangs', 'idle for 4 s', 'hq-b', 'registry answered 413', 'pushed otherwise'].every((x) => document.querySelector('main').innerText.replace(/\s/g, ' ').includes(x)) && document.querySelectorAll('.hops > li').length === 3`},
 			{"ref", "/ref/shop/web:2.4.1", `document.querySelectorAll('.cell').length === 432`},
 			{"images", "/images", `document.querySelector('main').innerText.includes('<img src=x onerror=alert(1)>')`},
 			{"rollouts", "/rollouts", `document.querySelectorAll('.item').length === 2`},
@@ -86,6 +96,9 @@ func everyPage(t *testing.T, b *browser.Browser) {
 		} {
 			p.Go(t, at.hash)
 			p.Wait(t, patience, at.name, at.shown)
+			if chinese := "该项目的配额已用完"; at.name == "why" || at.name == "site" {
+				p.Wait(t, patience, "the cause in the language of the page", fmt.Sprintf(`document.querySelector('main').innerText.includes(%q) === %v`, chinese, v.Language != ""))
+			}
 			for _, w := range append(p.Audit(t), p.Wrong()...) {
 				t.Errorf("%s, %s: %s", at.name, v.name, w)
 			}

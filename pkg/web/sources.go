@@ -73,6 +73,12 @@ func sourceOf(name string, fabric Fabric) source {
 				return p.into(f)
 			})
 		}
+	case kind == "why" && named:
+		site, ref, ok := strings.Cut(of, " ")
+		if !ok {
+			return nil
+		}
+		return whySource(fabric, site, ref)
 	case kind == "conflicts" && !named:
 		return conflictSource(fabric)
 	case kind == "events" && !named:
@@ -193,6 +199,24 @@ func rolloutParts(r view.Rollout) parts {
 	r.Waves, r.Sites, r.Steps, r.AsOf = nil, nil, nil, nil
 	p.put("rollout", r)
 	return p
+}
+
+// whySource has one part. It can't be watched, so it is asked for.
+func whySource(fabric Fabric, site, ref string) source {
+	return func(ctx context.Context, f *feed) error {
+		resp, err := fabric.Why(ctx, &adminv1.WhyRequest{Ref: ref, Site: site})
+		if err != nil {
+			return err
+		}
+		doc := view.WhyOf(resp)
+		doc.AsOf = nil
+		for i := range doc.Hops {
+			if doc.Hops[i].Live {
+				doc.Hops[i].LastContact = nil // that is now
+			}
+		}
+		return parts{"why": doc}.into(f)
+	}
 }
 
 // conflictSource has a part for each conflict and each deletion that waits. They can't be watched, so they are asked for.

@@ -25,6 +25,7 @@ type Fabric interface {
 	Where(ctx context.Context, req *adminv1.WhereRequest, send func(*adminv1.WhereResponse) error) error
 	Pending(ctx context.Context, req *adminv1.PendingRequest, send func(*adminv1.PendingResponse) error) error
 	Rollouts(ctx context.Context, req *adminv1.RolloutsRequest, send func(*adminv1.RolloutsResponse) error) error
+	Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyResponse, error)
 	Lists
 }
 

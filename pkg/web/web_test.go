@@ -112,18 +112,20 @@ func TestDocuments(t *testing.T) {
 	f.conflicts = []*adminv1.ConflictInfo{{Ref: "shop/web:2.4.1", Loser: &adminv1.ConflictSide{Digest: "sha256:dd"}}}
 	f.deletions = []*adminv1.DeletionInfo{{Ref: "old:1", Site: "hq-a", State: "held"}}
 	f.pending["c01-01"] = &adminv1.PendingResponse{Site: "c01-01", Group: "hq/province-01/city-01", RefsTotal: 1, Refs: []*adminv1.PendingAtSite{{Ref: "a/b:1", At: &adminv1.SiteRef{Site: "c01-01", State: "failed", Reason: "full"}}}}
+	f.why["c01-01 a/b:1"] = &adminv1.WhyResponse{Ref: "a/b:1", Site: "c01-01", State: "failed", Answer: "it is full", Hops: []*adminv1.WhyHop{{Group: "hq", State: "delivered", Live: true}}}
 	srv := serve(t, web.Config{Fabric: f})
 	for path, want := range map[string]any{
-		"tree":                     view.TreeOf(f.tree),
-		"where?ref=shop/web:2.4.1": view.WhereOf(f.where["shop/web:2.4.1"]),
-		"pending?site=c01-01":      view.PendingOf(f.pending["c01-01"]),
-		"conflicts":                view.ConflictsOf(&adminv1.ConflictsResponse{Conflicts: f.conflicts}),
-		"deletions":                view.DeletionsOf(&adminv1.DeletionsResponse{Deletions: f.deletions}),
-		"events":                   web.EventList{SchemaVersion: 1, Events: []view.Event{view.EventOf(f.events[0])}},
-		"version":                  view.ServerVersion{Version: "v0", Site: "hq-a", Group: "hq"},
-		"images?contains=SHOP":     web.ImageList{Images: view.Images{SchemaVersion: 1, Images: []view.Image{view.ImageOf(f.images[0]), view.ImageOf(f.images[1])}}},
-		"images?limit=2":           web.ImageList{Images: view.Images{SchemaVersion: 1, Images: []view.Image{view.ImageOf(f.images[0]), view.ImageOf(f.images[1])}}, More: true},
-		"images?limit=3":           web.ImageList{Images: view.Images{SchemaVersion: 1, Images: []view.Image{view.ImageOf(f.images[0]), view.ImageOf(f.images[1]), view.ImageOf(f.images[2])}}},
+		"why?site=c01-01&ref=a/b:1": view.WhyOf(f.why["c01-01 a/b:1"]),
+		"tree":                      view.TreeOf(f.tree),
+		"where?ref=shop/web:2.4.1":  view.WhereOf(f.where["shop/web:2.4.1"]),
+		"pending?site=c01-01":       view.PendingOf(f.pending["c01-01"]),
+		"conflicts":                 view.ConflictsOf(&adminv1.ConflictsResponse{Conflicts: f.conflicts}),
+		"deletions":                 view.DeletionsOf(&adminv1.DeletionsResponse{Deletions: f.deletions}),
+		"events":                    web.EventList{SchemaVersion: 1, Events: []view.Event{view.EventOf(f.events[0])}},
+		"version":                   view.ServerVersion{Version: "v0", Site: "hq-a", Group: "hq"},
+		"images?contains=SHOP":      web.ImageList{Images: view.Images{SchemaVersion: 1, Images: []view.Image{view.ImageOf(f.images[0]), view.ImageOf(f.images[1])}}},
+		"images?limit=2":            web.ImageList{Images: view.Images{SchemaVersion: 1, Images: []view.Image{view.ImageOf(f.images[0]), view.ImageOf(f.images[1])}}, More: true},
+		"images?limit=3":            web.ImageList{Images: view.Images{SchemaVersion: 1, Images: []view.Image{view.ImageOf(f.images[0]), view.ImageOf(f.images[1]), view.ImageOf(f.images[2])}}},
 	} {
 		resp, body := get(t, srv.URL+"/api/v1/"+path)
 		wanted, err := json.Marshal(want)
@@ -143,7 +145,7 @@ func TestDocuments(t *testing.T) {
 			t.Errorf("%s: %s has no %s", path, body, want)
 		}
 	}
-	for path, want := range map[string]int{"where?ref=no:1": 404, "tree?group=nowhere": 404, "rollouts/none": 404, "images?limit=x": 400, "images?limit=-1": 400, "nothing": 404, "watch": 400, "watch?feed=sing": 400, "watch?feed=where:": 400, "watch?feed=tree:x": 400} {
+	for path, want := range map[string]int{"where?ref=no:1": 404, "tree?group=nowhere": 404, "rollouts/none": 404, "why?site=c01-01": 404, "watch?feed=why:c01-01": 400, "images?limit=x": 400, "images?limit=-1": 400, "nothing": 404, "watch": 400, "watch?feed=sing": 400, "watch?feed=where:": 400, "watch?feed=tree:x": 400} {
 		resp, body := get(t, srv.URL+"/api/v1/"+path)
 		if resp.StatusCode != want {
 			t.Errorf("%s: %d: %s; want %d", path, resp.StatusCode, body, want)
@@ -328,7 +330,7 @@ func TestWords(t *testing.T) {
 	}
 	for key := range words {
 		prefix, _, _ := strings.Cut(key, ".")
-		if !used[key] && !strings.Contains(all.String(), `"`+key+`"`) && !slices.Contains([]string{"state", "theme", "nav"}, prefix) && !strings.HasPrefix(key, "rollout.gate.") && !strings.HasPrefix(key, "deletions.state.") {
+		if !used[key] && !strings.Contains(all.String(), `"`+key+`"`) && !slices.Contains([]string{"state", "theme", "nav", "then", "offline"}, prefix) && !strings.HasPrefix(key, "rollout.gate.") && !strings.HasPrefix(key, "deletions.state.") {
 			t.Errorf("%s is used nowhere", key)
 		}
 	}

@@ -7,6 +7,7 @@ import { span } from "./format.js";
 import { language, speak, t } from "./words.js";
 import { groupPage, sitePage, treePage } from "./pages-tree.js";
 import { refPage } from "./pages-ref.js";
+import { whyPage } from "./pages-why.js";
 import { rolloutPage, rolloutsPage } from "./pages-rollouts.js";
 import { conflictsPage, eventsPage, imagesPage } from "./pages-lists.js";
 import { link } from "./parts.js";
@@ -26,6 +27,7 @@ const go = (to) => { location.hash = "#" + encodeURI(to); };
 const routes = [
   [/^\/?$/, () => treePage(live, go), "tree"], [/^\/group\/(.+)$/, (p) => groupPage(live, p, go), "tree"], [/^\/site\/(.+)$/, (n) => sitePage(live, n), "tree"],
   [/^\/images$/, () => imagesPage(live), "images"], [/^\/ref\/(.+)$/, (r) => refPage(live, r, go), "images"],
+  [/^\/why\/([^/]+)\/(.+)$/, (site, ref) => whyPage(live, site, ref), "images"],
   [/^\/rollouts$/, () => rolloutsPage(live), "rollouts"], [/^\/rollout\/(.+)$/, (id) => rolloutPage(live, id), "rollouts"],
   [/^\/conflicts$/, () => conflictsPage(live), "conflicts"], [/^\/events$/, () => eventsPage(live, () => me), "events"],
 ];
@@ -39,7 +41,7 @@ function route() {
   page?.close?.();
   const found = routes.map(([re, make, tab]) => [re.exec(path), make, tab]).find(([m]) => m);
   where = found ? found[2] : "";
-  page = found ? found[1](found[0][1]) : missing();
+  page = found ? found[1](...found[0].slice(1)) : missing();
   main.replaceChildren(page.el);
   live.watch(page.feeds);
   draw();

@@ -7,6 +7,7 @@ import { severity, worst } from "./states.js";
 import { bytes, count, short, timeOfDay } from "./format.js";
 import { t, stateName } from "./words.js";
 import { link, loading, section, table } from "./parts.js";
+import { reasonCell } from "./pages-why.js";
 
 const listed = 25; // sites that the list shows before it is asked for all
 
@@ -28,8 +29,8 @@ export function refPage(live, ref, go) {
       swap(head, summary(doc, sites));
       way.firstChild.textContent = t("ref.path");
       picture.show(steps(groupsOf(live.get("tree")), sites));
-      swap(late, notYet(sites));
-      swap(rest, matrix(sites), all ? section(t("ref.all"), listOf(sites)) : h("p", {}, h("button", { type: "button", "data-all": true, "data-key": "all" }, t("ref.more", count(sites.length)))));
+      swap(late, notYet(sites, ref));
+      swap(rest, matrix(sites, ref), all ? section(t("ref.all"), listOf(sites, ref)) : h("p", {}, h("button", { type: "button", "data-all": true, "data-key": "all" }, t("ref.more", count(sites.length)))));
     },
   };
   rest.addEventListener("click", (e) => { if (e.target.closest("[data-all]")) { all = true; page.update(); } });
@@ -65,7 +66,7 @@ function steps(groups, sites) {
 const byPlace = (a, b) => (a.group === b.group ? (a.site < b.site ? -1 : 1) : a.group < b.group ? -1 : 1);
 
 // matrix is every site as a mark, in a row for each group of the second tier.
-function matrix(sites) {
+function matrix(sites, ref) {
   const rows = new Map();
   for (const x of [...sites].sort(byPlace)) {
     const key = x.group.split("/").slice(0, 2).join("/");
@@ -74,23 +75,23 @@ function matrix(sites) {
   return section(t("ref.matrix"), h("div", { class: "matrix" }, [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([group, list]) => h("div", { class: "matrix-row" }, h("span", { class: "matrix-name" }, link("/group/" + group, group)),
     h("span", { class: "cells" }, list.map((x) => {
       const say = t("ref.cell", x.site, stateName(x.state));
-      return h("a", { class: "cell", href: "#/site/" + encodeURI(x.site), "aria-label": say, title: say + (x.reason ? " · " + x.reason : ""), "data-key": "cell " + x.site }, glyph(x.state, 18));
+      return h("a", { class: "cell", href: "#/why/" + encodeURI(x.site + "/" + ref), "aria-label": say, title: say + (x.reason ? " · " + x.reason : ""), "data-key": "cell " + x.site }, glyph(x.state, 18));
     }))))));
 }
 
 const isWell = (x) => x.state === "delivered" || x.state === "unsubscribed" || x.state === "accepted";
 
 // notYet is the answer to "is it there yet, and if not, why?".
-function notYet(sites) {
+function notYet(sites, ref) {
   const late = sites.filter((x) => !isWell(x));
   if (late.length === 0) return h("p", { class: "calm-note" }, glyph("delivered"), " ", t("ref.allthere"));
-  return section(t("ref.list"), listOf(late, listed), late.length > listed ? h("p", { class: "quiet" }, "+ " + count(late.length - listed)) : null);
+  return section(t("ref.list"), listOf(late, ref, listed), late.length > listed ? h("p", { class: "quiet" }, "+ " + count(late.length - listed)) : null);
 }
 
-function listOf(sites, most = Infinity) {
+function listOf(sites, ref, most = Infinity) {
   const sorted = [...sites].sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5) || byPlace(a, b));
   return table([t("site"), t("site.state"), t("ref.shows"), t("ref.left"), t("ref.since"), t("ref.next"), t("ref.why")], sorted.slice(0, most).map((x) => [
     [link("/site/" + x.site, x.site), " ", h("span", { class: "quiet" }, x.group)], stateWord(x.state, stateName(x.state)),
     x.digest ? h("code", {}, short(x.digest)) : h("span", { class: "quiet" }, t("ref.nothing")), x.bytesLeft > 0 ? bytes(x.bytesLeft) : "–", timeOfDay(x.since) || "–",
-    x.nextAttempt ? [timeOfDay(x.nextAttempt), " ", h("span", { class: "quiet" }, t("ref.attempts", x.attempts))] : "–", x.reason || "–"]));
+    x.nextAttempt ? [timeOfDay(x.nextAttempt), " ", h("span", { class: "quiet" }, t("ref.attempts", x.attempts))] : "–", reasonCell(x, x.site, ref)]));
 }

@@ -77,7 +77,7 @@ function wave(w, current, start, end, live) {
     bar(w, start, end, live), w.reason ? h("p", { class: "reason" }, w.reason) : null, groups(w),
     h("ul", { class: "notes" }, w.gates.map((g) => h("li", {}, stateWord(g.result, t("rollout.gate." + g.kind) + " " + t("rollout.gate." + g.when) + ": " + stateName(g.result)), g.url ? [" ", h("code", {}, g.url)] : null, g.by ? " · " + t("rollouts.by", g.by) : null, g.detail ? h("span", { class: "quiet" }, " ", g.detail) : null)),
       w.window ? h("li", {}, h("code", {}, w.window.join(", ")), " ", w.windowNext ? (moment(w.windowNext).getTime() <= live.now() ? t("rollout.window.open") : t("rollout.window.next", stamp(w.windowNext))) : t("rollout.window.never")) : null,
-      h("li", { class: "quiet" }, t("rollout.limits", w.maxConcurrent, w.maxFailures, w.onFailure, w.onOffline), w.deadlineSeconds > 0 ? " · " + t("rollout.deadline", span(w.deadlineSeconds)) : null)));
+      h("li", { class: "quiet" }, t("rollout.limits", w.maxConcurrent, w.maxFailures, t("then." + w.onFailure), t("offline." + w.onOffline)), w.deadlineSeconds > 0 ? " · " + t("rollout.deadline", span(w.deadlineSeconds)) : null)));
 }
 
 // bar shows when a wave was open, within the time of the whole rollout.

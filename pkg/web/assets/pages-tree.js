@@ -7,6 +7,7 @@ import { severity } from "./states.js";
 import { ago, bytes, count, short, span, stamp, timeOfDay } from "./format.js";
 import { t, stateName } from "./words.js";
 import { facts, link, loading, refLink, section, table } from "./parts.js";
+import { reasonCell } from "./pages-why.js";
 
 const attentionShown = 6;
 
@@ -112,7 +113,6 @@ function pending(live, feed, m) {
   if (refs.length === 0) return h("p", { class: "calm-note" }, glyph("synced"), " ", t("site.pending.none"));
   return [table([t("ref"), t("site.state"), t("ref.left"), t("ref.since"), t("ref.next"), t("ref.why")], refs.map((r) => [
     refLink(r.ref), stateWord(r.state, stateName(r.state)), r.bytesLeft > 0 ? bytes(r.bytesLeft) : "–", timeOfDay(r.since) || "–", r.nextAttempt ? [timeOfDay(r.nextAttempt), " ", h("span", { class: "quiet" }, t("ref.attempts", r.attempts))] : "–",
-    [r.reason || "–", r.mend ? h("p", { class: "mend" }, t("ref.mend", r.mend)) : null, r.digest && r.digest !== r.want ? h("span", { class: "quiet" }, " ", t("ref.shows"), " ", short(r.digest)) : null]])),
-  m.pending > refs.length ? h("p", { class: "quiet" }, t("site.pending.more", count(m.pending - refs.length))) : null,
-  h("p", { class: "quiet" }, t("site.why"), " ", h("code", {}, "fanoutctl why REF " + m.site))];
+    [reasonCell(r, m.site, r.ref), r.digest && r.digest !== r.want ? h("span", { class: "quiet" }, " ", t("ref.shows"), " ", short(r.digest)) : null]])),
+  m.pending > refs.length ? h("p", { class: "quiet" }, t("site.pending.more", count(m.pending - refs.length))) : null];
 }

@@ -5,6 +5,7 @@ import { t } from "./words.js";
 
 export const link = (to, ...text) => h("a", { href: "#" + encodeURI(to) }, text);
 export const refLink = (ref) => h("a", { href: "#/ref/" + encodeURI(ref), class: "mono" }, ref);
+export const whyLink = (site, ref) => h("a", { href: "#/why/" + encodeURI(site + "/" + ref), class: "more", "data-key": "why " + site + " " + ref }, t("why.link.label"));
 export const loading = () => h("p", { class: "quiet", role: "status" }, t("loading"));
 export const section = (title, ...children) => h("section", {}, h("h2", {}, title), children);
 

@@ -911,7 +911,9 @@ type SiteRef struct {
 	// next_attempt after a failure.
 	NextAttempt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=next_attempt,json=nextAttempt,proto3" json:"next_attempt,omitempty"`
 	// attempts that failed in a row.
-	Attempts      uint32 `protobuf:"varint,10,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts uint32 `protobuf:"varint,10,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// trouble: what keeps the ref from the site, where that is known.
+	Trouble       *v11.Trouble `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1014,6 +1016,13 @@ func (x *SiteRef) GetAttempts() uint32 {
 		return x.Attempts
 	}
 	return 0
+}
+
+func (x *SiteRef) GetTrouble() *v11.Trouble {
+	if x != nil {
+		return x.Trouble
+	}
+	return nil
 }
 
 // PendingRequest names one site.
@@ -6859,7 +6868,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12/\n" +
 	"\x05as_of\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12.\n" +
-	"\x05sites\x18\x05 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\"\xb9\x02\n" +
+	"\x05sites\x18\x05 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\"\xec\x02\n" +
 	"\aSiteRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -6872,7 +6881,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"bytes_left\x18\b \x01(\x03R\tbytesLeft\x12=\n" +
 	"\fnext_attempt\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1a\n" +
 	"\battempts\x18\n" +
-	" \x01(\rR\battempts\":\n" +
+	" \x01(\rR\battempts\x121\n" +
+	"\atrouble\x18\v \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\":\n" +
 	"\x0ePendingRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xbf\x01\n" +
@@ -7451,149 +7461,150 @@ var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,   // 13: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
 	91,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
 	91,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	91,  // 16: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
-	11,  // 17: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
-	8,   // 18: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	94,  // 19: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
-	91,  // 20: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
-	14,  // 21: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
-	91,  // 22: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
-	91,  // 23: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
-	94,  // 24: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
-	95,  // 25: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
-	91,  // 26: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
-	91,  // 27: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
-	15,  // 28: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
-	91,  // 29: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
-	91,  // 30: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
-	18,  // 31: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
-	19,  // 32: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
-	91,  // 33: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
-	91,  // 34: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
-	4,   // 35: fanout.admin.v1.DescribeResponse.group:type_name -> fanout.admin.v1.TreeGroup
-	96,  // 36: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
-	4,   // 37: fanout.admin.v1.DescribeResponse.children:type_name -> fanout.admin.v1.TreeGroup
-	10,  // 38: fanout.admin.v1.DescribeResponse.pending:type_name -> fanout.admin.v1.PendingResponse
-	97,  // 39: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
-	8,   // 40: fanout.admin.v1.DescribeResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	37,  // 41: fanout.admin.v1.DescribeResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	98,  // 42: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	99,  // 43: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
-	25,  // 44: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
-	91,  // 45: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	91,  // 46: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	91,  // 47: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	28,  // 48: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	91,  // 49: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	91,  // 50: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	91,  // 51: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
-	37,  // 52: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	38,  // 53: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	38,  // 54: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	91,  // 55: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	38,  // 56: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	91,  // 57: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	43,  // 58: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	91,  // 59: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	28,  // 60: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	96,  // 61: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	96,  // 62: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	96,  // 63: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	66,  // 64: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	67,  // 65: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	68,  // 66: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	69,  // 67: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	72,  // 68: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	98,  // 69: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	75,  // 70: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	72,  // 71: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	77,  // 72: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	72,  // 73: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	98,  // 74: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	91,  // 75: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	81,  // 76: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,   // 77: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	98,  // 78: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	99,  // 79: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	99,  // 80: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	99,  // 81: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	91,  // 82: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	92,  // 83: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,   // 84: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,   // 85: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,   // 86: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,   // 87: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12,  // 88: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
-	16,  // 89: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
-	20,  // 90: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
-	22,  // 91: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	24,  // 92: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	26,  // 93: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	29,  // 94: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	31,  // 95: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	33,  // 96: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	35,  // 97: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	39,  // 98: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	41,  // 99: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	44,  // 100: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	46,  // 101: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	48,  // 102: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	50,  // 103: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	54,  // 104: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	52,  // 105: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
-	56,  // 106: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	58,  // 107: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	60,  // 108: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	73,  // 109: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	79,  // 110: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	82,  // 111: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	84,  // 112: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	86,  // 113: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	88,  // 114: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	62,  // 115: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	64,  // 116: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	70,  // 117: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	76,  // 118: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,   // 119: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,   // 120: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,   // 121: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10,  // 122: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13,  // 123: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
-	17,  // 124: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
-	21,  // 125: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
-	23,  // 126: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	25,  // 127: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	27,  // 128: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	30,  // 129: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	32,  // 130: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	34,  // 131: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	36,  // 132: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	40,  // 133: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	42,  // 134: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	45,  // 135: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	47,  // 136: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	49,  // 137: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	51,  // 138: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	55,  // 139: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	53,  // 140: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
-	57,  // 141: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	59,  // 142: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	61,  // 143: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	74,  // 144: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	80,  // 145: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	83,  // 146: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	85,  // 147: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	87,  // 148: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	89,  // 149: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	63,  // 150: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	65,  // 151: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	71,  // 152: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	78,  // 153: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	119, // [119:154] is the sub-list for method output_type
-	84,  // [84:119] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	94,  // 16: fanout.admin.v1.SiteRef.trouble:type_name -> fanout.tree.v1.Trouble
+	91,  // 17: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	11,  // 18: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
+	8,   // 19: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
+	94,  // 20: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
+	91,  // 21: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
+	14,  // 22: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
+	91,  // 23: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
+	91,  // 24: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
+	94,  // 25: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
+	95,  // 26: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
+	91,  // 27: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
+	91,  // 28: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
+	15,  // 29: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
+	91,  // 30: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
+	91,  // 31: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
+	18,  // 32: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
+	19,  // 33: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
+	91,  // 34: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
+	91,  // 35: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
+	4,   // 36: fanout.admin.v1.DescribeResponse.group:type_name -> fanout.admin.v1.TreeGroup
+	96,  // 37: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
+	4,   // 38: fanout.admin.v1.DescribeResponse.children:type_name -> fanout.admin.v1.TreeGroup
+	10,  // 39: fanout.admin.v1.DescribeResponse.pending:type_name -> fanout.admin.v1.PendingResponse
+	97,  // 40: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
+	8,   // 41: fanout.admin.v1.DescribeResponse.sites:type_name -> fanout.admin.v1.SiteRef
+	37,  // 42: fanout.admin.v1.DescribeResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	98,  // 43: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	99,  // 44: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
+	25,  // 45: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
+	91,  // 46: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	91,  // 47: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	91,  // 48: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	28,  // 49: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	91,  // 50: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	91,  // 51: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	91,  // 52: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	37,  // 53: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	38,  // 54: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	38,  // 55: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	91,  // 56: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	38,  // 57: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	91,  // 58: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	43,  // 59: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	91,  // 60: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	28,  // 61: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	96,  // 62: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	96,  // 63: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	96,  // 64: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	66,  // 65: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	67,  // 66: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	68,  // 67: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	69,  // 68: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	72,  // 69: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	98,  // 70: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	75,  // 71: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	72,  // 72: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	77,  // 73: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	72,  // 74: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	98,  // 75: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	91,  // 76: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	81,  // 77: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,   // 78: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	98,  // 79: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	99,  // 80: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	99,  // 81: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	99,  // 82: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	91,  // 83: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	92,  // 84: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	0,   // 85: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,   // 86: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,   // 87: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,   // 88: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12,  // 89: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
+	16,  // 90: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
+	20,  // 91: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
+	22,  // 92: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	24,  // 93: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	26,  // 94: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	29,  // 95: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	31,  // 96: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	33,  // 97: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	35,  // 98: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	39,  // 99: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	41,  // 100: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	44,  // 101: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	46,  // 102: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	48,  // 103: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	50,  // 104: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	54,  // 105: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	52,  // 106: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	56,  // 107: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	58,  // 108: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	60,  // 109: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	73,  // 110: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	79,  // 111: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	82,  // 112: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	84,  // 113: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	86,  // 114: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	88,  // 115: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	62,  // 116: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	64,  // 117: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	70,  // 118: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	76,  // 119: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,   // 120: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,   // 121: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,   // 122: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10,  // 123: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13,  // 124: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
+	17,  // 125: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
+	21,  // 126: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
+	23,  // 127: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	25,  // 128: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	27,  // 129: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	30,  // 130: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	32,  // 131: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	34,  // 132: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	36,  // 133: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	40,  // 134: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	42,  // 135: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	45,  // 136: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	47,  // 137: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	49,  // 138: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	51,  // 139: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	55,  // 140: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	53,  // 141: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	57,  // 142: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	59,  // 143: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	61,  // 144: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	74,  // 145: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	80,  // 146: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	83,  // 147: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	85,  // 148: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	87,  // 149: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	89,  // 150: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	63,  // 151: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	65,  // 152: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	71,  // 153: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	78,  // 154: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	120, // [120:155] is the sub-list for method output_type
+	85,  // [85:120] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
