@@ -46,7 +46,7 @@ var onlyIn = []struct {
 }
 
 // pure packages get everything as arguments.
-var pure = []string{"pkg/catalog", "pkg/reconcile", "pkg/plan"}
+var pure = []string{"pkg/catalog", "pkg/reconcile", "pkg/plan", "internal/wording"}
 
 // impure are imports that a pure package does without.
 var impure = []string{

@@ -9,10 +9,11 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/fanout-io/fanout/internal/wording"
 )
 
 var (
-	syntaxError  = regexp.MustCompile(`^yaml: line (\d+): (.*)$`)
 	unknownField = regexp.MustCompile(`^line (\d+): field (.*) not found in type `)
 	wrongType    = regexp.MustCompile("(?s)^line (\\d+): cannot unmarshal (!!\\S+)(?: `(.*)`)? into (\\S+)$")
 	otherError   = regexp.MustCompile(`(?s)^line (\d+): (.*)$`)
@@ -34,8 +35,8 @@ var wanted = map[string]string{
 func decodeError(name string, doc *yaml.Node, err error) error {
 	var te *yaml.TypeError
 	if !errors.As(err, &te) {
-		if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
-			return fmt.Errorf("%s:%s: is not YAML: %s", name, m[1], m[2])
+		if line, what := wording.YAML(err); line > 0 {
+			return fmt.Errorf("%s:%d: is not YAML: %s", name, line, what)
 		}
 		return fmt.Errorf("%s: %w", name, err)
 	}

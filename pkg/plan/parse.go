@@ -252,11 +252,13 @@ func (v value) check() *catalogv1.Check {
 		c.Url = u.address()
 	}
 	interval, timeout := DefaultCheckInterval, DefaultCheckTimeout
-	if d, found := o.get("interval"); found {
-		interval = d.duration(time.Second, MaxInterval)
-	}
 	if d, found := o.get("timeout"); found {
 		timeout = d.duration(time.Second, MaxTimeout)
+	}
+	if d, found := o.get("interval"); found {
+		interval = d.duration(time.Second, MaxInterval)
+	} else if timeout > 0 {
+		interval = min(interval, timeout) // asked at the beginning and at the end
 	}
 	if interval > timeout && timeout > 0 {
 		v.fail("interval %s is longer than timeout %s, so it would be asked once only; make it shorter", short(interval), short(timeout))

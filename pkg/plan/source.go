@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/fanout-io/fanout/internal/wording"
 )
 
 // MaxBytes bounds the size of a file.
@@ -25,8 +25,6 @@ const (
 
 // APIVersion is what every file says.
 const APIVersion = "fanout/v1"
-
-var syntaxError = regexp.MustCompile(`^yaml: line (\d+): (.*)$`)
 
 // source is a file that is being read, and what is wrong with it so far.
 type source struct {
@@ -88,11 +86,7 @@ func (s *source) documents(data []byte) []value {
 			return docs
 		}
 		if err != nil {
-			line, what := 0, strings.TrimPrefix(err.Error(), "yaml: ")
-			if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
-				line, _ = strconv.Atoi(m[1])
-				what = m[2]
-			}
+			line, what := wording.YAML(err)
 			s.fail(line, "", "is not YAML: %s", what)
 			return nil
 		}

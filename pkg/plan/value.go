@@ -260,13 +260,16 @@ func (v value) duration(least, most time.Duration) time.Duration {
 	return d
 }
 
+// days finds them in what was meant as a duration.
+var days = regexp.MustCompile(`^\d+d`)
+
 func parseDuration(s string, least, most time.Duration) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	switch {
-	case err != nil && strings.HasSuffix(s, "d"):
+	case err != nil && days.MatchString(s):
 		return 0, fmt.Errorf("%s is not a duration; write days in hours, such as 48h", quote(s))
 	case err != nil:
-		return 0, fmt.Errorf("%s is not a duration; write one such as 5m", quote(s))
+		return 0, fmt.Errorf("%s is not a duration; write one such as 5m, at most %s", quote(s), short(most))
 	case d < least || d > most:
 		return 0, fmt.Errorf("%s is out of range; write a duration from %s to %s", s, short(least), short(most))
 	}
@@ -285,6 +288,8 @@ func short(d time.Duration) string {
 	return s
 }
 
+var digits = regexp.MustCompile(`^\d+$`)
+
 // quantity returns a number of groups, at least least, or a percentage of at least leastPercent.
 func (v value) quantity(least, leastPercent uint32) (Quantity, bool) {
 	if v.node.Kind != yaml.ScalarNode {
@@ -293,6 +298,8 @@ func (v value) quantity(least, leastPercent uint32) (Quantity, bool) {
 	}
 	q, err := parseQuantity(v.node)
 	switch {
+	case err != nil && v.node.ShortTag() == "!!str" && digits.MatchString(v.node.Value):
+		v.fail("%s is a text; write the number without quotes", v.shown())
 	case err != nil:
 		v.fail("%s is neither a number of groups nor a percentage; write one such as 4 or 25%%", v.shown())
 	case q.Percent && (q.N < leastPercent || q.N > 100):
