@@ -87,6 +87,8 @@ const (
 	maxActive = 256
 	maxEnded  = 100
 	maxSteps  = 200
+	// maxReceipts bounds the sites of a group that a rollout remembers.
+	maxReceipts = 256
 )
 
 func lessRollout(a, b *catalogv1.Rollout) bool { return a.Id < b.Id }

@@ -258,7 +258,10 @@ func (a *walk) overdue() bool {
 			continue
 		}
 		reason := fmt.Sprintf("not delivered within %v", limit)
-		if staging {
+		switch {
+		case staging && a.away(g):
+			reason = fmt.Sprintf("could not be given the release within %v", limit)
+		case staging:
 			reason = fmt.Sprintf("content not there within %v", limit)
 		}
 		if g.Reason != "" {

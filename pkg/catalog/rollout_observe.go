@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -87,6 +88,12 @@ func validateObservation(o *catalogv1.ObserveRollout) *Refusal {
 			return refuse(ErrInvalid, "group %s is observed as %s", quote(g.GetGroup()), quote(g.GetState()))
 		}
 		if err := validateWords(g.Reason); err != nil {
+			return err
+		}
+		if len(g.GetSites()) > maxReceipts {
+			return refuse(ErrInvalid, "group %s is observed at %d sites, at most %d are", quote(g.GetGroup()), len(g.GetSites()), maxReceipts)
+		}
+		if err := validateWords(g.GetSites()...); err != nil {
 			return err
 		}
 	}
@@ -176,8 +183,57 @@ func (a *walk) look() bool {
 	return moved
 }
 
+// Stands says whether a group is still to show what a rollout put there, or (back) what it showed before where the rollout took that away again, or never put it. Where something else was published
+// since, what the group shows says nothing about the rollout.
+func Stands(r *catalogv1.Rollout, g *catalogv1.RolloutGroup, record func(Ref) *catalogv1.Record) (back, stands bool) {
+	if len(g.GetBefore()) != len(r.GetItems()) {
+		return false, false
+	}
+	for i, it := range r.GetItems() {
+		rec := record(itemRef(it))
+		if i == 0 {
+			back = !slices.ContainsFunc(rec.GetReleases(), func(rel *catalogv1.Release) bool {
+				return rel.GetRollout() == r.GetId() && slices.Contains(rel.GetGroups(), g.GetGroup())
+			})
+		}
+		want := it.GetTarget().GetDigest()
+		if back {
+			want = g.Before[i]
+		}
+		if rec == nil || ShownBy(rec, g.GetGroup()) != want {
+			return back, false
+		}
+	}
+	return back, true
+}
+
+// receive notes which sites came to show what the rollout put there, or took back.
+func (a *walk) receive(g *catalogv1.RolloutGroup, o *catalogv1.ObservedGroup) {
+	if len(o.GetSites()) == 0 {
+		return
+	}
+	back, stands := Stands(a.r, g, a.record)
+	if !stands {
+		return
+	}
+	for _, site := range o.Sites {
+		i, found := slices.BinarySearchFunc(g.Receipts, site, func(x *catalogv1.RolloutReceipt, site string) int { return strings.Compare(x.Site, site) })
+		is := &catalogv1.RolloutReceipt{Site: site, At: a.now(), Back: back}
+		switch {
+		case found && g.Receipts[i].Back == back:
+		case found:
+			g.Receipts[i] = is
+		case len(g.Receipts) < maxReceipts:
+			g.Receipts = slices.Insert(g.Receipts, i, is)
+		}
+	}
+}
+
 // lookAt takes in what was seen of one group. Looking twice changes nothing more.
 func (a *walk) lookAt(g *catalogv1.RolloutGroup, o *catalogv1.ObservedGroup) bool {
+	if g.Attempts > 0 {
+		a.receive(g, o)
+	}
 	switch g.Phase {
 	case GroupPending, GroupStaging, GroupStaged:
 		return a.lookAhead(g, o)
@@ -195,13 +251,19 @@ func (a *walk) lookAt(g *catalogv1.RolloutGroup, o *catalogv1.ObservedGroup) boo
 		g.Reason = clip(o.Reason, maxReason)
 	case GroupOffline, GroupFailed:
 		// It is back, or has managed after all.
+		if o.State != ObservedDelivered || g.Attempts == 0 {
+			return false
+		}
+		back, stands := Stands(a.r, g, a.record)
 		switch {
-		case o.State != ObservedDelivered || g.Attempts == 0:
-		case a.released[g.Group]:
-			return a.set(g, GroupSucceeded, "")
-		default:
+		case !stands:
+			return false
+		case back:
+			a.step(a.r, fanout, "back: "+g.Group+": shows again what it did")
 			return a.set(g, GroupRolledBack, "")
 		}
+		a.step(a.r, fanout, "back: "+g.Group+": shows the release")
+		return a.set(g, GroupSucceeded, "")
 	case GroupSucceeded:
 		if o.State == ObservedFailed && a.isOpen(g) {
 			a.failGroup(g, o.Reason)

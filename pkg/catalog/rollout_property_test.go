@@ -97,7 +97,7 @@ func drawObservation(t *rapid.T, r *catalogv1.Rollout) *catalogv1.Change {
 	states := rapid.SampledFrom([]string{"staged", "staged", "delivered", "delivered", "delivered", "pending", "failed", "offline", "frozen"})
 	for _, g := range everyone {
 		if rapid.IntRange(0, 2).Draw(t, "look") > 0 {
-			o.Groups = append(o.Groups, &catalogv1.ObservedGroup{Group: g, State: states.Draw(t, "state"), Reason: "x"})
+			o.Groups = append(o.Groups, &catalogv1.ObservedGroup{Group: g, State: states.Draw(t, "state"), Reason: "x", Sites: rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"s1", "s2"}), 0, 2, rapid.ID).Draw(t, "sites")})
 		}
 	}
 	if rapid.Bool().Draw(t, "check?") {

@@ -19,7 +19,7 @@ import (
 //	NAME start ID REF=TARGET… WAVE(GROUP,…[;max=N][;fail=N][;onfail=WORD][;offline=WORD][;soak=D][;deadline=D][;before=GATE,…][;after=GATE,…][;window])…
 //	     [all] [supersede] [signed=WORD]                                GATE is approval or check
 //	NAME steer ID VERB [GROUP] [reason=WORD]
-//	NAME observe ID [GROUP=STATE[:REASON]]… [elapsed=D] [check=passed|failed:DETAIL] [window] [seen=N]     seen is what is right
+//	NAME observe ID [GROUP=STATE[:REASON][@SITE+SITE]]… [elapsed=D] [check=passed|failed:DETAIL] [window] [seen=N]     seen is what is right
 //	NAME views REF GROUP…                                               what groups are to show
 //	NAME wait D                                                         time passes
 //
@@ -193,7 +193,12 @@ func (s *stage) observe(t *testing.T, r *catalogv1.Rollout, words []string) *cat
 				}
 			}
 		default:
-			o.Groups = append(o.Groups, &catalogv1.ObservedGroup{Group: k, State: state, Reason: reason})
+			g := &catalogv1.ObservedGroup{Group: k}
+			v, sites, at := strings.Cut(v, "@")
+			if g.State, g.Reason, _ = strings.Cut(v, ":"); at {
+				g.Sites = strings.Split(sites, "+")
+			}
+			o.Groups = append(o.Groups, g)
 		}
 	}
 	return &catalogv1.Change{Kind: &catalogv1.Change_ObserveRollout{ObserveRollout: o}}
@@ -233,6 +238,12 @@ func (s *stage) showRollouts(snap *catalog.Snapshot) string {
 					fmt.Fprintf(&out, ", %s %s", g.Group, g.Phase)
 					if g.Reason != "" {
 						fmt.Fprintf(&out, " (%s)", g.Reason)
+					}
+					for _, x := range g.Receipts {
+						fmt.Fprintf(&out, " %s@%d", x.Site, x.At.AsTime().Unix())
+						if x.Back {
+							out.WriteString("-back")
+						}
 					}
 				}
 			}

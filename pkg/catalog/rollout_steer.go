@@ -158,7 +158,7 @@ func (a *walk) steerGroup(s *catalogv1.SteerRollout) *Refusal {
 		return refuse(ErrInvalid, "%s has not failed: it is %s", g.Group, g.Phase)
 	case a.r.Phase == RolloutRollingBack || a.r.ResumePhase == RolloutRollingBack:
 		return refuse(ErrInvalid, "rollout %s is being rolled back", a.r.Id)
-	case g.Wave > a.r.Wave: // skipped before its turn
+	case g.Wave > a.r.Wave, g.Wave == a.r.Wave && a.r.Waves[g.Wave].Opened == nil: // skipped before its turn
 		a.set(g, GroupPending, "")
 		return nil
 	case !a.isOpen(g):
@@ -196,7 +196,7 @@ func (a *walk) steerRollback(s *catalogv1.SteerRollout, actor string) *Refusal {
 	case r.Phase == RolloutRollingBack || r.Phase == RolloutRolledBack:
 		return refuse(ErrUnchanged, "rollout %s is %s", r.Id, r.Phase)
 	case r.Settled:
-		return refuse(ErrInvalid, "rollout %s can't be rolled back: it released nothing, or what it moved has changed since, or it ended more than %v ago; promote what was shown before instead", r.Id, SettleAfter)
+		return refuse(ErrInvalid, "rollout %s can't be rolled back: %s", r.Id, a.whySettled())
 	}
 	for _, it := range r.Items {
 		held, _ := a.m.get(itemRef(it))
@@ -206,6 +206,20 @@ func (a *walk) steerRollback(s *catalogv1.SteerRollout, actor string) *Refusal {
 	}
 	a.startBack(r, said("rolled back", actor, s.Reason))
 	return nil
+}
+
+func (a *walk) whySettled() string {
+	r := a.r
+	const instead = "; promote what was shown before instead"
+	switch {
+	case r.SupersededBy != "":
+		return "rollout " + r.SupersededBy + " took its place: roll that one back, or promote what was shown before"
+	case !slices.ContainsFunc(r.Groups, func(g *catalogv1.RolloutGroup) bool { return g.Attempts > 0 }):
+		return "it released nothing"
+	case !a.m.clock.Before(r.Ended.AsTime().Add(SettleAfter)):
+		return fmt.Sprintf("it ended more than %v ago%s", SettleAfter, instead)
+	}
+	return "what it moved has changed since, or it is one of more than " + fmt.Sprint(maxEnded) + " that ended" + instead
 }
 
 // startBack turns a rollout round.

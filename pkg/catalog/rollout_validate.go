@@ -22,7 +22,7 @@ const (
 	maxConcurrency = maxGroups
 	maxSoak        = 30 * 24 * time.Hour
 	maxWait        = 366 * 24 * time.Hour
-	maxReason      = 160 // bytes of a group's reason
+	maxReason      = 240 // bytes of a group's reason
 	maxElapsed     = 100 * maxWait
 )
 
@@ -306,6 +306,20 @@ func validateRolloutGroup(where string, g *catalogv1.RolloutGroup, path string, 
 	}
 	for _, t := range []*timestamppb.Timestamp{g.Released, g.Since} {
 		if err := validateTime(where, t); err != nil {
+			return err
+		}
+	}
+	if len(g.Receipts) > maxReceipts {
+		return refuse(ErrInvalid, "%s: group %s has receipts of %d sites", where, path, len(g.Receipts))
+	}
+	for i, x := range g.Receipts {
+		if x.GetSite() == "" || i > 0 && x.Site <= g.Receipts[i-1].Site {
+			return refuse(ErrInvalid, "%s: group %s has a receipt of %s out of its order", where, path, quote(x.GetSite()))
+		}
+		if err := validateTime(where, x.At); err != nil {
+			return err
+		}
+		if err := validateWords(x.Site); err != nil {
 			return err
 		}
 	}

@@ -4401,7 +4401,9 @@ type RolloutGroup struct {
 	// counted: its failure has paused the rollout once, and resuming accepts it.
 	Counted bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
 	// waited so far for what the deadline bounds, in elapsed time that roots measured: for content since the wave opened, for the release since it was made, or for the way back.
-	Waited        *durationpb.Duration `protobuf:"bytes,11,opt,name=waited,proto3" json:"waited,omitempty"`
+	Waited *durationpb.Duration `protobuf:"bytes,11,opt,name=waited,proto3" json:"waited,omitempty"`
+	// receipts of its sites, by name: what each came to show by this rollout. They stay when something else is shown later.
+	Receipts      []*RolloutReceipt `protobuf:"bytes,12,rep,name=receipts,proto3" json:"receipts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4513,6 +4515,77 @@ func (x *RolloutGroup) GetWaited() *durationpb.Duration {
 	return nil
 }
 
+func (x *RolloutGroup) GetReceipts() []*RolloutReceipt {
+	if x != nil {
+		return x.Receipts
+	}
+	return nil
+}
+
+// RolloutReceipt says that a site came to show all items of a rollout, or again what it showed before.
+type RolloutReceipt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// site is its name.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// at: when that was seen, by the machine's clock.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// back: what it showed before.
+	Back          bool `protobuf:"varint,3,opt,name=back,proto3" json:"back,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutReceipt) Reset() {
+	*x = RolloutReceipt{}
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutReceipt) ProtoMessage() {}
+
+func (x *RolloutReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutReceipt.ProtoReflect.Descriptor instead.
+func (*RolloutReceipt) Descriptor() ([]byte, []int) {
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RolloutReceipt) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *RolloutReceipt) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *RolloutReceipt) GetBack() bool {
+	if x != nil {
+		return x.Back
+	}
+	return false
+}
+
 // RolloutStep is one line of a rollout's history.
 type RolloutStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4528,7 +4601,7 @@ type RolloutStep struct {
 
 func (x *RolloutStep) Reset() {
 	*x = RolloutStep{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4540,7 +4613,7 @@ func (x *RolloutStep) String() string {
 func (*RolloutStep) ProtoMessage() {}
 
 func (x *RolloutStep) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4553,7 +4626,7 @@ func (x *RolloutStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutStep.ProtoReflect.Descriptor instead.
 func (*RolloutStep) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RolloutStep) GetAt() *timestamppb.Timestamp {
@@ -4590,7 +4663,7 @@ type StartRollout struct {
 
 func (x *StartRollout) Reset() {
 	*x = StartRollout{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4602,7 +4675,7 @@ func (x *StartRollout) String() string {
 func (*StartRollout) ProtoMessage() {}
 
 func (x *StartRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4615,7 +4688,7 @@ func (x *StartRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRollout.ProtoReflect.Descriptor instead.
 func (*StartRollout) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StartRollout) GetRollout() *Rollout {
@@ -4649,7 +4722,7 @@ type SteerRollout struct {
 
 func (x *SteerRollout) Reset() {
 	*x = SteerRollout{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4661,7 +4734,7 @@ func (x *SteerRollout) String() string {
 func (*SteerRollout) ProtoMessage() {}
 
 func (x *SteerRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4674,7 +4747,7 @@ func (x *SteerRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SteerRollout.ProtoReflect.Descriptor instead.
 func (*SteerRollout) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SteerRollout) GetId() string {
@@ -4726,7 +4799,7 @@ type ObserveRollout struct {
 
 func (x *ObserveRollout) Reset() {
 	*x = ObserveRollout{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4738,7 +4811,7 @@ func (x *ObserveRollout) String() string {
 func (*ObserveRollout) ProtoMessage() {}
 
 func (x *ObserveRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4751,7 +4824,7 @@ func (x *ObserveRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRollout.ProtoReflect.Descriptor instead.
 func (*ObserveRollout) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ObserveRollout) GetId() string {
@@ -4804,14 +4877,16 @@ type ObservedGroup struct {
 	// state: staged (all content is there), delivered (it shows what the catalog wants there, with or without the release), pending (it is on the way), failed, offline or frozen.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// reason in words.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// sites that show what the catalog wants there, where that can be the rollout's doing; by name.
+	Sites         []string `protobuf:"bytes,4,rep,name=sites,proto3" json:"sites,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ObservedGroup) Reset() {
 	*x = ObservedGroup{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4823,7 +4898,7 @@ func (x *ObservedGroup) String() string {
 func (*ObservedGroup) ProtoMessage() {}
 
 func (x *ObservedGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4836,7 +4911,7 @@ func (x *ObservedGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObservedGroup.ProtoReflect.Descriptor instead.
 func (*ObservedGroup) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ObservedGroup) GetGroup() string {
@@ -4860,6 +4935,13 @@ func (x *ObservedGroup) GetReason() string {
 	return ""
 }
 
+func (x *ObservedGroup) GetSites() []string {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
 // ObservedCheck is one attempt of a check.
 type ObservedCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4881,7 +4963,7 @@ type ObservedCheck struct {
 
 func (x *ObservedCheck) Reset() {
 	*x = ObservedCheck{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4893,7 +4975,7 @@ func (x *ObservedCheck) String() string {
 func (*ObservedCheck) ProtoMessage() {}
 
 func (x *ObservedCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4906,7 +4988,7 @@ func (x *ObservedCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObservedCheck.ProtoReflect.Descriptor instead.
 func (*ObservedCheck) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ObservedCheck) GetWave() uint32 {
@@ -4966,7 +5048,7 @@ type SetPolicies struct {
 
 func (x *SetPolicies) Reset() {
 	*x = SetPolicies{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4978,7 +5060,7 @@ func (x *SetPolicies) String() string {
 func (*SetPolicies) ProtoMessage() {}
 
 func (x *SetPolicies) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4991,7 +5073,7 @@ func (x *SetPolicies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicies.ProtoReflect.Descriptor instead.
 func (*SetPolicies) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SetPolicies) GetPolicies() []*Policy {
@@ -5034,7 +5116,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5046,7 +5128,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5059,7 +5141,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Freeze) GetGroup() string {
@@ -5108,7 +5190,7 @@ type SetFreeze struct {
 
 func (x *SetFreeze) Reset() {
 	*x = SetFreeze{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5120,7 +5202,7 @@ func (x *SetFreeze) String() string {
 func (*SetFreeze) ProtoMessage() {}
 
 func (x *SetFreeze) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5133,7 +5215,7 @@ func (x *SetFreeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreeze.ProtoReflect.Descriptor instead.
 func (*SetFreeze) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SetFreeze) GetFreeze() *Freeze {
@@ -5154,7 +5236,7 @@ type SetFreezesAbove struct {
 
 func (x *SetFreezesAbove) Reset() {
 	*x = SetFreezesAbove{}
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5166,7 +5248,7 @@ func (x *SetFreezesAbove) String() string {
 func (*SetFreezesAbove) ProtoMessage() {}
 
 func (x *SetFreezesAbove) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_fanout_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5179,7 +5261,7 @@ func (x *SetFreezesAbove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFreezesAbove.ProtoReflect.Descriptor instead.
 func (*SetFreezesAbove) Descriptor() ([]byte, []int) {
-	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
+	return file_fanout_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SetFreezesAbove) GetFreezes() []*Freeze {
@@ -5541,7 +5623,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\battempts\x18\x06 \x01(\rR\battempts\x12-\n" +
 	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x121\n" +
 	"\x06waited\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06waited\x12*\n" +
-	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xe7\x02\n" +
+	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa6\x03\n" +
 	"\fRolloutGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04wave\x18\x02 \x01(\rR\x04wave\x12\x14\n" +
@@ -5554,7 +5636,12 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05moved\x18\t \x01(\x04R\x05moved\x12\x18\n" +
 	"\acounted\x18\n" +
 	" \x01(\bR\acounted\x121\n" +
-	"\x06waited\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06waited\"c\n" +
+	"\x06waited\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06waited\x12=\n" +
+	"\breceipts\x18\f \x03(\v2!.fanout.catalog.v1.RolloutReceiptR\breceipts\"d\n" +
+	"\x0eRolloutReceipt\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04back\x18\x03 \x01(\bR\x04back\"c\n" +
 	"\vRolloutStep\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x12\n" +
@@ -5574,11 +5661,12 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aelapsed\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12\x1f\n" +
 	"\vwindow_open\x18\x05 \x01(\bR\n" +
 	"windowOpen\x12\x12\n" +
-	"\x04seen\x18\x06 \x01(\x04R\x04seen\"S\n" +
+	"\x04seen\x18\x06 \x01(\x04R\x04seen\"i\n" +
 	"\rObservedGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xae\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05sites\x18\x04 \x03(\tR\x05sites\"\xae\x01\n" +
 	"\rObservedCheck\x12\x12\n" +
 	"\x04wave\x18\x01 \x01(\rR\x04wave\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\bR\x05after\x12\x14\n" +
@@ -5613,7 +5701,7 @@ func file_fanout_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_fanout_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_fanout_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*Descriptor)(nil),            // 0: fanout.catalog.v1.Descriptor
 	(*Record)(nil),                // 1: fanout.catalog.v1.Record
@@ -5664,38 +5752,39 @@ var file_fanout_catalog_v1_catalog_proto_goTypes = []any{
 	(*RolloutWave)(nil),           // 46: fanout.catalog.v1.RolloutWave
 	(*RolloutGate)(nil),           // 47: fanout.catalog.v1.RolloutGate
 	(*RolloutGroup)(nil),          // 48: fanout.catalog.v1.RolloutGroup
-	(*RolloutStep)(nil),           // 49: fanout.catalog.v1.RolloutStep
-	(*StartRollout)(nil),          // 50: fanout.catalog.v1.StartRollout
-	(*SteerRollout)(nil),          // 51: fanout.catalog.v1.SteerRollout
-	(*ObserveRollout)(nil),        // 52: fanout.catalog.v1.ObserveRollout
-	(*ObservedGroup)(nil),         // 53: fanout.catalog.v1.ObservedGroup
-	(*ObservedCheck)(nil),         // 54: fanout.catalog.v1.ObservedCheck
-	(*SetPolicies)(nil),           // 55: fanout.catalog.v1.SetPolicies
-	(*Freeze)(nil),                // 56: fanout.catalog.v1.Freeze
-	(*SetFreeze)(nil),             // 57: fanout.catalog.v1.SetFreeze
-	(*SetFreezesAbove)(nil),       // 58: fanout.catalog.v1.SetFreezesAbove
-	nil,                           // 59: fanout.catalog.v1.GroupSettings.LabelsEntry
-	nil,                           // 60: fanout.catalog.v1.Group.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
+	(*RolloutReceipt)(nil),        // 49: fanout.catalog.v1.RolloutReceipt
+	(*RolloutStep)(nil),           // 50: fanout.catalog.v1.RolloutStep
+	(*StartRollout)(nil),          // 51: fanout.catalog.v1.StartRollout
+	(*SteerRollout)(nil),          // 52: fanout.catalog.v1.SteerRollout
+	(*ObserveRollout)(nil),        // 53: fanout.catalog.v1.ObserveRollout
+	(*ObservedGroup)(nil),         // 54: fanout.catalog.v1.ObservedGroup
+	(*ObservedCheck)(nil),         // 55: fanout.catalog.v1.ObservedCheck
+	(*SetPolicies)(nil),           // 56: fanout.catalog.v1.SetPolicies
+	(*Freeze)(nil),                // 57: fanout.catalog.v1.Freeze
+	(*SetFreeze)(nil),             // 58: fanout.catalog.v1.SetFreeze
+	(*SetFreezesAbove)(nil),       // 59: fanout.catalog.v1.SetFreezesAbove
+	nil,                           // 60: fanout.catalog.v1.GroupSettings.LabelsEntry
+	nil,                           // 61: fanout.catalog.v1.Group.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 63: google.protobuf.Duration
 }
 var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,   // 0: fanout.catalog.v1.Record.target:type_name -> fanout.catalog.v1.Descriptor
 	0,   // 1: fanout.catalog.v1.Record.referrers:type_name -> fanout.catalog.v1.Descriptor
-	61,  // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
-	61,  // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
+	62,  // 2: fanout.catalog.v1.Record.published_at:type_name -> google.protobuf.Timestamp
+	62,  // 3: fanout.catalog.v1.Record.pushed_at:type_name -> google.protobuf.Timestamp
 	42,  // 4: fanout.catalog.v1.Record.releases:type_name -> fanout.catalog.v1.Release
-	62,  // 5: fanout.catalog.v1.Record.max_freeze:type_name -> google.protobuf.Duration
+	63,  // 5: fanout.catalog.v1.Record.max_freeze:type_name -> google.protobuf.Duration
 	2,   // 6: fanout.catalog.v1.Ancestor.position:type_name -> fanout.catalog.v1.Position
 	4,   // 7: fanout.catalog.v1.Scope.any_of:type_name -> fanout.catalog.v1.Subscription
-	59,  // 8: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
+	60,  // 8: fanout.catalog.v1.GroupSettings.labels:type_name -> fanout.catalog.v1.GroupSettings.LabelsEntry
 	4,   // 9: fanout.catalog.v1.GroupSettings.subscribe:type_name -> fanout.catalog.v1.Subscription
 	8,   // 10: fanout.catalog.v1.GroupSettings.publish:type_name -> fanout.catalog.v1.PublishSettings
 	9,   // 11: fanout.catalog.v1.GroupSettings.drift:type_name -> fanout.catalog.v1.DriftSettings
-	60,  // 12: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
+	61,  // 12: fanout.catalog.v1.Group.labels:type_name -> fanout.catalog.v1.Group.LabelsEntry
 	5,   // 13: fanout.catalog.v1.Group.demand:type_name -> fanout.catalog.v1.Scope
 	11,  // 14: fanout.catalog.v1.Group.sites:type_name -> fanout.catalog.v1.GroupSite
-	61,  // 15: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
+	62,  // 15: fanout.catalog.v1.Command.time:type_name -> google.protobuf.Timestamp
 	13,  // 16: fanout.catalog.v1.Command.changes:type_name -> fanout.catalog.v1.Change
 	14,  // 17: fanout.catalog.v1.Change.found:type_name -> fanout.catalog.v1.Found
 	15,  // 18: fanout.catalog.v1.Change.publish:type_name -> fanout.catalog.v1.Publish
@@ -5713,15 +5802,15 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	31,  // 30: fanout.catalog.v1.Change.restore_catalog:type_name -> fanout.catalog.v1.RestoreCatalog
 	28,  // 31: fanout.catalog.v1.Change.note_deletion:type_name -> fanout.catalog.v1.NoteDeletion
 	29,  // 32: fanout.catalog.v1.Change.settle_deletion:type_name -> fanout.catalog.v1.SettleDeletion
-	50,  // 33: fanout.catalog.v1.Change.start_rollout:type_name -> fanout.catalog.v1.StartRollout
-	51,  // 34: fanout.catalog.v1.Change.steer_rollout:type_name -> fanout.catalog.v1.SteerRollout
-	52,  // 35: fanout.catalog.v1.Change.observe_rollout:type_name -> fanout.catalog.v1.ObserveRollout
-	55,  // 36: fanout.catalog.v1.Change.set_policies:type_name -> fanout.catalog.v1.SetPolicies
-	57,  // 37: fanout.catalog.v1.Change.set_freeze:type_name -> fanout.catalog.v1.SetFreeze
-	58,  // 38: fanout.catalog.v1.Change.set_freezes_above:type_name -> fanout.catalog.v1.SetFreezesAbove
+	51,  // 33: fanout.catalog.v1.Change.start_rollout:type_name -> fanout.catalog.v1.StartRollout
+	52,  // 34: fanout.catalog.v1.Change.steer_rollout:type_name -> fanout.catalog.v1.SteerRollout
+	53,  // 35: fanout.catalog.v1.Change.observe_rollout:type_name -> fanout.catalog.v1.ObserveRollout
+	56,  // 36: fanout.catalog.v1.Change.set_policies:type_name -> fanout.catalog.v1.SetPolicies
+	58,  // 37: fanout.catalog.v1.Change.set_freeze:type_name -> fanout.catalog.v1.SetFreeze
+	59,  // 38: fanout.catalog.v1.Change.set_freezes_above:type_name -> fanout.catalog.v1.SetFreezesAbove
 	0,   // 39: fanout.catalog.v1.Publish.target:type_name -> fanout.catalog.v1.Descriptor
 	0,   // 40: fanout.catalog.v1.Publish.referrers:type_name -> fanout.catalog.v1.Descriptor
-	61,  // 41: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
+	62,  // 41: fanout.catalog.v1.Publish.pushed_at:type_name -> google.protobuf.Timestamp
 	1,   // 42: fanout.catalog.v1.Import.records:type_name -> fanout.catalog.v1.Record
 	2,   // 43: fanout.catalog.v1.Import.position:type_name -> fanout.catalog.v1.Position
 	3,   // 44: fanout.catalog.v1.Import.ancestors:type_name -> fanout.catalog.v1.Ancestor
@@ -5730,17 +5819,17 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	7,   // 47: fanout.catalog.v1.SetSettings.settings:type_name -> fanout.catalog.v1.GroupSettings
 	10,  // 48: fanout.catalog.v1.SetGroup.group:type_name -> fanout.catalog.v1.Group
 	0,   // 49: fanout.catalog.v1.Conflict.target:type_name -> fanout.catalog.v1.Descriptor
-	61,  // 50: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
-	61,  // 51: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
-	61,  // 52: fanout.catalog.v1.Conflict.winner_pushed_at:type_name -> google.protobuf.Timestamp
+	62,  // 50: fanout.catalog.v1.Conflict.pushed_at:type_name -> google.protobuf.Timestamp
+	62,  // 51: fanout.catalog.v1.Conflict.noted_at:type_name -> google.protobuf.Timestamp
+	62,  // 52: fanout.catalog.v1.Conflict.winner_pushed_at:type_name -> google.protobuf.Timestamp
 	24,  // 53: fanout.catalog.v1.NoteConflict.conflict:type_name -> fanout.catalog.v1.Conflict
-	61,  // 54: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
+	62,  // 54: fanout.catalog.v1.Deletion.noted_at:type_name -> google.protobuf.Timestamp
 	1,   // 55: fanout.catalog.v1.RestoreCatalog.records:type_name -> fanout.catalog.v1.Record
 	10,  // 56: fanout.catalog.v1.RestoreCatalog.groups:type_name -> fanout.catalog.v1.Group
 	3,   // 57: fanout.catalog.v1.RestoreCatalog.ancestors:type_name -> fanout.catalog.v1.Ancestor
 	44,  // 58: fanout.catalog.v1.RestoreCatalog.rollouts:type_name -> fanout.catalog.v1.Rollout
 	43,  // 59: fanout.catalog.v1.RestoreCatalog.policies:type_name -> fanout.catalog.v1.Policy
-	56,  // 60: fanout.catalog.v1.RestoreCatalog.freeze:type_name -> fanout.catalog.v1.Freeze
+	57,  // 60: fanout.catalog.v1.RestoreCatalog.freeze:type_name -> fanout.catalog.v1.Freeze
 	33,  // 61: fanout.catalog.v1.SnapshotItem.header:type_name -> fanout.catalog.v1.SnapshotHeader
 	1,   // 62: fanout.catalog.v1.SnapshotItem.record:type_name -> fanout.catalog.v1.Record
 	6,   // 63: fanout.catalog.v1.SnapshotItem.member:type_name -> fanout.catalog.v1.Member
@@ -5752,61 +5841,63 @@ var file_fanout_catalog_v1_catalog_proto_depIdxs = []int32{
 	44,  // 69: fanout.catalog.v1.SnapshotItem.rollout:type_name -> fanout.catalog.v1.Rollout
 	2,   // 70: fanout.catalog.v1.SnapshotHeader.position:type_name -> fanout.catalog.v1.Position
 	3,   // 71: fanout.catalog.v1.SnapshotHeader.ancestors:type_name -> fanout.catalog.v1.Ancestor
-	61,  // 72: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
+	62,  // 72: fanout.catalog.v1.SnapshotHeader.clock:type_name -> google.protobuf.Timestamp
 	7,   // 73: fanout.catalog.v1.SnapshotHeader.settings:type_name -> fanout.catalog.v1.GroupSettings
 	5,   // 74: fanout.catalog.v1.SnapshotHeader.demand:type_name -> fanout.catalog.v1.Scope
 	43,  // 75: fanout.catalog.v1.SnapshotHeader.policies:type_name -> fanout.catalog.v1.Policy
-	56,  // 76: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
-	56,  // 77: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
+	57,  // 76: fanout.catalog.v1.SnapshotHeader.freeze:type_name -> fanout.catalog.v1.Freeze
+	57,  // 77: fanout.catalog.v1.SnapshotHeader.freezes_above:type_name -> fanout.catalog.v1.Freeze
 	37,  // 78: fanout.catalog.v1.Plan.waves:type_name -> fanout.catalog.v1.Wave
-	62,  // 79: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
+	63,  // 79: fanout.catalog.v1.Wave.soak:type_name -> google.protobuf.Duration
 	38,  // 80: fanout.catalog.v1.Wave.before:type_name -> fanout.catalog.v1.Gate
 	38,  // 81: fanout.catalog.v1.Wave.after:type_name -> fanout.catalog.v1.Gate
 	41,  // 82: fanout.catalog.v1.Wave.window:type_name -> fanout.catalog.v1.Window
-	62,  // 83: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
+	63,  // 83: fanout.catalog.v1.Wave.deadline:type_name -> google.protobuf.Duration
 	39,  // 84: fanout.catalog.v1.Gate.approval:type_name -> fanout.catalog.v1.Approval
 	40,  // 85: fanout.catalog.v1.Gate.check:type_name -> fanout.catalog.v1.Check
-	62,  // 86: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
-	62,  // 87: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
+	63,  // 86: fanout.catalog.v1.Check.interval:type_name -> google.protobuf.Duration
+	63,  // 87: fanout.catalog.v1.Check.timeout:type_name -> google.protobuf.Duration
 	0,   // 88: fanout.catalog.v1.Release.target:type_name -> fanout.catalog.v1.Descriptor
 	0,   // 89: fanout.catalog.v1.Release.referrers:type_name -> fanout.catalog.v1.Descriptor
-	62,  // 90: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
+	63,  // 90: fanout.catalog.v1.Policy.max_freeze:type_name -> google.protobuf.Duration
 	45,  // 91: fanout.catalog.v1.Rollout.items:type_name -> fanout.catalog.v1.RolloutItem
 	36,  // 92: fanout.catalog.v1.Rollout.plan:type_name -> fanout.catalog.v1.Plan
 	46,  // 93: fanout.catalog.v1.Rollout.waves:type_name -> fanout.catalog.v1.RolloutWave
 	48,  // 94: fanout.catalog.v1.Rollout.groups:type_name -> fanout.catalog.v1.RolloutGroup
-	61,  // 95: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
-	61,  // 96: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
-	49,  // 97: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
+	62,  // 95: fanout.catalog.v1.Rollout.started:type_name -> google.protobuf.Timestamp
+	62,  // 96: fanout.catalog.v1.Rollout.ended:type_name -> google.protobuf.Timestamp
+	50,  // 97: fanout.catalog.v1.Rollout.steps:type_name -> fanout.catalog.v1.RolloutStep
 	0,   // 98: fanout.catalog.v1.RolloutItem.target:type_name -> fanout.catalog.v1.Descriptor
 	0,   // 99: fanout.catalog.v1.RolloutItem.referrers:type_name -> fanout.catalog.v1.Descriptor
-	61,  // 100: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
-	61,  // 101: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
-	62,  // 102: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
+	62,  // 100: fanout.catalog.v1.RolloutWave.opened:type_name -> google.protobuf.Timestamp
+	62,  // 101: fanout.catalog.v1.RolloutWave.closed:type_name -> google.protobuf.Timestamp
+	63,  // 102: fanout.catalog.v1.RolloutWave.soaked:type_name -> google.protobuf.Duration
 	47,  // 103: fanout.catalog.v1.RolloutWave.gates:type_name -> fanout.catalog.v1.RolloutGate
-	62,  // 104: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
-	62,  // 105: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
-	61,  // 106: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
-	61,  // 107: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
-	61,  // 108: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
-	62,  // 109: fanout.catalog.v1.RolloutGroup.waited:type_name -> google.protobuf.Duration
-	61,  // 110: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
-	44,  // 111: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
-	53,  // 112: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
-	54,  // 113: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
-	62,  // 114: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
-	62,  // 115: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
-	43,  // 116: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
-	43,  // 117: fanout.catalog.v1.SetPolicies.expect:type_name -> fanout.catalog.v1.Policy
-	61,  // 118: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	61,  // 119: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	56,  // 120: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
-	56,  // 121: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
-	122, // [122:122] is the sub-list for method output_type
-	122, // [122:122] is the sub-list for method input_type
-	122, // [122:122] is the sub-list for extension type_name
-	122, // [122:122] is the sub-list for extension extendee
-	0,   // [0:122] is the sub-list for field type_name
+	63,  // 104: fanout.catalog.v1.RolloutGate.took:type_name -> google.protobuf.Duration
+	63,  // 105: fanout.catalog.v1.RolloutGate.waited:type_name -> google.protobuf.Duration
+	62,  // 106: fanout.catalog.v1.RolloutGate.at:type_name -> google.protobuf.Timestamp
+	62,  // 107: fanout.catalog.v1.RolloutGroup.released:type_name -> google.protobuf.Timestamp
+	62,  // 108: fanout.catalog.v1.RolloutGroup.since:type_name -> google.protobuf.Timestamp
+	63,  // 109: fanout.catalog.v1.RolloutGroup.waited:type_name -> google.protobuf.Duration
+	49,  // 110: fanout.catalog.v1.RolloutGroup.receipts:type_name -> fanout.catalog.v1.RolloutReceipt
+	62,  // 111: fanout.catalog.v1.RolloutReceipt.at:type_name -> google.protobuf.Timestamp
+	62,  // 112: fanout.catalog.v1.RolloutStep.at:type_name -> google.protobuf.Timestamp
+	44,  // 113: fanout.catalog.v1.StartRollout.rollout:type_name -> fanout.catalog.v1.Rollout
+	54,  // 114: fanout.catalog.v1.ObserveRollout.groups:type_name -> fanout.catalog.v1.ObservedGroup
+	55,  // 115: fanout.catalog.v1.ObserveRollout.check:type_name -> fanout.catalog.v1.ObservedCheck
+	63,  // 116: fanout.catalog.v1.ObserveRollout.elapsed:type_name -> google.protobuf.Duration
+	63,  // 117: fanout.catalog.v1.ObservedCheck.took:type_name -> google.protobuf.Duration
+	43,  // 118: fanout.catalog.v1.SetPolicies.policies:type_name -> fanout.catalog.v1.Policy
+	43,  // 119: fanout.catalog.v1.SetPolicies.expect:type_name -> fanout.catalog.v1.Policy
+	62,  // 120: fanout.catalog.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	62,  // 121: fanout.catalog.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	57,  // 122: fanout.catalog.v1.SetFreeze.freeze:type_name -> fanout.catalog.v1.Freeze
+	57,  // 123: fanout.catalog.v1.SetFreezesAbove.freezes:type_name -> fanout.catalog.v1.Freeze
+	124, // [124:124] is the sub-list for method output_type
+	124, // [124:124] is the sub-list for method input_type
+	124, // [124:124] is the sub-list for extension type_name
+	124, // [124:124] is the sub-list for extension extendee
+	0,   // [0:124] is the sub-list for field type_name
 }
 
 func init() { file_fanout_catalog_v1_catalog_proto_init() }
@@ -5859,7 +5950,7 @@ func file_fanout_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_catalog_v1_catalog_proto_rawDesc), len(file_fanout_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
