@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
@@ -89,6 +91,16 @@ func TestDrift(t *testing.T) {
 	// A publish that waits does not wait for what stays as it is.
 	if out, code := hq.ctl("publish", "app/web:changes", "--wait", "-o", "json"); code != 3 {
 		t.Errorf("publish --wait: exit code %d, want 3: %s", code, out)
+	} else {
+		var receipt view.Publish
+		if err := json.Unmarshal(out, &receipt); err != nil || receipt.Sites == nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, x := range *receipt.Sites {
+			if x.State == "delivered" && (x.Since == nil || x.Since.After(time.Now())) {
+				t.Errorf("the receipt has no time: %+v", x)
+			}
+		}
 	}
 	// Put back by hand, it is as it should be.
 	img, err := remote.Image(reference(t, hq, "app/web:changes"))

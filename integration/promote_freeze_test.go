@@ -2,7 +2,11 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
@@ -99,4 +104,29 @@ func TestFreeze_Bounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	shows(t, gd, free, is)
+	again, err := gd.admin().SetFreeze(t.Context(), &adminv1.SetFreezeRequest{Group: gd.group, Reason: "again", Until: timestamppb.New(time.Now().Add(time.Hour))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := again.GetShorter(); len(x) != 1 || x[0].GetRefs() != 1 || x[0].GetExample() != bounded || !x[0].GetUntil().AsTime().Equal(again.GetFreeze().GetSince().AsTime().Add(most)) {
+		t.Errorf("a freeze that a policy bounds is said to have no bound: %v", x)
+	}
+
+	// Who promotes is told before it begins, of the freeze and of the rollout that ends by it.
+	plan := filepath.Join(t.TempDir(), "plan.yaml")
+	if err := os.WriteFile(plan, []byte(planOf(`{name: all, groups: ["**"], gates: {before: [{approval: {}}]}}`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var started view.Promotion
+	out, code := hq.ctl("promote", bounded, "--as", "fit", "--plan", plan, "--yes", "-o", "json")
+	if err := json.Unmarshal(out, &started); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v: %s", code, err, out)
+	}
+	eventually(t, "the preflight has both", func() error {
+		out, code := hq.ctl("promote", bounded, "--as", "fit", "--plan", plan, "--supersede", "--dry-run")
+		if code != 0 {
+			return fmt.Errorf("exit code %d: %s", code, out)
+		}
+		return says(strings.Join(strings.Fields(string(out)), " "), "Not ready, of 3 sites", "freeze: its tags are frozen by hq/gd until", "again", "fanoutctl thaw", "rollout "+started.ID+" (awaiting-approval, wave 1 of 1 all)", "ends by this")
+	})
 }

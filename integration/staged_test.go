@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/registry/harbortest"
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 // collects has an embedded registry collect all the time what nothing needs.
@@ -158,6 +162,7 @@ func TestStaged_OnlyTagsMove(t *testing.T) {
 		shows(t, gd, ref, was)
 		shows(t, sz, ref, was)
 	})
+	back := p.id
 	for _, s := range []*site{gd, sz} {
 		s.collected() // what may be promoted again is kept
 	}
@@ -166,6 +171,46 @@ func TestStaged_OnlyTagsMove(t *testing.T) {
 		p.in("succeeded", 1)
 		shows(t, sz, ref, is)
 	})
+
+	// What is published later changes no receipt.
+	first := p.receipt(p.id, "delivered", is, "hq-a", "gd-a", "sz-a")
+	next := push(t, hq, ref, image(t, 1<<16, 3))
+	eventually(t, "the next one waits", func() error {
+		for _, w := range hq.where(ref) {
+			if w.Site == "sz-a" && (w.State != "held" || w.Digest != is) || w.Site == "hq-a" && w.Digest != next {
+				return fmt.Errorf("%+v", w)
+			}
+		}
+		return nil
+	})
+	if again := p.receipt(p.id, "delivered", is, "hq-a", "gd-a", "sz-a"); !reflect.DeepEqual(again, first) {
+		t.Errorf("the receipt was %v, and is %v", first, again)
+	}
+	p.receipt(back, catalog.GroupRolledBack, was, "gd-a", "sz-a")
+}
+
+// receipt reads what a rollout remembers of one ref at sites: when each came to show it.
+func (p *promotion) receipt(id, state, digest string, sites ...string) map[string]time.Time {
+	p.t.Helper()
+	doc, err := asks[view.Rollout](p.hq[0], "rollout", "show", id)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	at := map[string]time.Time{}
+	for _, x := range doc.Sites {
+		if !slices.Contains(sites, x.Site) {
+			continue
+		}
+		if x.State != state || x.Digest != digest || x.Want != digest || x.Time == nil || x.Time.Before(*doc.Started) || x.Time.After(time.Now()) {
+			p.t.Errorf("rollout %s says of %s: %+v; it has to say %s %s", id, x.Site, x, state, digest)
+			continue
+		}
+		at[x.Site] = *x.Time
+	}
+	if len(at) != len(sites) {
+		p.t.Errorf("receipts of %v, want %v", at, sites)
+	}
+	return at
 }
 
 // TestRollback_SeveralTogether: two refs go back together. A registry that refuses one of them shows both as they were: the one that had moved is put back. When it takes tags again both go back.

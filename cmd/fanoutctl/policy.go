@@ -209,6 +209,6 @@ func (a *app) setFreeze(ctx context.Context, req *adminv1.SetFreezeRequest) erro
 		if err != nil {
 			return err
 		}
-		return a.print(view.FreezeOf(req.GetGroup(), r.GetFreeze()))
+		return a.print(view.FreezeOf(req.GetGroup(), r))
 	})
 }

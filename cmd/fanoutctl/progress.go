@@ -75,7 +75,12 @@ func (p *progress) close() {
 func progressText(r *adminv1.PublishResponse, wait bool) string {
 	text := "reading"
 	if r.GetRevision() > 0 {
-		text = fmt.Sprintf("revision %d, %d of %s", r.GetRevision(), r.GetCopies(), view.Plural(int(r.GetCopiesWanted()), "copy", "copies"))
+		text = fmt.Sprintf("revision %d, ", r.GetRevision())
+		if r.GetCopies() < r.GetCopiesWanted() {
+			text += fmt.Sprintf("%d of ", r.GetCopies()) + view.Plural(int(r.GetCopiesWanted()), "copy", "copies")
+		} else {
+			text += view.Plural(int(r.GetCopies()), "copy", "copies")
+		}
 		if wait {
 			text += fmt.Sprintf(", %d of %s", r.GetDelivered(), view.Plural(int(r.GetSites()), "site"))
 		}

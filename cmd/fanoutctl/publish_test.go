@@ -99,8 +99,8 @@ func TestPublish_ExitCodes(t *testing.T) {
 	}{
 		{"all there", &fake{publish: done("delivered", "delivered", "unsubscribed")}, "--wait", exitOK, 1, ""},
 		{"ended with one failed", &fake{publish: done("delivered", "failed", "delivered")}, "--wait", exitPartial, 1, "delivered to 2 of 3 sites; 1 failed"},
-		{"ended with one held and one left", &fake{publish: done("delivered", "held", "drifted")}, "--wait", exitPartial, 1, "delivered to 1 of 3 sites; 1 left as somebody changed it there, 1 held until"},
-		{"time ran out, the others failed or are held", &fake{publish: recorded, where: three("delivered", "failed", "held")}, "--wait --timeout 1s", exitPartial, 1, "1 failed, 1 held until a wave, the end of a freeze or a word; what failed is tried again"},
+		{"ended with one held and one left", &fake{publish: done("delivered", "held", "drifted")}, "--wait", exitPartial, 1, "delivered to 1 of 3 sites; 1 left as somebody changed it there, 1 held for a wave"},
+		{"time ran out, the others failed or are held", &fake{publish: recorded, where: three("delivered", "failed", "held")}, "--wait --timeout 1s", exitPartial, 1, "1 failed, 1 held for a wave, by a freeze or for a person's decision; what failed is tried again"},
 		{"time ran out, some on their way", &fake{publish: recorded, where: three("delivered", "failed", "delivering")}, "--wait --timeout 1s", exitTimeout, 1, "delivered to 1 of 3 sites; the others are on their way"},
 		{"time ran out, the others failed", &fake{publish: recorded, where: three("delivered", "failed", "failed")}, "--wait --timeout 1s", exitPartial, 1, "2 failed; what failed is tried again"},
 		{"time ran out just as the last came in", &fake{publish: recorded, where: three("delivered", "delivered")}, "--wait --timeout 1s", exitOK, 1, ""},

@@ -76,8 +76,14 @@ func TestRollout_Steer(t *testing.T) {
 		if r.GetReason() == "no" {
 			return nil, status.Error(codes.FailedPrecondition, "rollout 7f3a9c waits for no approval")
 		}
+		if r.GetReason() == "again" {
+			return &adminv1.SteerRolloutResponse{Rollout: release("paused", "running"), Unchanged: "rollout 7f3a9c is paused: lunch"}, nil
+		}
 		return &adminv1.SteerRolloutResponse{Rollout: release("paused", "running")}, nil
 	}})
+	if r := runCtl(t, "--server", server, "rollout", "pause", "7f3a9c", "--reason", "again"); r.code != 0 || r.err != "Nothing was changed: rollout 7f3a9c is paused: lunch.\n" {
+		t.Errorf("%+v", r)
+	}
 	for args, want := range map[string]*adminv1.SteerRolloutRequest{
 		"pause X --reason why":     {Id: "X", Verb: "pause", Reason: "why"},
 		"resume X":                 {Id: "X", Verb: "resume"},

@@ -298,6 +298,13 @@ func TestServerErrors(t *testing.T) {
 			t.Errorf("%s: %+v", tc.code, r)
 		}
 	}
+	// What the agent says of another that it asked is not taken for its own silence.
+	server := onSocket(t, &fake{where: func(*adminv1.WhereRequest, grpc.ServerStreamingServer[adminv1.WhereResponse]) error {
+		return status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 10.1.1.1:7400: connect: connection refused"`)
+	}})
+	if r := runCtl(t, "--server", server, "where", "app:1"); !strings.Contains(r.err, "cannot answer now: 10.1.1.1:7400: connection refused") {
+		t.Errorf("%+v", r)
+	}
 }
 
 func TestServerErrors_AdviceOfTheAgentIsEnough(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
@@ -106,6 +107,9 @@ func (a *app) steer(ctx context.Context, c *client.Client, req *adminv1.SteerRol
 	r, err := unary(ctx, func(ctx context.Context) (*adminv1.SteerRolloutResponse, error) { return c.SteerRollout(ctx, req) })
 	if err != nil {
 		return err
+	}
+	if r.GetUnchanged() != "" {
+		fmt.Fprintln(a.stderr, "Nothing was changed: "+screen.Clean(r.GetUnchanged())+".")
 	}
 	now := time.Now()
 	return a.print(view.RolloutOf(r.GetRollout(), nil, &now))

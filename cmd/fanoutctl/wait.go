@@ -53,7 +53,7 @@ func (t tally) rest() string {
 		parts = append(parts, fmt.Sprintf("%d left as somebody changed it there", t.left))
 	}
 	if t.held > 0 {
-		parts = append(parts, fmt.Sprintf("%d held until a wave, the end of a freeze or a word", t.held))
+		parts = append(parts, fmt.Sprintf("%d held for a wave, by a freeze or for a person's decision", t.held))
 	}
 	if len(parts) == 0 {
 		return "what is with the others is not known"

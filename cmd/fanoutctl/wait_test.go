@@ -50,7 +50,7 @@ func TestUnpublish_Wait(t *testing.T) {
 	}{
 		{"gone everywhere", pictures(hang, gone(6, "waiting"), gone(7, "delivered", "waiting"), gone(7, "delivered", "delivered", "unsubscribed")), "", exitOK, ""},
 		{"an older picture is no end", pictures(hang, gone(6, "delivered", "delivered"), gone(7, "delivered", "waiting")), "--timeout 1s", exitTimeout, "gone from 1 of 2 sites; the others are on their way"},
-		{"left and held", pictures(hang, gone(7, "delivered", "drifted", "held", "accepted")), "", exitPartial, "gone from 1 of 4 sites; 2 left as somebody changed it there, 1 held until"},
+		{"left and held", pictures(hang, gone(7, "delivered", "drifted", "held", "accepted")), "", exitPartial, "gone from 1 of 4 sites; 2 left as somebody changed it there, 1 held for a wave"},
 		{"the others failed", pictures(hang, gone(7, "delivered", "failed")), "--timeout 1s", exitPartial, "1 failed; what failed is tried again"},
 		{"no picture in time", pictures(hang), "--timeout 1s", exitTimeout, "timed out before any site was heard of"},
 		{"published again", pictures(hang, again), "", exitFailed, "published again meanwhile, as revision 8"},

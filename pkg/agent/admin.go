@@ -411,10 +411,18 @@ func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, 
 		return err
 	}
 	var last *adminv1.PublishResponse
+	seen := map[string]*timestamppb.Timestamp{} // by site: since when it was seen to show it
 	show := func(w *adminv1.WhereResponse) (bool, error) {
 		later := w.GetRevision() > rec.GetRevision()
 		if later && w.GetDigest() == "" {
 			return false, status.Errorf(codes.Aborted, "%s was deleted as revision %d before it was everywhere", ref, w.GetRevision())
+		}
+		for _, site := range w.GetSites() {
+			if site.GetState() != "delivered" {
+				delete(seen, site.GetSite())
+			} else if seen[site.GetSite()] == nil {
+				seen[site.GetSite()] = w.GetAsOf()
+			}
 		}
 		p := s.a.publishProgress(rec, w)
 		if later && w.GetDigest() != rec.GetTarget().GetDigest() {
@@ -423,6 +431,11 @@ func (s *admin) followPublish(ctx context.Context, req *adminv1.PublishRequest, 
 		p.Done = p.GetCopies() >= p.GetCopiesWanted() && (!req.GetWait() || p.GetDelivered()+p.GetLeft() == p.GetSites())
 		if p.GetDone() && req.GetWait() {
 			p.Where = w.GetSites()
+			for _, site := range p.GetWhere() {
+				if site.GetState() == "delivered" && site.GetSince() == nil {
+					site.Since = seen[site.GetSite()]
+				}
+			}
 		}
 		if last != nil && !p.GetDone() && samePublish(last, p) {
 			return false, nil

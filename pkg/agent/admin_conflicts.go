@@ -58,16 +58,22 @@ func (a *Agent) noteConflict(ctx context.Context, ref catalog.Ref, rec *catalogv
 
 // change proposes one change of no record; one that would change nothing is done.
 func (a *Agent) change(ctx context.Context, actor string, c *catalogv1.Change) error {
+	_, err := a.changes(ctx, actor, c)
+	return err
+}
+
+// changes also says why nothing would change.
+func (a *Agent) changes(ctx context.Context, actor string, c *catalogv1.Change) (unchanged string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
 	results, err := a.node.Propose(ctx, actor, c)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if errors.Is(results[0].Err, catalog.ErrUnchanged) {
-		return nil
+	if err := results[0].Err; errors.Is(err, catalog.ErrUnchanged) {
+		return strings.TrimPrefix(err.Error(), catalog.ErrUnchanged.Error()+": "), nil
 	}
-	return results[0].Err
+	return "", results[0].Err
 }
 
 // headquarters refuses what can be done at headquarters only.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -61,6 +63,9 @@ func (s *admin) StartRollout(ctx context.Context, req *adminv1.StartRolloutReque
 		resp.Warnings = append(resp.Warnings, w.String())
 	}
 	start := &catalogv1.StartRollout{Rollout: &catalogv1.Rollout{Items: items, Plan: p}, Supersede: req.GetSupersede()}
+	if req.GetSupersede() {
+		resp.Warnings = append(resp.Warnings, s.a.supersedes(items)...)
+	}
 	if req.GetDryRun() {
 		if err := s.mayStart(start); err != nil {
 			return nil, err
@@ -78,6 +83,26 @@ func (s *admin) StartRollout(ctx context.Context, req *adminv1.StartRolloutReque
 	resp.Rollout = s.a.node.Catalog().Rollout(start.Rollout.Id)
 	tracePromotion(span, resp.Rollout)
 	return resp, nil
+}
+
+// supersedes names the rollouts that a promotion of these items ends.
+func (a *Agent) supersedes(items []*catalogv1.RolloutItem) (out []string) {
+	snap := a.node.Catalog()
+	for _, it := range items {
+		r := snap.ActiveRollout(catalog.Ref{Repository: it.GetRepository(), Tag: it.GetTag()})
+		if r == nil {
+			continue
+		}
+		where := ""
+		if i := int(r.GetWave()); i < len(r.GetWaves()) {
+			where = fmt.Sprintf(", wave %d of %d %s", i+1, len(r.GetWaves()), r.GetWaves()[i].GetName())
+		}
+		text := fmt.Sprintf("rollout %s (%s%s), which %s started at %s, ends by this; what it released stays until the waves here come to it", r.GetId(), r.GetPhase(), where, r.GetActor(), clock(r.GetStarted()))
+		if !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return out
 }
 
 // resolvePlan reads the plan file, if there is one, and looks its groups up among those that headquarters knows.
@@ -304,7 +329,7 @@ func (s *admin) SteerRollout(ctx context.Context, req *adminv1.SteerRolloutReque
 	if s.a.node.Catalog().Rollout(req.GetId()) == nil {
 		return nil, noRollout(req.GetId())
 	}
-	err = s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{
+	unchanged, err := s.a.changes(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SteerRollout{SteerRollout: &catalogv1.SteerRollout{
 		Id: req.GetId(), Verb: req.GetVerb(), Group: req.GetGroup(), Reason: req.GetReason(),
 	}}})
 	if errors.Is(err, catalog.ErrInvalid) && slices.Contains(steerVerbs, req.GetVerb()) {
@@ -314,7 +339,7 @@ func (s *admin) SteerRollout(ctx context.Context, req *adminv1.SteerRolloutReque
 		return nil, proposed(err)
 	}
 	s.a.logger.Info("a rollout was steered", "rollout", req.GetId(), "verb", req.GetVerb(), "rollout_group", req.GetGroup(), "actor", actor)
-	return &adminv1.SteerRolloutResponse{Rollout: s.a.node.Catalog().Rollout(req.GetId())}, nil
+	return &adminv1.SteerRolloutResponse{Rollout: s.a.node.Catalog().Rollout(req.GetId()), Unchanged: unchanged}, nil
 }
 
 var steerVerbs = []string{
@@ -425,5 +450,27 @@ func (s *admin) SetFreeze(ctx context.Context, req *adminv1.SetFreezeRequest) (*
 	if f := s.a.node.Catalog().Freeze(); f.GetUntil().AsTime().Equal(set.Freeze.GetUntil().AsTime()) {
 		set.Freeze = f // as the machine keeps it; at a member that is not the root it may come later
 	}
-	return &adminv1.SetFreezeResponse{Freeze: set.Freeze}, nil
+	return &adminv1.SetFreezeResponse{Freeze: set.Freeze, Shorter: s.a.shorterFreezes(set.Freeze)}, nil
+}
+
+// shorterFreezes says which refs a freeze keeps for a shorter time than it says, as their policies bound it.
+func (a *Agent) shorterFreezes(f *catalogv1.Freeze) (out []*adminv1.SetFreezeResponse_Shorter) {
+	whole := f.GetUntil().AsTime().Sub(f.GetSince().AsTime())
+	by := map[time.Duration]*adminv1.SetFreezeResponse_Shorter{}
+	for rec := range a.node.Catalog().Records() {
+		most := rec.GetMaxFreeze().AsDuration()
+		if most <= 0 || most >= whole || rec.GetDeleted() && len(rec.GetReleases()) == 0 {
+			continue
+		}
+		s := by[most]
+		if s == nil {
+			s = &adminv1.SetFreezeResponse_Shorter{Until: timestamppb.New(f.GetSince().AsTime().Add(most)), Example: catalog.RefOf(rec).String()}
+			by[most] = s
+		}
+		s.Refs++
+	}
+	for _, most := range slices.Sorted(maps.Keys(by)) {
+		out = append(out, by[most])
+	}
+	return out
 }

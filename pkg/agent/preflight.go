@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -68,6 +69,12 @@ func (a *Agent) preflight(ctx context.Context, r *catalogv1.Rollout, actor strin
 		out, needs = append(out, p), append(needs, list)
 	}
 	estimate(out, a.askAll(ctx, out, needs, actor))
+	s := newSight(a.cfg.Group, time.Now(), snap, fabricView{groups: view.Groups}, nil)
+	for _, p := range out {
+		if why := s.frozen(r, p.GetGroup()); why != "" {
+			p.Checks = append(p.Checks, warn("freeze", "its tags are frozen "+why, "fanoutctl thaw at that group, or start when the freeze is over: till then it counts as offline").message())
+		}
+	}
 	return out
 }
 

@@ -15,6 +15,7 @@ import (
 
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/catalog"
 )
 
@@ -25,6 +26,8 @@ const (
 	// maxCheckBody is how much of an answer is read, in bytes, and maxCheckWord how much of that is kept.
 	maxCheckBody = 4 << 10
 	maxCheckWord = 120
+	// maxSeenWord is how much is kept of why a group is as it is.
+	maxSeenWord = 200
 	// maxRedirects that a check follows.
 	maxRedirects = 5
 )
@@ -92,7 +95,7 @@ func ask(ctx context.Context, client *http.Client, url string, limit time.Durati
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return false, words(err.Error())
+		return false, words(wording.Plain(err.Error()))
 	}
 	req.Header.Set("User-Agent", "fanoutd")
 	resp, err := client.Do(req)
@@ -100,7 +103,7 @@ func ask(ctx context.Context, client *http.Client, url string, limit time.Durati
 		if errors.Is(err, context.DeadlineExceeded) {
 			return false, fmt.Sprintf("no answer within %s", limit.Round(100*time.Millisecond))
 		}
-		return false, words(withoutURL(err).Error())
+		return false, words(wording.Plain(withoutURL(err).Error()))
 	}
 	defer resp.Body.Close()
 	// The status counts, also where the rest does not come.
@@ -114,7 +117,9 @@ func ask(ctx context.Context, client *http.Client, url string, limit time.Durati
 }
 
 // words makes a short line of text of what came from outside.
-func words(s string) string {
+func words(s string) string { return wordsUpTo(s, maxCheckWord) }
+
+func wordsUpTo(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
 			return ' '
@@ -122,8 +127,8 @@ func words(s string) string {
 		return r
 	}, strings.ToValidUTF8(s, " "))
 	s = strings.Join(strings.Fields(s), " ")
-	if r := []rune(s); len(r) > maxCheckWord {
-		return string(r[:maxCheckWord-1]) + "…"
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
 	}
 	return s
 }

@@ -78,7 +78,7 @@ func (n *rolloutNews) look(snap *catalog.Snapshot) {
 var stepKinds = map[string]string{
 	"started": "started", "superseded": "superseded", "paused": "paused", "pause": "paused", "resume": "resumed", "succeeded": "succeeded", "failed": "failed",
 	"rolling": "rolling-back", "rollback": "rolling-back", "rolled-back": "rolled-back", "abort": "aborted", "approve": "approved", "reject": "rejected",
-	"skip": "skipped", "retry": "retried", "check": "checked", "wave": "wave",
+	"skip": "skipped", "retry": "retried", "check": "checked", "wave": "wave", "back": "back",
 }
 
 // stepKind says what kind of step it is: a change of phase, a person's word, a wave's phase, or (group) what became of a group.
@@ -98,7 +98,7 @@ type rolloutData struct {
 	Kind    string    `json:"kind"`
 	Text    string    `json:"text"`
 	Actor   string    `json:"actor"`
-	// Phase and Wave are those of the rollout when this was sent.
+	// Phase is that of the rollout after the step, and Wave the one that was open or next.
 	Phase string `json:"phase"`
 	Wave  string `json:"wave,omitempty"`
 }
@@ -112,10 +112,7 @@ type itemRef struct {
 func (a *Agent) rolloutNews(s rolloutStep) {
 	r := s.rollout
 	data := rolloutData{
-		Rollout: r.GetId(), Plan: r.GetPlan().GetName(), Kind: s.kind, Text: s.step.GetText(), Actor: s.step.GetActor(), Phase: r.GetPhase(),
-	}
-	if int(r.GetWave()) < len(r.GetWaves()) {
-		data.Wave = r.GetWaves()[r.GetWave()].GetName()
+		Rollout: r.GetId(), Plan: r.GetPlan().GetName(), Kind: s.kind, Text: s.step.GetText(), Actor: s.step.GetActor(), Phase: s.step.GetPhase(), Wave: s.step.GetWave(),
 	}
 	for _, it := range r.GetItems() {
 		data.Refs = append(data.Refs, itemRef{it.GetRepository() + ":" + it.GetTag(), it.GetTarget().GetDigest()})

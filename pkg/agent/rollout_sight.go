@@ -99,14 +99,23 @@ func (s *sight) group(r *catalogv1.Rollout, g *catalogv1.RolloutGroup) *catalogv
 		out.State, out.Reason = catalog.ObservedOffline, "the group is not known any more"
 		return out
 	}
+	if catalog.Ended(r) {
+		if _, stands := catalog.Stands(r, g, func(ref catalog.Ref) *catalogv1.Record { rec, _ := s.snap.Get(ref); return rec }); !stands {
+			out.State, out.Reason = catalog.ObservedPending, "what it shows is not the rollout's any more"
+			return out
+		}
+	}
 	ahead := slices.Contains([]string{catalog.GroupPending, catalog.GroupStaging, catalog.GroupStaged}, g.GetPhase())
 	away := ""
 	for _, h := range s.sites[g.GetGroup()] {
 		if h.GetState() == "unreachable" {
 			away = cmp.Or(away, unreachableReason(h))
 		}
+		shows, wants := true, false
 		for _, it := range r.GetItems() {
-			state, reason := s.site(r, g, health, h, catalog.Ref{Repository: it.GetRepository(), Tag: it.GetTag()})
+			ref := catalog.Ref{Repository: it.GetRepository(), Tag: it.GetTag()}
+			state, reason := s.site(r, g, health, h, ref)
+			shows, wants = shows && state == catalog.ObservedDelivered, wants || s.wanted(health, ref)
 			if observedRank[state] > observedRank[out.GetState()] {
 				out.State, out.Reason = state, reason
 				if len(s.sites[g.GetGroup()]) > 1 && reason != "" {
@@ -114,7 +123,11 @@ func (s *sight) group(r *catalogv1.Rollout, g *catalogv1.RolloutGroup) *catalogv
 				}
 			}
 		}
+		if shows && wants && !ahead && g.GetAttempts() > 0 {
+			out.Sites = append(out.Sites, h.GetSite())
+		}
 	}
+	slices.Sort(out.Sites)
 	if out.GetState() == catalog.ObservedDelivered && !ahead {
 		return out
 	}

@@ -186,7 +186,7 @@ func (c *rollouts) tend(ctx context.Context, s *sight, r *catalogv1.Rollout) {
 	}
 	for _, g := range r.GetGroups() {
 		seen := s.group(r, g)
-		seen.Reason = words(seen.GetReason())
+		seen.Reason = wordsUpTo(seen.GetReason(), maxSeenWord)
 		o.Groups = append(o.Groups, seen)
 	}
 	need := w.need(s, r, o)
@@ -268,7 +268,7 @@ func differ(was, is []*catalogv1.ObservedGroup) (states, reasons bool) {
 		return true, true
 	}
 	for i := range is {
-		states = states || was[i].GetState() != is[i].GetState()
+		states = states || was[i].GetState() != is[i].GetState() || !slices.Equal(was[i].GetSites(), is[i].GetSites())
 		reasons = reasons || was[i].GetReason() != is[i].GetReason()
 	}
 	return states, reasons

@@ -452,7 +452,11 @@ func (e *edit) close(r *catalogv1.Rollout, reason string) {
 
 // step notes a line of a rollout's history; of too many the oldest goes.
 func (e *edit) step(r *catalogv1.Rollout, actor, text string) {
-	r.Steps = append(r.Steps, &catalogv1.RolloutStep{At: e.now(), Actor: actor, Text: clip(text, maxWord)})
+	s := &catalogv1.RolloutStep{At: e.now(), Actor: actor, Text: clip(text, maxWord)}
+	if int(r.Wave) < len(r.Waves) {
+		s.Wave = r.Waves[r.Wave].Name
+	}
+	r.Steps = append(r.Steps, s)
 	if n := len(r.Steps); n > maxSteps {
 		r.Steps = slices.Delete(r.Steps, 0, n-maxSteps)
 	}

@@ -103,9 +103,16 @@ func (e *edit) commit(first Ref) []Ref {
 		moved = append(moved, ref)
 	}
 	for _, r := range e.rollouts {
-		if r != nil {
-			e.m.rollouts.Set(r)
+		if r == nil {
+			continue
 		}
+		for _, s := range slices.Backward(r.Steps) {
+			if s.Phase != "" || s.At.AsTime().Before(e.m.clock) {
+				break
+			}
+			s.Phase = r.Phase // what it was when the change was whole
+		}
+		e.m.rollouts.Set(r)
 	}
 	return moved
 }

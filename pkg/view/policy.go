@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 )
 
@@ -58,13 +59,26 @@ type Freeze struct {
 	By            string     `json:"by"`
 	Since         *time.Time `json:"since,omitempty"`
 	Until         *time.Time `json:"until,omitempty"`
+	// Shorter are refs that are frozen for less time, as their policies bound it.
+	Shorter []ShorterFreeze `json:"shorter,omitempty"`
 }
 
-// FreezeOf makes the document of an answer about a group; a nil freeze: there is none.
-func FreezeOf(group string, f *catalogv1.Freeze) Freeze {
+// ShorterFreeze says of how many refs a freeze ends sooner.
+type ShorterFreeze struct {
+	Until   *time.Time `json:"until"`
+	Refs    uint64     `json:"refs"`
+	Example string     `json:"example"`
+}
+
+// FreezeOf makes the document of an answer about a group; without a freeze there is none.
+func FreezeOf(group string, r *adminv1.SetFreezeResponse) Freeze {
+	f := r.GetFreeze()
 	doc := Freeze{SchemaVersion: SchemaVersion, Group: group}
 	if f != nil {
 		doc.Frozen, doc.Reason, doc.By, doc.Since, doc.Until = true, f.GetReason(), f.GetBy(), moment(f.GetSince()), moment(f.GetUntil())
+	}
+	for _, x := range r.GetShorter() {
+		doc.Shorter = append(doc.Shorter, ShorterFreeze{moment(x.GetUntil()), x.GetRefs(), x.GetExample()})
 	}
 	return doc
 }
@@ -80,6 +94,9 @@ func (f Freeze) Text(s Style) string {
 		text += ", " + span(f.Until.Sub(*f.Since).Round(time.Minute)) + " in all"
 	}
 	text += "\n" + wrap(f.Reason, 2, textWidth)
+	for _, x := range f.Shorter {
+		text += fmt.Sprintf("Until %s only, by their policy: %s, as %s\n", stamp(x.Until), plural(int(x.Refs), "ref"), Clean(x.Example))
+	}
 	return text + "Its tags and those of the groups below stay as they are; content still comes.\n" +
 		"Before that time they move again with: fanoutctl thaw " + Clean(f.Group) + "\n"
 }

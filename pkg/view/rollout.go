@@ -1,6 +1,7 @@
 package view
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -176,6 +177,10 @@ func RolloutOf(r *catalogv1.Rollout, sites []*adminv1.RolloutSite, asOf *time.Ti
 	}
 	for _, s := range sites {
 		for i, ref := range s.GetRefs() {
+			if line, ok := receiptOf(r, s, i); ok {
+				doc.Sites = append(doc.Sites, line)
+				continue
+			}
 			line := RolloutSite{
 				Site: s.GetSite(), Group: s.GetGroup(), State: ref.GetState(), Digest: ref.GetDigest(), Want: ref.GetWant(), Time: moment(ref.GetSince()), Reason: ref.GetReason(),
 			}
@@ -192,6 +197,42 @@ func RolloutOf(r *catalogv1.Rollout, sites []*adminv1.RolloutSite, asOf *time.Ti
 		doc.Steps = append(doc.Steps, RolloutStep{At: moment(s.GetAt()), Actor: s.GetActor(), Text: s.GetText()})
 	}
 	return doc
+}
+
+// receiptOf is a line of the receipt as the rollout remembers it: of a site that came to show what it was to show, and, when the rollout is over, of one that did not. Not ok: the line is what is the
+// case now.
+func receiptOf(r *catalogv1.Rollout, s *adminv1.RolloutSite, i int) (RolloutSite, bool) {
+	at := slices.IndexFunc(r.GetGroups(), func(g *catalogv1.RolloutGroup) bool { return g.GetGroup() == s.GetGroup() })
+	now, over := s.GetRefs()[i], catalog.Ended(r)
+	if at < 0 || i >= len(r.GetItems()) || i >= len(r.GetGroups()[at].GetBefore()) || now.GetState() == "unsubscribed" {
+		return RolloutSite{}, false
+	}
+	g, it := r.GetGroups()[at], r.GetItems()[i]
+	line := RolloutSite{Site: s.GetSite(), Group: s.GetGroup(), Ref: it.GetRepository() + ":" + it.GetTag()}
+	for _, x := range g.GetReceipts() {
+		if x.GetSite() != s.GetSite() {
+			continue
+		}
+		line.State, line.Digest = "delivered", it.GetTarget().GetDigest()
+		if x.GetBack() {
+			line.State, line.Digest = catalog.GroupRolledBack, g.GetBefore()[i]
+		}
+		line.Want, line.Time = line.Digest, moment(x.GetAt())
+		if over || now.GetDigest() == line.Digest && slices.Contains([]string{"delivered", "held", "accepted"}, now.GetState()) {
+			return line, true
+		}
+		return RolloutSite{}, false // it was changed since, or is to show something else again
+	}
+	done := g.GetPhase() == catalog.GroupSucceeded || g.GetPhase() == catalog.GroupRolledBack // without receipts: by a version that kept none
+	asked := g.GetPhase() == catalog.GroupFailed || g.GetPhase() == catalog.GroupRunning
+	if over && !done && !(asked && now.GetWant() == it.GetTarget().GetDigest()) {
+		line.State, line.Digest, line.Want, line.Time, line.Reason = g.GetPhase(), g.GetBefore()[i], it.GetTarget().GetDigest(), moment(g.GetSince()), g.GetReason()
+		if g.GetAttempts() == 0 {
+			line.Want = line.Digest // it was never asked to show another
+		}
+		return line, true
+	}
+	return RolloutSite{}, false
 }
 
 func waveOf(r *catalogv1.Rollout, i int, w *catalogv1.RolloutWave, asOf *time.Time) RolloutWave {

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/cheggaaa/pb/v3"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
@@ -147,7 +149,8 @@ func rolloutDocuments() map[string]document {
 			{Name: "releases", Repositories: []string{"prod/**", "shop/{web,api}"}, Delivery: "staged", MaxFreeze: durationpb.New(72 * time.Hour)},
 			{Name: "hotfix", Repositories: []string{"hotfix/**"}, Delivery: "cascade"},
 		}),
-		"freeze": view.FreezeOf("hq/guangdong", &catalogv1.Freeze{Group: "hq/guangdong", Reason: "stocktaking in all shops", By: "li", Since: before(0), Until: before(-36 * time.Hour)}),
+		"freeze": view.FreezeOf("hq/guangdong", &adminv1.SetFreezeResponse{Freeze: &catalogv1.Freeze{Group: "hq/guangdong", Reason: "stocktaking in all shops", By: "li", Since: before(0), Until: before(-36 * time.Hour)},
+			Shorter: []*adminv1.SetFreezeResponse_Shorter{{Until: before(-time.Hour), Refs: 3, Example: "prod/web:1"}}}),
 		"thaw":   view.FreezeOf("hq/guangdong", nil),
 	}
 }
@@ -243,4 +246,47 @@ func TestRollout_Odd(t *testing.T) {
 	}
 	_ = view.RolloutOf(nil, nil, nil).Text(view.Style{})
 	_ = view.PromotionOf(nil, true, nil).Text(view.Style{})
+}
+
+// TestRolloutOf_Receipt: what a rollout remembers of a site is what the receipt says of it, whatever the site shows later. Of a site that it does not remember the receipt says what is the case now; of
+// one that was left out, when the rollout is over, what became of its group.
+func TestRolloutOf_Receipt(t *testing.T) {
+	at := func(min int) *timestamppb.Timestamp {
+		return timestamppb.New(time.Date(2026, 11, 24, 7, min, 0, 0, time.UTC))
+	}
+	now := &adminv1.SiteRef{State: "held", Digest: "sha256:is", Want: "sha256:next", Since: at(50), Reason: "waits for a promotion"}
+	for _, c := range []struct {
+		name, phase, group string
+		receipt            *catalogv1.RolloutReceipt
+		now                *adminv1.SiteRef
+		want               view.RolloutSite
+	}{
+		{"delivered, and over", "succeeded", "succeeded", &catalogv1.RolloutReceipt{Site: "a", At: at(5)}, now, view.RolloutSite{State: "delivered", Digest: "sha256:is", Want: "sha256:is", Time: when(5)}},
+		{"taken back, and over", "rolled-back", "rolled-back", &catalogv1.RolloutReceipt{Site: "a", At: at(6), Back: true}, now, view.RolloutSite{State: "rolled-back", Digest: "sha256:was", Want: "sha256:was", Time: when(6)}},
+		{"delivered, and it goes on", "running", "succeeded", &catalogv1.RolloutReceipt{Site: "a", At: at(5)}, &adminv1.SiteRef{State: "delivered", Digest: "sha256:is", Want: "sha256:is"}, view.RolloutSite{State: "delivered", Digest: "sha256:is", Want: "sha256:is", Time: when(5)}},
+		{"delivered, and changed there while it goes on", "running", "succeeded", &catalogv1.RolloutReceipt{Site: "a", At: at(5)}, &adminv1.SiteRef{State: "drifted", Digest: "sha256:x", Want: "sha256:is", Since: at(7)}, view.RolloutSite{State: "drifted", Digest: "sha256:x", Want: "sha256:is", Time: when(7)}},
+		{"skipped", "succeeded", "skipped", nil, now, view.RolloutSite{State: "skipped", Digest: "sha256:was", Want: "sha256:is", Time: when(9), Reason: "why"}},
+		{"failed, and still to come", "failed", "failed", nil, &adminv1.SiteRef{State: "failed", Digest: "sha256:was", Want: "sha256:is", Since: at(8), Reason: "413"}, view.RolloutSite{State: "failed", Digest: "sha256:was", Want: "sha256:is", Time: when(8), Reason: "413"}},
+		{"failed, and something else is wanted since", "failed", "failed", nil, now, view.RolloutSite{State: "failed", Digest: "sha256:was", Want: "sha256:is", Time: when(9), Reason: "why"}},
+		{"not subscribed", "succeeded", "succeeded", nil, &adminv1.SiteRef{State: "unsubscribed"}, view.RolloutSite{State: "unsubscribed", Time: when(9)}},
+	} {
+		g := &catalogv1.RolloutGroup{Group: "hq/a", Phase: c.group, Reason: "why", Since: at(9), Before: []string{"sha256:was"}, Attempts: 1}
+		if c.receipt != nil {
+			g.Receipts = []*catalogv1.RolloutReceipt{c.receipt}
+		}
+		r := &catalogv1.Rollout{Id: "r", Phase: c.phase, Groups: []*catalogv1.RolloutGroup{g}, Items: []*catalogv1.RolloutItem{{Repository: "p/w", Tag: "1", Target: &catalogv1.Descriptor{Digest: "sha256:is"}}}}
+		got := view.RolloutOf(r, []*adminv1.RolloutSite{{Site: "a", Group: "hq/a", Refs: []*adminv1.SiteRef{c.now}}}, nil).Sites
+		c.want.Site, c.want.Group, c.want.Ref = "a", "hq/a", "p/w:1"
+		if c.now.GetState() == "unsubscribed" {
+			c.want.Time = nil
+		}
+		if d := cmp.Diff([]view.RolloutSite{c.want}, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}
+
+func when(min int) *time.Time {
+	x := time.Date(2026, 11, 24, 7, min, 0, 0, time.UTC)
+	return &x
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/identity"
 )
 
@@ -86,6 +87,7 @@ func (c *Client) Explain(err error) error {
 }
 
 func (c *Client) unreachable(server, message string, err error) error {
+	said := wording.Plain(message)
 	problem := func(what, todo string) error { return &Problem{What: what, Todo: todo, Err: err} }
 	last, heard := c.lastError()
 	plain := c.cfg.Identity == nil && c.cfg.Server.Socket == ""
@@ -101,13 +103,13 @@ func (c *Client) unreachable(server, message string, err error) error {
 		return problem(fmt.Sprintf("%s takes connections, but did not answer as an agent within %s", server, c.cfg.ConnectTimeout), "Is it fanoutd that listens there, and at its fabric.listen address? If so, it may be stuck.")
 	case last == nil && c.cfg.Server.Socket == "" && !heard:
 		return problem(server+" takes connections and closes them without an answer", "The agent there, or the one behind a proxy at that address, may be down or about to start; or another program listens there.")
-	case last == nil && !atOnce:
-		// It answered, and said so itself, or went away in the middle.
-		return problem("the agent at "+server+" cannot answer now: "+message, "It may be starting, stopping or without a root; try again, or see: fanoutctl tree")
+	case last == nil && (!atOnce || strings.Contains(message, "while dialing")):
+		// It answered, and said so itself, also of another agent that it asked, or went away in the middle.
+		return problem("the agent at "+server+" cannot answer now: "+said, "It may be starting, stopping or without a root; try again, or see: fanoutctl tree")
 	case last == nil && plain:
-		return problem("cannot speak with "+server+": "+message, "Another program than fanoutd may listen there, or it is not its fabric.listen address.")
+		return problem("cannot speak with "+server+": "+said, "Another program than fanoutd may listen there, or it is not its fabric.listen address.")
 	case last == nil && strings.Contains(message, "tls:"):
-		return problem("the agent at "+server+" refused our certificate: "+message, "Its certificate authority and trust domain must be the ones of --tls-cert.")
+		return problem("the agent at "+server+" refused our certificate: "+said, "Its certificate authority and trust domain must be the ones of --tls-cert.")
 	case errors.As(last, &handshake) && (errors.Is(last, identity.ErrUntrusted) || errors.Is(last, identity.ErrTrustDomain) || errors.Is(last, identity.ErrExpired) || errors.Is(last, identity.ErrID)):
 		return problem("the agent at "+server+" is not trusted: "+screen.Clean(handshake.err.Error()), "Check --tls-ca and --trust-domain, and the agent's certificate.")
 	case errors.As(last, &handshake):
@@ -127,7 +129,7 @@ func (c *Client) unreachable(server, message string, err error) error {
 	case last != nil:
 		return problem("cannot reach the agent at "+server+": "+screen.Clean(last.Error()), "Is fanoutd running there?")
 	}
-	return problem("cannot speak with the agent at "+server+": "+message, "Is fanoutd running there, and is another program not listening at that address?")
+	return problem("cannot speak with the agent at "+server+": "+said, "Is fanoutd running there, and is another program not listening at that address?")
 }
 
 // wantsTLS looks whether who listens there answers the beginning of a TLS handshake with TLS. Nothing else tells: an agent that wants TLS closes a connection without it as does a proxy whose

@@ -6425,7 +6425,9 @@ func (x *SteerRolloutRequest) GetReason() string {
 type SteerRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// rollout as it stands.
-	Rollout       *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Rollout *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// unchanged: why nothing was changed, in words; empty: it was.
+	Unchanged     string `protobuf:"bytes,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6465,6 +6467,13 @@ func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
 		return x.Rollout
 	}
 	return nil
+}
+
+func (x *SteerRolloutResponse) GetUnchanged() string {
+	if x != nil {
+		return x.Unchanged
+	}
+	return ""
 }
 
 // PoliciesRequest has nothing in it.
@@ -6737,7 +6746,9 @@ func (x *SetFreezeRequest) GetUntil() *timestamppb.Timestamp {
 type SetFreezeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// freeze of the group; absent: none.
-	Freeze        *v1.Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Freeze *v1.Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// shorter: what is frozen for less time than the freeze says, the shortest first.
+	Shorter       []*SetFreezeResponse_Shorter `protobuf:"bytes,2,rep,name=shorter,proto3" json:"shorter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6777,6 +6788,77 @@ func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
 		return x.Freeze
 	}
 	return nil
+}
+
+func (x *SetFreezeResponse) GetShorter() []*SetFreezeResponse_Shorter {
+	if x != nil {
+		return x.Shorter
+	}
+	return nil
+}
+
+// Shorter are refs of which a policy bounds how long they are frozen.
+type SetFreezeResponse_Shorter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// until when they are.
+	Until *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=until,proto3" json:"until,omitempty"`
+	// refs of which that is so.
+	Refs uint64 `protobuf:"varint,2,opt,name=refs,proto3" json:"refs,omitempty"`
+	// example is one of them.
+	Example       string `protobuf:"bytes,3,opt,name=example,proto3" json:"example,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFreezeResponse_Shorter) Reset() {
+	*x = SetFreezeResponse_Shorter{}
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFreezeResponse_Shorter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFreezeResponse_Shorter) ProtoMessage() {}
+
+func (x *SetFreezeResponse_Shorter) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_admin_v1_admin_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFreezeResponse_Shorter.ProtoReflect.Descriptor instead.
+func (*SetFreezeResponse_Shorter) Descriptor() ([]byte, []int) {
+	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{89, 0}
+}
+
+func (x *SetFreezeResponse_Shorter) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *SetFreezeResponse_Shorter) GetRefs() uint64 {
+	if x != nil {
+		return x.Refs
+	}
+	return 0
+}
+
+func (x *SetFreezeResponse_Shorter) GetExample() string {
+	if x != nil {
+		return x.Example
+	}
+	return ""
 }
 
 var File_fanout_admin_v1_admin_proto protoreflect.FileDescriptor
@@ -7273,9 +7355,10 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"L\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"j\n" +
 	"\x14SteerRolloutResponse\x124\n" +
-	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\"\x11\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\x12\x1c\n" +
+	"\tunchanged\x18\x02 \x01(\tR\tunchanged\"\x11\n" +
 	"\x0fPoliciesRequest\"I\n" +
 	"\x10PoliciesResponse\x125\n" +
 	"\bpolicies\x18\x01 \x03(\v2\x19.fanout.catalog.v1.PolicyR\bpolicies\"{\n" +
@@ -7289,9 +7372,14 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04thaw\x18\x02 \x01(\bR\x04thaw\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
-	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xf7\x01\n" +
 	"\x11SetFreezeResponse\x121\n" +
-	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze2\xd8\x16\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12D\n" +
+	"\ashorter\x18\x02 \x03(\v2*.fanout.admin.v1.SetFreezeResponse.ShorterR\ashorter\x1ai\n" +
+	"\aShorter\x120\n" +
+	"\x05until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x12\n" +
+	"\x04refs\x18\x02 \x01(\x04R\x04refs\x12\x18\n" +
+	"\aexample\x18\x03 \x01(\tR\aexample2\xd8\x16\n" +
 	"\fAdminService\x12N\n" +
 	"\aPublish\x12\x1f.fanout.admin.v1.PublishRequest\x1a .fanout.admin.v1.PublishResponse0\x01\x12E\n" +
 	"\x04Tree\x12\x1c.fanout.admin.v1.TreeRequest\x1a\x1d.fanout.admin.v1.TreeResponse0\x01\x12H\n" +
@@ -7341,270 +7429,273 @@ func file_fanout_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_fanout_admin_v1_admin_proto_rawDescData
 }
 
-var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_fanout_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_fanout_admin_v1_admin_proto_goTypes = []any{
-	(*PublishRequest)(nil),           // 0: fanout.admin.v1.PublishRequest
-	(*PublishResponse)(nil),          // 1: fanout.admin.v1.PublishResponse
-	(*TreeRequest)(nil),              // 2: fanout.admin.v1.TreeRequest
-	(*TreeResponse)(nil),             // 3: fanout.admin.v1.TreeResponse
-	(*TreeGroup)(nil),                // 4: fanout.admin.v1.TreeGroup
-	(*TreeMember)(nil),               // 5: fanout.admin.v1.TreeMember
-	(*WhereRequest)(nil),             // 6: fanout.admin.v1.WhereRequest
-	(*WhereResponse)(nil),            // 7: fanout.admin.v1.WhereResponse
-	(*SiteRef)(nil),                  // 8: fanout.admin.v1.SiteRef
-	(*PendingRequest)(nil),           // 9: fanout.admin.v1.PendingRequest
-	(*PendingResponse)(nil),          // 10: fanout.admin.v1.PendingResponse
-	(*PendingAtSite)(nil),            // 11: fanout.admin.v1.PendingAtSite
-	(*WhyRequest)(nil),               // 12: fanout.admin.v1.WhyRequest
-	(*WhyResponse)(nil),              // 13: fanout.admin.v1.WhyResponse
-	(*WhyHop)(nil),                   // 14: fanout.admin.v1.WhyHop
-	(*Receipt)(nil),                  // 15: fanout.admin.v1.Receipt
-	(*TopRequest)(nil),               // 16: fanout.admin.v1.TopRequest
-	(*TopResponse)(nil),              // 17: fanout.admin.v1.TopResponse
-	(*Transfer)(nil),                 // 18: fanout.admin.v1.Transfer
-	(*Absent)(nil),                   // 19: fanout.admin.v1.Absent
-	(*DescribeRequest)(nil),          // 20: fanout.admin.v1.DescribeRequest
-	(*DescribeResponse)(nil),         // 21: fanout.admin.v1.DescribeResponse
-	(*ImagesRequest)(nil),            // 22: fanout.admin.v1.ImagesRequest
-	(*ImagesResponse)(nil),           // 23: fanout.admin.v1.ImagesResponse
-	(*EventsRequest)(nil),            // 24: fanout.admin.v1.EventsRequest
-	(*EventsResponse)(nil),           // 25: fanout.admin.v1.EventsResponse
-	(*MembersRequest)(nil),           // 26: fanout.admin.v1.MembersRequest
-	(*MembersResponse)(nil),          // 27: fanout.admin.v1.MembersResponse
-	(*MemberInfo)(nil),               // 28: fanout.admin.v1.MemberInfo
-	(*VersionRequest)(nil),           // 29: fanout.admin.v1.VersionRequest
-	(*VersionResponse)(nil),          // 30: fanout.admin.v1.VersionResponse
-	(*UnpublishRequest)(nil),         // 31: fanout.admin.v1.UnpublishRequest
-	(*UnpublishResponse)(nil),        // 32: fanout.admin.v1.UnpublishResponse
-	(*UndoRequest)(nil),              // 33: fanout.admin.v1.UndoRequest
-	(*UndoResponse)(nil),             // 34: fanout.admin.v1.UndoResponse
-	(*ConflictsRequest)(nil),         // 35: fanout.admin.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),        // 36: fanout.admin.v1.ConflictsResponse
-	(*ConflictInfo)(nil),             // 37: fanout.admin.v1.ConflictInfo
-	(*ConflictSide)(nil),             // 38: fanout.admin.v1.ConflictSide
-	(*SettleConflictRequest)(nil),    // 39: fanout.admin.v1.SettleConflictRequest
-	(*SettleConflictResponse)(nil),   // 40: fanout.admin.v1.SettleConflictResponse
-	(*DeletionsRequest)(nil),         // 41: fanout.admin.v1.DeletionsRequest
-	(*DeletionsResponse)(nil),        // 42: fanout.admin.v1.DeletionsResponse
-	(*DeletionInfo)(nil),             // 43: fanout.admin.v1.DeletionInfo
-	(*AllowDeletionsRequest)(nil),    // 44: fanout.admin.v1.AllowDeletionsRequest
-	(*AllowDeletionsResponse)(nil),   // 45: fanout.admin.v1.AllowDeletionsResponse
-	(*RestoreDeletionsRequest)(nil),  // 46: fanout.admin.v1.RestoreDeletionsRequest
-	(*RestoreDeletionsResponse)(nil), // 47: fanout.admin.v1.RestoreDeletionsResponse
-	(*AddMemberRequest)(nil),         // 48: fanout.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),        // 49: fanout.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),      // 50: fanout.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),     // 51: fanout.admin.v1.RemoveMemberResponse
-	(*ForgetGroupRequest)(nil),       // 52: fanout.admin.v1.ForgetGroupRequest
-	(*ForgetGroupResponse)(nil),      // 53: fanout.admin.v1.ForgetGroupResponse
-	(*LeadRequest)(nil),              // 54: fanout.admin.v1.LeadRequest
-	(*LeadResponse)(nil),             // 55: fanout.admin.v1.LeadResponse
-	(*SaveCatalogRequest)(nil),       // 56: fanout.admin.v1.SaveCatalogRequest
-	(*SaveCatalogResponse)(nil),      // 57: fanout.admin.v1.SaveCatalogResponse
-	(*RestoreCatalogRequest)(nil),    // 58: fanout.admin.v1.RestoreCatalogRequest
-	(*RestoreCatalogResponse)(nil),   // 59: fanout.admin.v1.RestoreCatalogResponse
-	(*AcceptEpochRequest)(nil),       // 60: fanout.admin.v1.AcceptEpochRequest
-	(*AcceptEpochResponse)(nil),      // 61: fanout.admin.v1.AcceptEpochResponse
-	(*ViewRequest)(nil),              // 62: fanout.admin.v1.ViewRequest
-	(*ViewResponse)(nil),             // 63: fanout.admin.v1.ViewResponse
-	(*VerifyRequest)(nil),            // 64: fanout.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),           // 65: fanout.admin.v1.VerifyResponse
-	(*VerifyProgress)(nil),           // 66: fanout.admin.v1.VerifyProgress
-	(*VerifiedRef)(nil),              // 67: fanout.admin.v1.VerifiedRef
-	(*Difference)(nil),               // 68: fanout.admin.v1.Difference
-	(*VerifyDone)(nil),               // 69: fanout.admin.v1.VerifyDone
-	(*DoctorRequest)(nil),            // 70: fanout.admin.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 71: fanout.admin.v1.DoctorResponse
-	(*Check)(nil),                    // 72: fanout.admin.v1.Check
-	(*StartRolloutRequest)(nil),      // 73: fanout.admin.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),     // 74: fanout.admin.v1.StartRolloutResponse
-	(*PreflightSite)(nil),            // 75: fanout.admin.v1.PreflightSite
-	(*ReadyRequest)(nil),             // 76: fanout.admin.v1.ReadyRequest
-	(*Need)(nil),                     // 77: fanout.admin.v1.Need
-	(*ReadyResponse)(nil),            // 78: fanout.admin.v1.ReadyResponse
-	(*RolloutsRequest)(nil),          // 79: fanout.admin.v1.RolloutsRequest
-	(*RolloutsResponse)(nil),         // 80: fanout.admin.v1.RolloutsResponse
-	(*RolloutSite)(nil),              // 81: fanout.admin.v1.RolloutSite
-	(*SteerRolloutRequest)(nil),      // 82: fanout.admin.v1.SteerRolloutRequest
-	(*SteerRolloutResponse)(nil),     // 83: fanout.admin.v1.SteerRolloutResponse
-	(*PoliciesRequest)(nil),          // 84: fanout.admin.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),         // 85: fanout.admin.v1.PoliciesResponse
-	(*SetPoliciesRequest)(nil),       // 86: fanout.admin.v1.SetPoliciesRequest
-	(*SetPoliciesResponse)(nil),      // 87: fanout.admin.v1.SetPoliciesResponse
-	(*SetFreezeRequest)(nil),         // 88: fanout.admin.v1.SetFreezeRequest
-	(*SetFreezeResponse)(nil),        // 89: fanout.admin.v1.SetFreezeResponse
-	nil,                              // 90: fanout.admin.v1.TreeGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 91: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                // 92: fanout.catalog.v1.Freeze
-	(*v11.Disk)(nil),                 // 93: fanout.tree.v1.Disk
-	(*v11.Trouble)(nil),              // 94: fanout.tree.v1.Trouble
-	(*v11.BlobProgress)(nil),         // 95: fanout.tree.v1.BlobProgress
-	(*v1.Scope)(nil),                 // 96: fanout.catalog.v1.Scope
-	(*v1.Record)(nil),                // 97: fanout.catalog.v1.Record
-	(*v1.Rollout)(nil),               // 98: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                // 99: fanout.catalog.v1.Policy
+	(*PublishRequest)(nil),            // 0: fanout.admin.v1.PublishRequest
+	(*PublishResponse)(nil),           // 1: fanout.admin.v1.PublishResponse
+	(*TreeRequest)(nil),               // 2: fanout.admin.v1.TreeRequest
+	(*TreeResponse)(nil),              // 3: fanout.admin.v1.TreeResponse
+	(*TreeGroup)(nil),                 // 4: fanout.admin.v1.TreeGroup
+	(*TreeMember)(nil),                // 5: fanout.admin.v1.TreeMember
+	(*WhereRequest)(nil),              // 6: fanout.admin.v1.WhereRequest
+	(*WhereResponse)(nil),             // 7: fanout.admin.v1.WhereResponse
+	(*SiteRef)(nil),                   // 8: fanout.admin.v1.SiteRef
+	(*PendingRequest)(nil),            // 9: fanout.admin.v1.PendingRequest
+	(*PendingResponse)(nil),           // 10: fanout.admin.v1.PendingResponse
+	(*PendingAtSite)(nil),             // 11: fanout.admin.v1.PendingAtSite
+	(*WhyRequest)(nil),                // 12: fanout.admin.v1.WhyRequest
+	(*WhyResponse)(nil),               // 13: fanout.admin.v1.WhyResponse
+	(*WhyHop)(nil),                    // 14: fanout.admin.v1.WhyHop
+	(*Receipt)(nil),                   // 15: fanout.admin.v1.Receipt
+	(*TopRequest)(nil),                // 16: fanout.admin.v1.TopRequest
+	(*TopResponse)(nil),               // 17: fanout.admin.v1.TopResponse
+	(*Transfer)(nil),                  // 18: fanout.admin.v1.Transfer
+	(*Absent)(nil),                    // 19: fanout.admin.v1.Absent
+	(*DescribeRequest)(nil),           // 20: fanout.admin.v1.DescribeRequest
+	(*DescribeResponse)(nil),          // 21: fanout.admin.v1.DescribeResponse
+	(*ImagesRequest)(nil),             // 22: fanout.admin.v1.ImagesRequest
+	(*ImagesResponse)(nil),            // 23: fanout.admin.v1.ImagesResponse
+	(*EventsRequest)(nil),             // 24: fanout.admin.v1.EventsRequest
+	(*EventsResponse)(nil),            // 25: fanout.admin.v1.EventsResponse
+	(*MembersRequest)(nil),            // 26: fanout.admin.v1.MembersRequest
+	(*MembersResponse)(nil),           // 27: fanout.admin.v1.MembersResponse
+	(*MemberInfo)(nil),                // 28: fanout.admin.v1.MemberInfo
+	(*VersionRequest)(nil),            // 29: fanout.admin.v1.VersionRequest
+	(*VersionResponse)(nil),           // 30: fanout.admin.v1.VersionResponse
+	(*UnpublishRequest)(nil),          // 31: fanout.admin.v1.UnpublishRequest
+	(*UnpublishResponse)(nil),         // 32: fanout.admin.v1.UnpublishResponse
+	(*UndoRequest)(nil),               // 33: fanout.admin.v1.UndoRequest
+	(*UndoResponse)(nil),              // 34: fanout.admin.v1.UndoResponse
+	(*ConflictsRequest)(nil),          // 35: fanout.admin.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),         // 36: fanout.admin.v1.ConflictsResponse
+	(*ConflictInfo)(nil),              // 37: fanout.admin.v1.ConflictInfo
+	(*ConflictSide)(nil),              // 38: fanout.admin.v1.ConflictSide
+	(*SettleConflictRequest)(nil),     // 39: fanout.admin.v1.SettleConflictRequest
+	(*SettleConflictResponse)(nil),    // 40: fanout.admin.v1.SettleConflictResponse
+	(*DeletionsRequest)(nil),          // 41: fanout.admin.v1.DeletionsRequest
+	(*DeletionsResponse)(nil),         // 42: fanout.admin.v1.DeletionsResponse
+	(*DeletionInfo)(nil),              // 43: fanout.admin.v1.DeletionInfo
+	(*AllowDeletionsRequest)(nil),     // 44: fanout.admin.v1.AllowDeletionsRequest
+	(*AllowDeletionsResponse)(nil),    // 45: fanout.admin.v1.AllowDeletionsResponse
+	(*RestoreDeletionsRequest)(nil),   // 46: fanout.admin.v1.RestoreDeletionsRequest
+	(*RestoreDeletionsResponse)(nil),  // 47: fanout.admin.v1.RestoreDeletionsResponse
+	(*AddMemberRequest)(nil),          // 48: fanout.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),         // 49: fanout.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),       // 50: fanout.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),      // 51: fanout.admin.v1.RemoveMemberResponse
+	(*ForgetGroupRequest)(nil),        // 52: fanout.admin.v1.ForgetGroupRequest
+	(*ForgetGroupResponse)(nil),       // 53: fanout.admin.v1.ForgetGroupResponse
+	(*LeadRequest)(nil),               // 54: fanout.admin.v1.LeadRequest
+	(*LeadResponse)(nil),              // 55: fanout.admin.v1.LeadResponse
+	(*SaveCatalogRequest)(nil),        // 56: fanout.admin.v1.SaveCatalogRequest
+	(*SaveCatalogResponse)(nil),       // 57: fanout.admin.v1.SaveCatalogResponse
+	(*RestoreCatalogRequest)(nil),     // 58: fanout.admin.v1.RestoreCatalogRequest
+	(*RestoreCatalogResponse)(nil),    // 59: fanout.admin.v1.RestoreCatalogResponse
+	(*AcceptEpochRequest)(nil),        // 60: fanout.admin.v1.AcceptEpochRequest
+	(*AcceptEpochResponse)(nil),       // 61: fanout.admin.v1.AcceptEpochResponse
+	(*ViewRequest)(nil),               // 62: fanout.admin.v1.ViewRequest
+	(*ViewResponse)(nil),              // 63: fanout.admin.v1.ViewResponse
+	(*VerifyRequest)(nil),             // 64: fanout.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),            // 65: fanout.admin.v1.VerifyResponse
+	(*VerifyProgress)(nil),            // 66: fanout.admin.v1.VerifyProgress
+	(*VerifiedRef)(nil),               // 67: fanout.admin.v1.VerifiedRef
+	(*Difference)(nil),                // 68: fanout.admin.v1.Difference
+	(*VerifyDone)(nil),                // 69: fanout.admin.v1.VerifyDone
+	(*DoctorRequest)(nil),             // 70: fanout.admin.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 71: fanout.admin.v1.DoctorResponse
+	(*Check)(nil),                     // 72: fanout.admin.v1.Check
+	(*StartRolloutRequest)(nil),       // 73: fanout.admin.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),      // 74: fanout.admin.v1.StartRolloutResponse
+	(*PreflightSite)(nil),             // 75: fanout.admin.v1.PreflightSite
+	(*ReadyRequest)(nil),              // 76: fanout.admin.v1.ReadyRequest
+	(*Need)(nil),                      // 77: fanout.admin.v1.Need
+	(*ReadyResponse)(nil),             // 78: fanout.admin.v1.ReadyResponse
+	(*RolloutsRequest)(nil),           // 79: fanout.admin.v1.RolloutsRequest
+	(*RolloutsResponse)(nil),          // 80: fanout.admin.v1.RolloutsResponse
+	(*RolloutSite)(nil),               // 81: fanout.admin.v1.RolloutSite
+	(*SteerRolloutRequest)(nil),       // 82: fanout.admin.v1.SteerRolloutRequest
+	(*SteerRolloutResponse)(nil),      // 83: fanout.admin.v1.SteerRolloutResponse
+	(*PoliciesRequest)(nil),           // 84: fanout.admin.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),          // 85: fanout.admin.v1.PoliciesResponse
+	(*SetPoliciesRequest)(nil),        // 86: fanout.admin.v1.SetPoliciesRequest
+	(*SetPoliciesResponse)(nil),       // 87: fanout.admin.v1.SetPoliciesResponse
+	(*SetFreezeRequest)(nil),          // 88: fanout.admin.v1.SetFreezeRequest
+	(*SetFreezeResponse)(nil),         // 89: fanout.admin.v1.SetFreezeResponse
+	nil,                               // 90: fanout.admin.v1.TreeGroup.LabelsEntry
+	(*SetFreezeResponse_Shorter)(nil), // 91: fanout.admin.v1.SetFreezeResponse.Shorter
+	(*timestamppb.Timestamp)(nil),     // 92: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),                 // 93: fanout.catalog.v1.Freeze
+	(*v11.Disk)(nil),                  // 94: fanout.tree.v1.Disk
+	(*v11.Trouble)(nil),               // 95: fanout.tree.v1.Trouble
+	(*v11.BlobProgress)(nil),          // 96: fanout.tree.v1.BlobProgress
+	(*v1.Scope)(nil),                  // 97: fanout.catalog.v1.Scope
+	(*v1.Record)(nil),                 // 98: fanout.catalog.v1.Record
+	(*v1.Rollout)(nil),                // 99: fanout.catalog.v1.Rollout
+	(*v1.Policy)(nil),                 // 100: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,   // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
-	91,  // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
+	92,  // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,   // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
 	5,   // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	91,  // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	92,  // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
 	90,  // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	92,  // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	91,  // 7: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
-	91,  // 8: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	93,  // 9: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
-	93,  // 10: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
-	91,  // 11: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
-	91,  // 12: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	93,  // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	92,  // 7: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
+	92,  // 8: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	94,  // 9: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
+	94,  // 10: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
+	92,  // 11: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
+	92,  // 12: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
 	8,   // 13: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	91,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	91,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	94,  // 16: fanout.admin.v1.SiteRef.trouble:type_name -> fanout.tree.v1.Trouble
-	91,  // 17: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	92,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	92,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	95,  // 16: fanout.admin.v1.SiteRef.trouble:type_name -> fanout.tree.v1.Trouble
+	92,  // 17: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
 	11,  // 18: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
 	8,   // 19: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	94,  // 20: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
-	91,  // 21: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
+	95,  // 20: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
+	92,  // 21: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
 	14,  // 22: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
-	91,  // 23: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
-	91,  // 24: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
-	94,  // 25: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
-	95,  // 26: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
-	91,  // 27: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
-	91,  // 28: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
+	92,  // 23: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
+	92,  // 24: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
+	95,  // 25: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
+	96,  // 26: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
+	92,  // 27: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
+	92,  // 28: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
 	15,  // 29: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
-	91,  // 30: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
-	91,  // 31: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
+	92,  // 30: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
+	92,  // 31: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
 	18,  // 32: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
 	19,  // 33: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
-	91,  // 34: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
-	91,  // 35: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
+	92,  // 34: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
+	92,  // 35: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,   // 36: fanout.admin.v1.DescribeResponse.group:type_name -> fanout.admin.v1.TreeGroup
-	96,  // 37: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
+	97,  // 37: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
 	4,   // 38: fanout.admin.v1.DescribeResponse.children:type_name -> fanout.admin.v1.TreeGroup
 	10,  // 39: fanout.admin.v1.DescribeResponse.pending:type_name -> fanout.admin.v1.PendingResponse
-	97,  // 40: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
+	98,  // 40: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
 	8,   // 41: fanout.admin.v1.DescribeResponse.sites:type_name -> fanout.admin.v1.SiteRef
 	37,  // 42: fanout.admin.v1.DescribeResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	98,  // 43: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	99,  // 44: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
+	99,  // 43: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	100, // 44: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
 	25,  // 45: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
-	91,  // 46: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	91,  // 47: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	91,  // 48: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	92,  // 46: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	92,  // 47: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	92,  // 48: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
 	28,  // 49: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	91,  // 50: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	91,  // 51: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	91,  // 52: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	92,  // 50: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	92,  // 51: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	92,  // 52: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
 	37,  // 53: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
 	38,  // 54: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
 	38,  // 55: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	91,  // 56: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	92,  // 56: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
 	38,  // 57: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	91,  // 58: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	92,  // 58: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
 	43,  // 59: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	91,  // 60: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	92,  // 60: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
 	28,  // 61: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	96,  // 62: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	96,  // 63: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	96,  // 64: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	97,  // 62: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	97,  // 63: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	97,  // 64: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
 	66,  // 65: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
 	67,  // 66: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
 	68,  // 67: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
 	69,  // 68: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
 	72,  // 69: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	98,  // 70: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	99,  // 70: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
 	75,  // 71: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
 	72,  // 72: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
 	77,  // 73: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
 	72,  // 74: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	98,  // 75: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	91,  // 76: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	99,  // 75: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	92,  // 76: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
 	81,  // 77: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
 	8,   // 78: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	98,  // 79: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	99,  // 80: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	99,  // 81: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	99,  // 82: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	91,  // 83: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	92,  // 84: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	0,   // 85: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,   // 86: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,   // 87: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,   // 88: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12,  // 89: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
-	16,  // 90: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
-	20,  // 91: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
-	22,  // 92: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	24,  // 93: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	26,  // 94: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	29,  // 95: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	31,  // 96: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	33,  // 97: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	35,  // 98: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	39,  // 99: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	41,  // 100: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	44,  // 101: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	46,  // 102: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	48,  // 103: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	50,  // 104: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	54,  // 105: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	52,  // 106: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
-	56,  // 107: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	58,  // 108: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	60,  // 109: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	73,  // 110: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	79,  // 111: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	82,  // 112: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	84,  // 113: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	86,  // 114: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	88,  // 115: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	62,  // 116: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	64,  // 117: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	70,  // 118: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	76,  // 119: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,   // 120: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,   // 121: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,   // 122: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10,  // 123: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13,  // 124: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
-	17,  // 125: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
-	21,  // 126: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
-	23,  // 127: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	25,  // 128: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	27,  // 129: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	30,  // 130: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	32,  // 131: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	34,  // 132: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	36,  // 133: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	40,  // 134: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	42,  // 135: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	45,  // 136: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	47,  // 137: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	49,  // 138: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	51,  // 139: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	55,  // 140: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	53,  // 141: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
-	57,  // 142: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	59,  // 143: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	61,  // 144: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	74,  // 145: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	80,  // 146: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	83,  // 147: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	85,  // 148: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	87,  // 149: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	89,  // 150: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	63,  // 151: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	65,  // 152: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	71,  // 153: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	78,  // 154: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	120, // [120:155] is the sub-list for method output_type
-	85,  // [85:120] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	99,  // 79: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	100, // 80: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	100, // 81: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	100, // 82: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	92,  // 83: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	93,  // 84: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	91,  // 85: fanout.admin.v1.SetFreezeResponse.shorter:type_name -> fanout.admin.v1.SetFreezeResponse.Shorter
+	92,  // 86: fanout.admin.v1.SetFreezeResponse.Shorter.until:type_name -> google.protobuf.Timestamp
+	0,   // 87: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,   // 88: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,   // 89: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,   // 90: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12,  // 91: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
+	16,  // 92: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
+	20,  // 93: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
+	22,  // 94: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	24,  // 95: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	26,  // 96: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	29,  // 97: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	31,  // 98: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	33,  // 99: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	35,  // 100: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	39,  // 101: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	41,  // 102: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	44,  // 103: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	46,  // 104: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	48,  // 105: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	50,  // 106: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	54,  // 107: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	52,  // 108: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	56,  // 109: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	58,  // 110: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	60,  // 111: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	73,  // 112: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	79,  // 113: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	82,  // 114: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	84,  // 115: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	86,  // 116: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	88,  // 117: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	62,  // 118: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	64,  // 119: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	70,  // 120: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	76,  // 121: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,   // 122: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,   // 123: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,   // 124: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10,  // 125: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13,  // 126: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
+	17,  // 127: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
+	21,  // 128: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
+	23,  // 129: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	25,  // 130: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	27,  // 131: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	30,  // 132: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	32,  // 133: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	34,  // 134: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	36,  // 135: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	40,  // 136: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	42,  // 137: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	45,  // 138: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	47,  // 139: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	49,  // 140: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	51,  // 141: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	55,  // 142: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	53,  // 143: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	57,  // 144: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	59,  // 145: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	61,  // 146: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	74,  // 147: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	80,  // 148: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	83,  // 149: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	85,  // 150: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	87,  // 151: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	89,  // 152: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	63,  // 153: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	65,  // 154: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	71,  // 155: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	78,  // 156: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	122, // [122:157] is the sub-list for method output_type
+	87,  // [87:122] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
@@ -7624,7 +7715,7 @@ func file_fanout_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_admin_v1_admin_proto_rawDesc), len(file_fanout_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   91,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4594,7 +4594,11 @@ type RolloutStep struct {
 	// actor: a person, or "fanout".
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
 	// what happened, in words.
-	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// phase of the rollout after the change that it was taken in.
+	Phase string `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"`
+	// wave that was open or next when it was taken, by name; empty: all were over.
+	Wave          string `protobuf:"bytes,5,opt,name=wave,proto3" json:"wave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4646,6 +4650,20 @@ func (x *RolloutStep) GetActor() string {
 func (x *RolloutStep) GetText() string {
 	if x != nil {
 		return x.Text
+	}
+	return ""
+}
+
+func (x *RolloutStep) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *RolloutStep) GetWave() string {
+	if x != nil {
+		return x.Wave
 	}
 	return ""
 }
@@ -5641,11 +5659,13 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x0eRolloutReceipt\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
-	"\x04back\x18\x03 \x01(\bR\x04back\"c\n" +
+	"\x04back\x18\x03 \x01(\bR\x04back\"\x8d\x01\n" +
 	"\vRolloutStep\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"b\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x14\n" +
+	"\x05phase\x18\x04 \x01(\tR\x05phase\x12\x12\n" +
+	"\x04wave\x18\x05 \x01(\tR\x04wave\"b\n" +
 	"\fStartRollout\x124\n" +
 	"\arollout\x18\x01 \x01(\v2\x1a.fanout.catalog.v1.RolloutR\arollout\x12\x1c\n" +
 	"\tsupersede\x18\x02 \x01(\bR\tsupersede\"`\n" +
