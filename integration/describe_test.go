@@ -35,6 +35,8 @@ func TestDescribe(t *testing.T) {
 				return fmt.Errorf("what is pending: %+v", d.Pending)
 			case !slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Site == "sz-a" && e.Reason == "Failed" }):
 				return fmt.Errorf("its events: %+v", d.Events)
+			case len(d.Servers) != 1 || !d.Servers[0].Voter || d.Incarnation == "" || d.Servers[0].ID != "sz-a/"+d.Incarnation:
+				return fmt.Errorf("its vote: %+v, incarnation %q", d.Servers, d.Incarnation)
 			}
 			return nil
 		})
@@ -45,6 +47,8 @@ func TestDescribe(t *testing.T) {
 				return err
 			case d.Kind != "ref" || d.Name != "team/app:1" || d.Record == nil || d.Record.Origin != "hq-a" || d.Record.Digest == "" || d.Sites == nil:
 				return fmt.Errorf("the ref: %+v", d)
+			case d.ImageBytes <= d.Record.Size:
+				return fmt.Errorf("the image has %d bytes, and its manifest %d", d.ImageBytes, d.Record.Size)
 			}
 			for _, who := range []string{at.name, "sz-a"} {
 				if !slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Site == who && e.Ref == "team/app:1" }) {
@@ -63,6 +67,8 @@ func TestDescribe(t *testing.T) {
 				return err
 			case d.Kind != "group" || d.Group == nil || d.Group.Parent != "hq/gd" || d.Parents == nil || !slices.Equal(*d.Parents, []string{gd.advertised()}) || d.Subscription == nil || !d.Subscription.Everything:
 				return fmt.Errorf("the group: %+v", d)
+			case len(d.Servers) != 1 || d.Servers[0].Site != "sz-a" || d.Servers[0].Role != "root":
+				return fmt.Errorf("its votes: %+v, %q", d.Servers, d.Notes)
 			case slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Reason == "Detached" && strings.Contains(e.Message, "attach again") }):
 				return fmt.Errorf("what is no loss is told of: %+v", d.Events)
 			case !slices.ContainsFunc(d.Events, func(e view.Event) bool {

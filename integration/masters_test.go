@@ -124,6 +124,12 @@ func TestTwoMastersAnyOneDown(t *testing.T) {
 					m.push(tt.deaf, ref("unheard"))
 					m.push(tt.deaf, settled)
 				}
+				if tt.name == "witness" {
+					eventually(t, "doctor says what may still be down", func() error {
+						all, _ := root.doctor()
+						return all[root.name]["quorum"].is("warn", "3 members", m.w.name+" can't be reached now", "while one more is down, nothing is published")
+					})
+				}
 				tt.down.start()
 				m.equal(m.a, m.b, m.gd)
 				if tt.deaf != nil {

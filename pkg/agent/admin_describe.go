@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,6 +18,9 @@ import (
 	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/tree"
 )
+
+// describePatience is how long is waited for what other agents, or the registry, say of one thing.
+const describePatience = 5 * time.Second
 
 // The kinds of what a person may name.
 const (
@@ -52,14 +56,51 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 	switch x.kind {
 	case kindGroup:
 		s.a.describeGroup(d, view)
+		s.describeRunning(ctx, d, x.name, "", actor)
 	case kindSite:
 		s.a.describeSite(d, view)
+		s.describeRunning(ctx, d, findSite(view, x.name).GetGroup(), x.name, actor)
 	default:
 		s.a.describeRef(d)
+		s.a.describeContent(ctx, d)
 	}
 	events := s.gather(onBehalf(ctx, actor), x, s.sources(view, x))
 	d.Events = events[max(0, len(events)-describeEvents):]
 	return d, nil
+}
+
+// describeRunning asks for what nobody reports: who has a vote, and what is being fetched.
+func (s *admin) describeRunning(ctx context.Context, d *adminv1.DescribeResponse, group, site, actor string) {
+	ctx, cancel := context.WithTimeout(ctx, describePatience)
+	defer cancel()
+	m, err := s.Members(ctx, &adminv1.MembersRequest{Group: group})
+	switch {
+	case err != nil:
+		d.Notes = append(d.Notes, "who has a vote is not known: "+callWords(err))
+	case m.GetGroup() != group:
+		d.Notes = append(d.Notes, "who has a vote is not known: the group's root is of an older version")
+	default:
+		d.Servers = slices.DeleteFunc(m.GetMembers(), func(x *adminv1.MemberInfo) bool { return site != "" && x.GetSite() != site })
+	}
+	for _, x := range s.topFromHere(ctx, actor).GetTransfers() {
+		if x.GetGroup() == group && (site == "" || x.GetSite() == site) {
+			d.Transfers = append(d.Transfers, x)
+		}
+	}
+}
+
+// describeContent reads the manifests of a ref, where they are at hand.
+func (a *Agent) describeContent(ctx context.Context, d *adminv1.DescribeResponse) {
+	rec := d.GetRecord()
+	if rec.GetTarget() == nil || rec.GetDeleted() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, describePatience)
+	defer cancel()
+	d.ImageBytes, _ = a.contentSize(ctx, &catalogv1.RolloutItem{SourceRepository: rec.GetRepository(), Target: rec.GetTarget()})
+	if m, err := a.manifestAtHand(ctx, rec.GetRepository(), rec.GetTarget().GetDigest()); err == nil {
+		d.Platforms = registry.Platforms(m.Content)
+	}
 }
 
 // named finds what a person means by a name. A name with a colon can only be a ref; one that may be several things is refused, with the ways to say which.
@@ -151,6 +192,7 @@ func (a *Agent) noteHeadquarters(d *adminv1.DescribeResponse) {
 
 func (a *Agent) describeSite(d *adminv1.DescribeResponse, view tree.HealthView) {
 	h := findSite(view, d.GetName())
+	d.Incarnation = h.GetIncarnation()
 	if g := groupNamed(a.tree(h.GetGroup()).GetGroups(), h.GetGroup()); g != nil {
 		g.Members = slices.DeleteFunc(g.GetMembers(), func(m *adminv1.TreeMember) bool { return m.GetSite() != d.GetName() })
 		d.Group = g

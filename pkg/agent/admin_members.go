@@ -148,7 +148,8 @@ func (s *admin) Lead(ctx context.Context, req *adminv1.LeadRequest) (*adminv1.Le
 
 // Members implements adminv1.AdminServiceServer.
 func (s *admin) Members(ctx context.Context, req *adminv1.MembersRequest) (*adminv1.MembersResponse, error) {
-	if _, err := s.actor(ctx); err != nil {
+	actor, err := s.actor(ctx)
+	if err != nil {
 		return nil, err
 	}
 	root, err := s.root(ctx)
@@ -157,6 +158,13 @@ func (s *admin) Members(ctx context.Context, req *adminv1.MembersRequest) (*admi
 	}
 	if root != nil {
 		return root.Members(ctx, req)
+	}
+	if g := req.GetGroup(); g != "" && g != s.a.cfg.Group {
+		t, ok := s.a.node.Toward(g)
+		if !ok {
+			return nil, status.Errorf(codes.Unavailable, "there is no way to group %s from here now", g)
+		}
+		return adminv1.NewAdminServiceClient(t.Conn).Members(onBehalf(ctx, actor), req)
 	}
 	return &adminv1.MembersResponse{Group: s.a.cfg.Group, Members: s.a.members()}, nil
 }

@@ -134,6 +134,21 @@ func (a *Agent) checkQuorum(ctx context.Context) check {
 	case 2:
 		return warn(name, "two members with a vote: while either is down, "+what, "add a third member, such as a witness: fanoutctl member add")
 	}
+	var down []string // as the root hears it; another member knows of itself alone
+	for _, h := range a.node.Health().Sites {
+		if voters[h.GetSite()] && h.GetState() == "unreachable" {
+			down = append(down, h.GetSite())
+		}
+	}
+	if len(down) > 0 {
+		words := fmt.Sprintf("%s with a vote, of which %s can't be reached now", count(n, "member"), strings.Join(down, ", "))
+		if spare := (n-1)/2 - len(down); spare > 0 {
+			words += fmt.Sprintf(": %d more may be down", spare)
+		} else {
+			words += ": while one more is down, " + what
+		}
+		return warn(name, words, absent(down[0]))
+	}
 	return ok(name, fmt.Sprintf("%s with a vote, of which %d may be down", count(n, "member"), (n-1)/2))
 }
 

@@ -11,6 +11,7 @@ import (
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/store"
 )
 
 // measures are the metrics that the agent itself counts. Each one is explained in docs/metrics.md. No label is a ref, tag, digest or blob: those are without number.
@@ -45,7 +46,7 @@ func newMeasures() *measures {
 			Buckets: prometheus.ExponentialBuckets(0.05, 4, 10), // 50 ms to 3.6 h
 		}),
 		lastSuccess: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "fanout_delivery_last_success_timestamp_seconds", Help: "When a ref was last brought into the registry; 0: not since the start.",
+			Name: "fanout_delivery_last_success_timestamp_seconds", Help: "When a ref was last brought into the registry; 0: none was.",
 		}),
 		saved: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fanout_delivery_saved_bytes_total", Help: "Bytes of blobs that were not fetched, by why: mounted from another repository, present already.",
@@ -66,7 +67,25 @@ func (m *measures) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.deliveries, m.failures, m.duration, m.lastSuccess, m.saved, m.sweep, m.questions, m.links.bytes, m.scrub.looked, m.scrub.bytes, m.scrub.damaged}
 }
 
+// rememberSuccess takes up when a ref was last brought here before this start.
+func (a *Agent) rememberSuccess() error {
+	var last time.Time
+	err := a.store.RefStates(func(_ string, st store.RefState) bool {
+		if r := st.Receipt; r != nil && r.At.After(last) {
+			last = r.At
+		}
+		return true
+	})
+	if !last.IsZero() {
+		a.counts.lastSuccess.Set(float64(last.UnixNano()) / float64(time.Second))
+	}
+	return err
+}
+
 func (a *Agent) registerMeasures() error {
+	if err := a.rememberSuccess(); err != nil {
+		return err
+	}
 	all := append(a.counts.collectors(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.buildInfo(), seen{a})
 	for _, c := range all {
 		if err := a.metrics.Register(c); err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,28 +10,35 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/store"
 )
 
 // metricName finds a metric's name in a description or an expression.
 var metricName = regexp.MustCompile(`\bfanout_[a-z_]+\b`)
 
-// described lists the metrics of an agent with everything that one can have, those without a value yet among them.
-func described(t *testing.T) (*Agent, []string) {
+// quietSite is the configuration of an agent that need not run.
+func quietSite(t *testing.T) *config.Config {
 	t.Helper()
-	dir := t.TempDir()
-	text := "site: hq-a\ngroup: hq\ndataDir: " + dir + "\nraft: {listen: '127.0.0.1:17401', members: {hq-a: '127.0.0.1:17401'}}\nfabric: {listen: '127.0.0.1:17400'}\nhttp: {listen: '127.0.0.1:17402'}\n" +
+	text := "site: hq-a\ngroup: hq\ndataDir: " + t.TempDir() + "\nraft: {listen: '127.0.0.1:17401', members: {hq-a: '127.0.0.1:17401'}}\nfabric: {listen: '127.0.0.1:17400'}\nhttp: {listen: '127.0.0.1:17402'}\n" +
 		"registry: {type: embedded, listen: '127.0.0.1:0'}\n"
 	cfg, err := config.Parse("test.yaml", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(cfg, Options{Version: "test"})
+	return cfg
+}
+
+// described lists the metrics of an agent with everything that one can have, those without a value yet among them.
+func described(t *testing.T) (*Agent, []string) {
+	t.Helper()
+	a, err := New(quietSite(t), Options{Version: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,4 +149,46 @@ func tableOf(t *testing.T, page string) []string {
 		}
 	}
 	return names
+}
+
+// TestMetrics_LastSuccessOutlivesARestart: an agent that starts again knows when a ref last came here.
+func TestMetrics_LastSuccessOutlivesARestart(t *testing.T) {
+	cfg := quietSite(t)
+	last := func(a *Agent) float64 {
+		t.Helper()
+		families, err := a.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "fanout_delivery_last_success_timestamp_seconds" {
+				return f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		t.Fatal("there is no such metric")
+		return 0
+	}
+	at := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+	a, err := New(cfg, Options{Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := last(a); got != 0 {
+		t.Errorf("at first: %f", got)
+	}
+	for i, when := range []time.Time{at.Add(-time.Hour), at, at.Add(-time.Minute)} {
+		if err := a.store.PutRefState(fmt.Sprintf("app/web:%d", i), store.RefState{Base: "sha256:aa", Receipt: &store.Receipt{Digest: "sha256:aa", At: when}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = New(cfg, Options{Version: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if got := last(a); got != float64(at.Unix()) {
+		t.Errorf("after a restart: %f, want %d", got, at.Unix())
+	}
 }

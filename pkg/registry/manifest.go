@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -194,4 +195,27 @@ func clean(s string) string {
 		s += " …"
 	}
 	return s
+}
+
+// Platforms lists those that an index names, as OS/ARCHITECTURE[/VARIANT], each once; none of a manifest that is no index, or of what is named without one, such as attestations.
+func Platforms(index []byte) (out []string) {
+	var doc struct {
+		Manifests []struct {
+			Platform struct{ OS, Architecture, Variant string }
+		}
+	}
+	if json.Unmarshal(index, &doc) != nil {
+		return nil
+	}
+	for _, m := range doc.Manifests {
+		p := m.Platform
+		if p.OS == "" || p.OS == "unknown" {
+			continue
+		}
+		name := strings.TrimSuffix(clean(p.OS)+"/"+clean(p.Architecture)+"/"+clean(p.Variant), "/")
+		if len(out) < MaxEntries && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }

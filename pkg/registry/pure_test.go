@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -351,6 +352,19 @@ func TestSamplesAreJSON(t *testing.T) {
 		must(t, err)
 		if !json.Valid(body) {
 			t.Errorf("%s is not JSON", f)
+		}
+	}
+}
+
+func TestPlatforms(t *testing.T) {
+	index := `{"manifests":[{"platform":{"os":"linux","architecture":"amd64"}},{"platform":{"os":"linux","architecture":"arm","variant":"v7"}},{"platform":{"os":"linux","architecture":"amd64"}},
+		{"platform":{"os":"unknown","architecture":"unknown"}},{"digest":"sha256:aa"}]}`
+	if got := registry.Platforms([]byte(index)); !slices.Equal(got, []string{"linux/amd64", "linux/arm/v7"}) {
+		t.Errorf("%q", got)
+	}
+	for _, none := range []string{"", "{", `{"config":{}}`, `{"manifests":{}}`} {
+		if got := registry.Platforms([]byte(none)); got != nil {
+			t.Errorf("%q: %q", none, got)
 		}
 	}
 }

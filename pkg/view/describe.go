@@ -33,6 +33,13 @@ type Describe struct {
 	Rollouts        []RolloutSummary `json:"rollouts"`
 	Events          []Event          `json:"events"`
 	Notes           []string         `json:"notes"`
+	// Servers of the group's raft; of a site, its own.
+	Servers     []MemberInfo `json:"servers,omitempty"`
+	Transfers   []Transfer   `json:"transfers,omitempty"`
+	Incarnation string       `json:"incarnation,omitempty"`
+	// ImageBytes is the size of all that lies under the ref, each blob once.
+	ImageBytes int64    `json:"imageBytes,omitempty"`
+	Platforms  []string `json:"platforms,omitempty"`
 }
 
 // Subscriptions are what a group and the groups below it ask their parent for: any of AnyOf, or everything.
@@ -106,6 +113,11 @@ func DescribeOf(r *adminv1.DescribeResponse) Describe {
 	for _, e := range r.GetEvents() {
 		d.Events = append(d.Events, EventOf(e))
 	}
+	if len(r.GetServers()) > 0 {
+		d.Servers = MembersOf(&adminv1.MembersResponse{Members: r.GetServers()}).Members
+	}
+	d.Transfers = TopOf(&adminv1.TopResponse{Transfers: r.GetTransfers()}).Transfers
+	d.Incarnation, d.ImageBytes, d.Platforms = r.GetIncarnation(), r.GetImageBytes(), r.GetPlatforms()
 	return d
 }
 
@@ -236,9 +248,33 @@ func (d Describe) writeGroup(b *described) {
 	if f := g.Freeze; f != nil {
 		b.line("Frozen", fmt.Sprintf("until %s by %s: %s", stamp(f.Until), f.By, f.Reason))
 	}
+	if len(d.Servers) > 0 {
+		votes, rows := 0, make([][]cell, 0, len(d.Servers))
+		for _, m := range d.Servers {
+			if m.Voter {
+				votes++
+			}
+			rows = append(rows, []cell{plain(m.Site), plain(fallback(m.Role, "unknown")), plain(voteText(m.Voter)), plain(m.RaftAddress), plain(m.FabricAddress), plain(m.ID)})
+		}
+		b.part("Votes, "+fmt.Sprintf("%d of %s must agree", votes/2+1, plural(votes, "vote")), table(b.s, []string{"SITE", "ROLE", "VOTE", "RAFT", "FABRIC", "ID"}, rows))
+	}
 	b.part("Members", Picture{Tree: Tree{AsOf: d.AsOf, Groups: []Group{*g}}, Wide: true}.table(b.s))
+	d.writeTransfers(b)
 	if d.Children != nil && len(*d.Children) > 0 {
 		b.part("Groups attached to it", Picture{Tree: Tree{AsOf: d.AsOf, Groups: *d.Children}}.table(b.s))
+	}
+}
+
+func voteText(voter bool) string {
+	if voter {
+		return "yes"
+	}
+	return "no"
+}
+
+func (d Describe) writeTransfers(b *described) {
+	if len(d.Transfers) > 0 {
+		b.part("Transfers", Top{AsOf: d.AsOf, Transfers: d.Transfers}.Text(b.s))
 	}
 }
 
@@ -294,6 +330,11 @@ func (d Describe) writeSite(b *described) {
 		registry = strings.TrimSpace(registry + " (" + m.RegistryType + ")")
 	}
 	b.line("Registry", registry)
+	for _, x := range d.Servers {
+		b.line("Vote", voteText(x.Voter))
+		b.line("Raft", x.RaftAddress)
+	}
+	b.line("Incarnation", d.Incarnation)
 	b.line("Version", m.Version)
 	b.line("Last contact", ago(d.AsOf, m.LastContact))
 	b.line("Certificate", untilText(d.AsOf, m.CertificateExpires))
@@ -301,6 +342,7 @@ func (d Describe) writeSite(b *described) {
 	if m.BytesLeft > 0 {
 		b.line("Bytes left", strings.TrimSpace(strings.Join(append(append([]string{Bytes(m.BytesLeft)}, nonEmpty(rate(m.Rate))...), nonEmpty(etaText(m.EtaSeconds))...), ", ")))
 	}
+	d.writeTransfers(b)
 	if d.Pending == nil {
 		return
 	}
@@ -329,6 +371,10 @@ func (d Describe) writeRef(b *described) {
 	b.line("Digest", digest)
 	b.line("Media type", r.MediaType)
 	b.line("Manifest", bytesText(r.Size))
+	if d.ImageBytes > 0 {
+		b.line("Image", Bytes(d.ImageBytes)+", each blob once")
+	}
+	b.line("Platforms", strings.Join(d.Platforms, ", "))
 	b.line("Revision", count(r.Revision))
 	b.line("Published", strings.TrimSpace(stamp(r.PublishedAt)+" by "+fallback(r.PublishedBy, "an unknown")+" at "+fallback(r.Origin, "an unknown site")))
 	b.line("Pushed", stamp(r.PushedAt))

@@ -36,10 +36,12 @@ func describeDocuments() map[string]document {
 			Kind: "group", Name: "hq/gd", AsOf: before(0), Group: group, Keep: 5, Parents: []string{"10.0.0.1:7400", "10.0.0.2:7400"}, FallbackParents: []string{"10.9.0.1:7400"},
 			Demand:   &catalogv1.Scope{AnyOf: []*catalogv1.Subscription{{Repositories: []string{"team/**"}, Exclude: []string{"team/lab"}, Keep: 5}, {Repositories: []string{"base/os"}}}},
 			Children: []*adminv1.TreeGroup{{Group: "hq/gd/sz", Parent: "hq/gd", State: "unreachable", Revision: 39, Lag: 3}}, Rollouts: rollouts, Events: events,
-			Notes: []string{"asked at hq/gd: rollouts, policies and conflicts are known at headquarters only"},
+			Servers:   []*adminv1.MemberInfo{{Site: "gd-a", Id: "gd-a/1f", Role: "root", Voter: true, RaftAddress: "10.0.1.1:7401"}, {Site: "gd-b", Id: "gd-b/2e", Role: "follower", Voter: true, RaftAddress: "10.0.1.2:7401"}, {Site: "gd-c", Id: "gd-c/3d", Role: "follower"}},
+			Transfers: []*adminv1.Transfer{{Group: "hq/gd", Site: "gd-a", FromGroup: "hq", From: "hq-a", Ref: "team/app:1.4", Digest: digestA, Size: 8 << 20, Have: 3 << 20, Rate: 1 << 20, Pieces: 8, PiecesHave: 3, Since: before(3 * time.Second)}},
+			Notes:     []string{"asked at hq/gd: rollouts, policies and conflicts are known at headquarters only"},
 		}),
 		"describe_site": view.DescribeOf(&adminv1.DescribeResponse{
-			Kind: "site", Name: "gd-a", AsOf: before(0), Group: alone, Events: events, Conflicts: conflicts,
+			Kind: "site", Name: "gd-a", AsOf: before(0), Group: alone, Events: events, Conflicts: conflicts, Incarnation: "1f", Servers: []*adminv1.MemberInfo{{Site: "gd-a", Id: "gd-a/1f", Role: "root", Voter: true, RaftAddress: "10.0.1.1:7401"}},
 			Pending: &adminv1.PendingResponse{Site: "gd-a", Group: "hq/gd", RefsTotal: 7, Refs: []*adminv1.PendingAtSite{
 				{Ref: "team/app:1.4", At: &adminv1.SiteRef{Site: "gd-a", State: "failed", Want: digestB, Reason: "403 DENIED", Attempts: 7, NextAttempt: before(-time.Minute), BytesLeft: 1 << 30, Since: before(time.Hour)},
 					Trouble: &treev1.Trouble{Cause: "quota", Summary: "the quota of project team is used up", Mend: "raise the quota of project team"}},
@@ -47,7 +49,7 @@ func describeDocuments() map[string]document {
 			}},
 		}),
 		"describe_ref": view.DescribeOf(&adminv1.DescribeResponse{
-			Kind: "ref", Name: "team/app:1.4", AsOf: before(0), Conflicts: conflicts, Rollouts: rollouts, Events: events,
+			Kind: "ref", Name: "team/app:1.4", AsOf: before(0), Conflicts: conflicts, Rollouts: rollouts, Events: events, ImageBytes: 734 << 20, Platforms: []string{"linux/amd64", "linux/arm64/v8"},
 			Record: &catalogv1.Record{
 				Repository: "team/app", Tag: "1.4", Revision: 42, PublishedAt: before(time.Hour), PushedAt: before(2 * time.Hour), PublishedBy: "alice", Origin: "hq-a",
 				Target: &catalogv1.Descriptor{Digest: digestB, MediaType: "application/vnd.oci.image.index.v1+json", Size: 1234}, History: []string{digestA},

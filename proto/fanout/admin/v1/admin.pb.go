@@ -2171,7 +2171,17 @@ type DescribeResponse struct {
 	// events about it, oldest first; bounded.
 	Events []*EventsResponse `protobuf:"bytes,16,rep,name=events,proto3" json:"events,omitempty"`
 	// notes on what is missing above.
-	Notes         []string `protobuf:"bytes,17,rep,name=notes,proto3" json:"notes,omitempty"`
+	Notes []string `protobuf:"bytes,17,rep,name=notes,proto3" json:"notes,omitempty"`
+	// servers of the group's raft; of a site, its own.
+	Servers []*MemberInfo `protobuf:"bytes,18,rep,name=servers,proto3" json:"servers,omitempty"`
+	// transfers to the group's sites, or to the site.
+	Transfers []*Transfer `protobuf:"bytes,19,rep,name=transfers,proto3" json:"transfers,omitempty"`
+	// incarnation of the site.
+	Incarnation string `protobuf:"bytes,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// image_bytes is the size of all that lies under the ref, each blob once; 0: not known.
+	ImageBytes int64 `protobuf:"varint,21,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	// platforms that the ref's index names, as OS/ARCHITECTURE[/VARIANT].
+	Platforms     []string `protobuf:"bytes,22,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2321,6 +2331,41 @@ func (x *DescribeResponse) GetEvents() []*EventsResponse {
 func (x *DescribeResponse) GetNotes() []string {
 	if x != nil {
 		return x.Notes
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetServers() []*MemberInfo {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetTransfers() []*Transfer {
+	if x != nil {
+		return x.Transfers
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetImageBytes() int64 {
+	if x != nil {
+		return x.ImageBytes
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetPlatforms() []string {
+	if x != nil {
+		return x.Platforms
 	}
 	return nil
 }
@@ -2689,9 +2734,11 @@ func (x *EventsResponse) GetFirst() *timestamppb.Timestamp {
 	return nil
 }
 
-// MembersRequest has nothing in it.
+// MembersRequest names a group.
 type MembersRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group, the own one or one below; empty: that of the agent that is asked.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2724,6 +2771,13 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *MembersRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
 }
 
 // MembersResponse lists members.
@@ -7059,7 +7113,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
 	"\x0fDescribeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xf6\x05\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xc7\a\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12/\n" +
@@ -7078,7 +7132,13 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\brollouts\x18\x0e \x03(\v2\x1a.fanout.catalog.v1.RolloutR\brollouts\x121\n" +
 	"\x06policy\x18\x0f \x01(\v2\x19.fanout.catalog.v1.PolicyR\x06policy\x127\n" +
 	"\x06events\x18\x10 \x03(\v2\x1f.fanout.admin.v1.EventsResponseR\x06events\x12\x14\n" +
-	"\x05notes\x18\x11 \x03(\tR\x05notes\"W\n" +
+	"\x05notes\x18\x11 \x03(\tR\x05notes\x125\n" +
+	"\aservers\x18\x12 \x03(\v2\x1b.fanout.admin.v1.MemberInfoR\aservers\x127\n" +
+	"\ttransfers\x18\x13 \x03(\v2\x19.fanout.admin.v1.TransferR\ttransfers\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\tR\vincarnation\x12\x1f\n" +
+	"\vimage_bytes\x18\x15 \x01(\x03R\n" +
+	"imageBytes\x12\x1c\n" +
+	"\tplatforms\x18\x16 \x03(\tR\tplatforms\"W\n" +
 	"\rImagesRequest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -7110,8 +7170,9 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x03ref\x18\x05 \x01(\tR\x03ref\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x14\n" +
 	"\x05count\x18\a \x01(\rR\x05count\x120\n" +
-	"\x05first\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05first\"\x10\n" +
-	"\x0eMembersRequest\"^\n" +
+	"\x05first\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05first\"&\n" +
+	"\x0eMembersRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"^\n" +
 	"\x0fMembersResponse\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x125\n" +
 	"\amembers\x18\x02 \x03(\v2\x1b.fanout.admin.v1.MemberInfoR\amembers\"\xdf\x01\n" +
@@ -7580,122 +7641,124 @@ var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	99,  // 43: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
 	100, // 44: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
 	25,  // 45: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
-	92,  // 46: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	92,  // 47: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	92,  // 48: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	28,  // 49: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	92,  // 50: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	92,  // 51: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	92,  // 52: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
-	37,  // 53: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	38,  // 54: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	38,  // 55: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	92,  // 56: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	38,  // 57: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	92,  // 58: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	43,  // 59: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	92,  // 60: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	28,  // 61: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	97,  // 62: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	97,  // 63: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	97,  // 64: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	66,  // 65: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	67,  // 66: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	68,  // 67: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	69,  // 68: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	72,  // 69: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	99,  // 70: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	75,  // 71: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	72,  // 72: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	77,  // 73: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	72,  // 74: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	99,  // 75: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	92,  // 76: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	81,  // 77: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,   // 78: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	99,  // 79: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	100, // 80: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	100, // 81: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	100, // 82: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	92,  // 83: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	93,  // 84: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	91,  // 85: fanout.admin.v1.SetFreezeResponse.shorter:type_name -> fanout.admin.v1.SetFreezeResponse.Shorter
-	92,  // 86: fanout.admin.v1.SetFreezeResponse.Shorter.until:type_name -> google.protobuf.Timestamp
-	0,   // 87: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,   // 88: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,   // 89: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,   // 90: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12,  // 91: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
-	16,  // 92: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
-	20,  // 93: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
-	22,  // 94: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	24,  // 95: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	26,  // 96: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	29,  // 97: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	31,  // 98: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	33,  // 99: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	35,  // 100: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	39,  // 101: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	41,  // 102: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	44,  // 103: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	46,  // 104: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	48,  // 105: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	50,  // 106: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	54,  // 107: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	52,  // 108: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
-	56,  // 109: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	58,  // 110: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	60,  // 111: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	73,  // 112: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	79,  // 113: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	82,  // 114: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	84,  // 115: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	86,  // 116: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	88,  // 117: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	62,  // 118: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	64,  // 119: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	70,  // 120: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	76,  // 121: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,   // 122: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,   // 123: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,   // 124: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10,  // 125: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13,  // 126: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
-	17,  // 127: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
-	21,  // 128: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
-	23,  // 129: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	25,  // 130: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	27,  // 131: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	30,  // 132: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	32,  // 133: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	34,  // 134: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	36,  // 135: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	40,  // 136: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	42,  // 137: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	45,  // 138: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	47,  // 139: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	49,  // 140: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	51,  // 141: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	55,  // 142: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	53,  // 143: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
-	57,  // 144: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	59,  // 145: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	61,  // 146: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	74,  // 147: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	80,  // 148: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	83,  // 149: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	85,  // 150: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	87,  // 151: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	89,  // 152: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	63,  // 153: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	65,  // 154: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	71,  // 155: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	78,  // 156: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	122, // [122:157] is the sub-list for method output_type
-	87,  // [87:122] is the sub-list for method input_type
-	87,  // [87:87] is the sub-list for extension type_name
-	87,  // [87:87] is the sub-list for extension extendee
-	0,   // [0:87] is the sub-list for field type_name
+	28,  // 46: fanout.admin.v1.DescribeResponse.servers:type_name -> fanout.admin.v1.MemberInfo
+	18,  // 47: fanout.admin.v1.DescribeResponse.transfers:type_name -> fanout.admin.v1.Transfer
+	92,  // 48: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	92,  // 49: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	92,  // 50: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	28,  // 51: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	92,  // 52: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	92,  // 53: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	92,  // 54: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	37,  // 55: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	38,  // 56: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	38,  // 57: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	92,  // 58: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	38,  // 59: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	92,  // 60: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	43,  // 61: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	92,  // 62: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	28,  // 63: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	97,  // 64: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	97,  // 65: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	97,  // 66: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	66,  // 67: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	67,  // 68: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	68,  // 69: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	69,  // 70: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	72,  // 71: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	99,  // 72: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	75,  // 73: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	72,  // 74: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	77,  // 75: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	72,  // 76: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	99,  // 77: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	92,  // 78: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	81,  // 79: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,   // 80: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	99,  // 81: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	100, // 82: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	100, // 83: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	100, // 84: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	92,  // 85: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	93,  // 86: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	91,  // 87: fanout.admin.v1.SetFreezeResponse.shorter:type_name -> fanout.admin.v1.SetFreezeResponse.Shorter
+	92,  // 88: fanout.admin.v1.SetFreezeResponse.Shorter.until:type_name -> google.protobuf.Timestamp
+	0,   // 89: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,   // 90: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,   // 91: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,   // 92: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12,  // 93: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
+	16,  // 94: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
+	20,  // 95: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
+	22,  // 96: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	24,  // 97: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	26,  // 98: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	29,  // 99: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	31,  // 100: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	33,  // 101: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	35,  // 102: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	39,  // 103: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	41,  // 104: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	44,  // 105: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	46,  // 106: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	48,  // 107: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	50,  // 108: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	54,  // 109: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	52,  // 110: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	56,  // 111: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	58,  // 112: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	60,  // 113: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	73,  // 114: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	79,  // 115: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	82,  // 116: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	84,  // 117: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	86,  // 118: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	88,  // 119: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	62,  // 120: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	64,  // 121: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	70,  // 122: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	76,  // 123: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,   // 124: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,   // 125: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,   // 126: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10,  // 127: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13,  // 128: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
+	17,  // 129: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
+	21,  // 130: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
+	23,  // 131: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	25,  // 132: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	27,  // 133: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	30,  // 134: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	32,  // 135: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	34,  // 136: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	36,  // 137: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	40,  // 138: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	42,  // 139: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	45,  // 140: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	47,  // 141: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	49,  // 142: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	51,  // 143: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	55,  // 144: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	53,  // 145: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	57,  // 146: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	59,  // 147: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	61,  // 148: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	74,  // 149: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	80,  // 150: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	83,  // 151: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	85,  // 152: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	87,  // 153: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	89,  // 154: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	63,  // 155: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	65,  // 156: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	71,  // 157: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	78,  // 158: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	124, // [124:159] is the sub-list for method output_type
+	89,  // [89:124] is the sub-list for method input_type
+	89,  // [89:89] is the sub-list for extension type_name
+	89,  // [89:89] is the sub-list for extension extendee
+	0,   // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }
