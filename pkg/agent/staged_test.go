@@ -101,7 +101,7 @@ func (g *gate) wrote() (out []string) {
 // live is an agent that runs.
 type live struct {
 	*Agent
-	t   *testing.T
+	t   testing.TB
 	reg string // its registry, HOST:PORT, past the gate
 }
 
@@ -125,7 +125,7 @@ func freeAddr(t testing.TB) string {
 
 // runTree starts one site in each group, parents first, and gives them by group. A site whose group has a gate has a registry behind it; the others' are embedded; below
 // headquarters they collect garbage soon, but not so soon that a slow push suffers.
-func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]*live {
+func runTree(t testing.TB, gates map[string]*gate, groups ...string) map[string]*live {
 	out := map[string]*live{}
 	fabric := map[string]string{}
 	for i, group := range groups {
@@ -175,7 +175,7 @@ func runTree(t *testing.T, gates map[string]*gate, groups ...string) map[string]
 	return out
 }
 
-func waitFor(t *testing.T, what string, check func() error) {
+func waitFor(t testing.TB, what string, check func() error) {
 	t.Helper()
 	for end := time.Now().Add(40 * time.Second); ; {
 		err := check()

@@ -152,3 +152,6 @@ func (n *Node) PrunableAt(now time.Time) uint64 { return n.office.Load().prunabl
 
 // TakeSnapshot makes raft take one now.
 func (n *Node) TakeSnapshot() error { return n.raft.Load().Snapshot().Error() }
+
+// ComparePaths is comparePaths.
+var ComparePaths = comparePaths

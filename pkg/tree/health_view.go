@@ -89,7 +89,19 @@ func (v HealthView) sort() {
 
 // comparePaths orders groups so that parents come before their children, and subtrees stay together.
 func comparePaths(a, b string) int {
-	return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/"))
+	for i := range min(len(a), len(b)) {
+		if a[i] == b[i] {
+			continue
+		}
+		switch { // a slash comes before all else, so that what is below a path follows it at once
+		case a[i] == '/':
+			return -1
+		case b[i] == '/':
+			return 1
+		}
+		return cmp.Compare(a[i], b[i])
+	}
+	return cmp.Compare(len(a), len(b))
 }
 
 // PendingAt returns what is known to be pending at a site, by ref. Read only.
