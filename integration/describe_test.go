@@ -36,7 +36,7 @@ func TestDescribe(t *testing.T) {
 			case !slices.ContainsFunc(d.Events, func(e view.Event) bool { return e.Site == "sz-a" && e.Reason == "Failed" }):
 				return fmt.Errorf("its events: %+v", d.Events)
 			case len(d.Servers) != 1 || !d.Servers[0].Voter || d.Incarnation == "" || d.Servers[0].ID != "sz-a/"+d.Incarnation:
-				return fmt.Errorf("its vote: %+v, incarnation %q", d.Servers, d.Incarnation)
+				return fmt.Errorf("its vote: %+v, incarnation %q; %q", d.Servers, d.Incarnation, d.Notes)
 			}
 			return nil
 		})

@@ -79,6 +79,11 @@ func (x aboveAdmin) Top(ctx context.Context, req *adminv1.TopRequest) (*adminv1.
 	return x.s.Top(ctx, req)
 }
 
+// Members implements adminv1.AdminServiceServer.
+func (x aboveAdmin) Members(ctx context.Context, req *adminv1.MembersRequest) (*adminv1.MembersResponse, error) {
+	return x.s.Members(ctx, req)
+}
+
 // Events implements adminv1.AdminServiceServer.
 func (x aboveAdmin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
 	if req.GetOf() == "" {
