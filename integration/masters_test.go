@@ -139,6 +139,14 @@ func TestTwoMastersAnyOneDown(t *testing.T) {
 			})
 		}
 	}
+	eventually(t, "the metrics say how many follow the root, and how far each is", func() error {
+		for _, s := range []*site{m.a, m.b, m.w} {
+			if s.metric("fanout_tree_members_connected") != 3*s.metric("fanout_tree_root") || s.metric("fanout_tree_revision") != m.a.metric("fanout_tree_head_revision") || s.metric("fanout_tree_revision") == 0 {
+				return fmt.Errorf("%s: root %v, %v connected, revision %v of %v", s.name, s.metric("fanout_tree_root"), s.metric("fanout_tree_members_connected"), s.metric("fanout_tree_revision"), m.a.metric("fanout_tree_head_revision"))
+			}
+		}
+		return nil
+	})
 	for _, s := range sites {
 		if s != m.w {
 			for ref, digest := range m.expected {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,6 +113,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done at some sites only, 4 not eq
 			return nil
 		},
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return errors.New(notANumber.ReplaceAllString(err.Error(), `"$1" is not a whole number that is meant here`))
+	})
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -139,6 +143,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done at some sites only, 4 not eq
 	a.noteStart(root)
 	return root
 }
+
+// notANumber finds what Go says of one.
+var notANumber = regexp.MustCompile(`strconv\.Parse(?:Int|Uint): parsing "([^"]*)": (?:invalid syntax|value out of range)`)
 
 // noteStart lets a command say that it has begun: what went wrong before is wrong usage.
 func (a *app) noteStart(cmd *cobra.Command) {

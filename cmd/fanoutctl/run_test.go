@@ -275,6 +275,16 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestWrongNumbers: what is no number is said without a programmer's words.
+func TestWrongNumbers(t *testing.T) {
+	for args, want := range map[string]string{"tree --depth x": `"x" is not a whole number`, "tree --depth -1": "0 is all"} {
+		r := runCtl(t, append([]string{"--server", "127.0.0.1:1"}, strings.Fields(args)...)...)
+		if r.code != exitUsage || !strings.Contains(r.err, want) || strings.Contains(r.err, "strconv") {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+}
+
 func TestServerErrors(t *testing.T) {
 	tests := []struct {
 		code codes.Code

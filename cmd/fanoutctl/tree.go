@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
 	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/client"
+	"github.com/fanout-io/fanout/cmd/fanoutctl/internal/screen"
 	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
@@ -43,11 +46,19 @@ for each change. A watch goes on when the agent is restarted; it ends with Ctrl-
 			if len(args) > 0 {
 				req.Group = args[0]
 			}
+			if picture.Depth < 0 {
+				return wrongUsage(fmt.Sprintf("--depth %d: want how many tiers, such as 2; 0 is all", picture.Depth), "")
+			}
+			noted := false
 			return a.pictures(cmd.Context(), watch, func(ctx context.Context, c *client.Client, show func(texter) error) error {
 				return each(ctx, limit(watch), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.TreeResponse], error) {
 					return c.Tree(ctx, req)
 				}, func(r *adminv1.TreeResponse) error {
 					picture.Tree = view.TreeOf(r)
+					if top := view.TreeOf(r).Groups; !noted && len(top) > 0 && strings.HasPrefix(top[0].Group, req.GetGroup()+"/") {
+						noted = true
+						fmt.Fprintf(a.stderr, "This agent answers for %s and what is below; of the rest of %s an agent of %s tells.\n", screen.Clean(top[0].Group), screen.Clean(req.GetGroup()), screen.Clean(req.GetGroup()))
+					}
 					picture.Fold = a.out.Terminal && !all && len(picture.Groups) > foldFrom
 					return show(picture)
 				})

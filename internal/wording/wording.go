@@ -32,12 +32,12 @@ var layers = []layer{
 	{regexp.MustCompile(`stream terminated by RST_STREAM with error code: \w+`), "the connection was cut"},
 
 	// The net and tls packages.
-	{regexp.MustCompile(`(?:dial|read|write) tcp (?:\S+->)?` + address + `: (?:connect|read|write): (connection timed out|operation timed out)`), "$1: no answer in time"},
+	{regexp.MustCompile(`(?:raw-)?(?:dial|read|write) tcp (?:\S+->)?` + address + `: (?:connect|read|write): (connection timed out|operation timed out)`), "$1: no answer in time"},
 	{regexp.MustCompile(`dial tcp ` + address + `: connect: `), "$1: "},
 	{regexp.MustCompile(`dial tcp ` + address + `: i/o timeout`), "$1: no answer in time"},
 	{regexp.MustCompile(`dial tcp: lookup (\S+?)(?: on \S+)?: `), "name $1: "},
-	{regexp.MustCompile(`(?:read|write) tcp (?:\S+->)?` + address + `: (?:read|write): (?:connection reset by peer|broken pipe)`), "the connection was cut"},
-	{regexp.MustCompile(`(?:read|write) tcp (?:\S+->)?` + address + `: (?:use of closed network connection|i/o timeout)`), "the connection was cut"},
+	{regexp.MustCompile(`(?:raw-)?(?:read|write) tcp (?:\S+->)?` + address + `: (?:read|write): (?:connection reset by peer|broken pipe)`), "the connection was cut"},
+	{regexp.MustCompile(`(?:raw-)?(?:read|write) tcp (?:\S+->)?` + address + `: (?:use of closed network connection|i/o timeout)`), "the connection was cut"},
 	{regexp.MustCompile(`tls: first record does not look like a TLS handshake`), "what answers there does not speak TLS"},
 	{regexp.MustCompile(`tls: failed to verify certificate: (?:x509: )?`), "its certificate is refused: "},
 	{regexp.MustCompile(`remote error: tls: (?:bad certificate|certificate required|unknown certificate authority|unknown certificate)`), "it refuses the certificate from here"},

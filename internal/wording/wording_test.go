@@ -27,6 +27,7 @@ func TestPlain(t *testing.T) {
 		`content not found: rpc error: code = NotFound desc = content not found: blob sha256:1`:                                                                                    "content not found: blob sha256:1",
 		`read tcp 10.0.0.9:4711->10.0.0.1:7400: read: connection reset by peer`:                                                                                                    "the connection was cut",
 		`Get "http://10.0.0.1:5000/v2/": dial tcp 10.0.0.1:5000: connect: connection refused; Get "http://10.0.0.1:5000/v2/": dial tcp 10.0.0.1:5000: connect: connection refused`: "http://10.0.0.1:5000/v2/: 10.0.0.1:5000: connection refused",
+		`connection error: desc = "error reading server preface: raw-read tcp 127.0.0.1:43482->127.0.5.5:7400: use of closed network connection"`:                                  "the connection was cut",
 		`put manifest team/app:1: 403 Forbidden DENIED: over the quota`:                                                                                                            "put manifest team/app:1: 403 Forbidden DENIED: over the quota",
 		`dial tcp: lookup hq.example on 10.0.0.53:53: no such host`:                                                                                                                "name hq.example: no such host",
 		`the registry redirects; set its url: invalid; the registry redirects; set its url: invalid`:                                                                               "the registry redirects; set its url: invalid",

@@ -221,7 +221,7 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 	return s.repeat(stream.Context(), req.GetWatch(), func() error {
 		rec, ok := s.a.node.Catalog().Get(ref)
 		if !ok {
-			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s", ref, hostHint(ref))
+			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s%s", ref, hostHint(ref), s.a.nearby(ref))
 		}
 		w := s.a.where(ref, rec)
 		return stream.Send(w)
@@ -231,7 +231,7 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 func parseRef(s string) (catalog.Ref, error) {
 	repo, tag, err := registry.ParseRef(s)
 	if err != nil {
-		return catalog.Ref{}, status.Error(codes.InvalidArgument, err.Error())
+		return catalog.Ref{}, status.Error(codes.InvalidArgument, strings.TrimSuffix(err.Error(), ": "+registry.ErrInvalid.Error()))
 	}
 	return catalog.Ref{Repository: repo, Tag: tag}, nil
 }

@@ -276,7 +276,7 @@ func (s *admin) gather(ctx context.Context, x subject, sources []*source) (out [
 // unasked says that somebody's events are not among those that are shown.
 func (a *Agent) unasked(x subject, t *source, err error) *adminv1.EventsResponse {
 	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: notAsked, Site: a.cfg.Site, Count: 1}
-	ev.Message = "the events of " + cmp.Or(t.site, t.group) + " are not among these: " + status.Convert(err).Message()
+	ev.Message = "the events of " + cmp.Or(t.site, t.group) + " are not among these: " + callWords(err)
 	if x.kind == kindRef {
 		ev.Ref = x.name
 	}

@@ -251,6 +251,14 @@ func (a *Agent) refNames() (names []string) {
 }
 
 // unknownName says that a name is not known, and which are nearest.
+// nearby names refs whose names are like one that is not there.
+func (a *Agent) nearby(ref catalog.Ref) string {
+	if near := nearest(ref.String(), a.refNames()); len(near) > 0 {
+		return "; the nearest: " + strings.Join(near, ", ")
+	}
+	return ""
+}
+
 func unknownName(what, name string, known []string, otherwise string) string {
 	text := fmt.Sprintf("no %s %q is known here; %s", what, name, otherwise)
 	if near := nearest(name, known); len(near) > 0 {

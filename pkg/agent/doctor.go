@@ -16,6 +16,7 @@ import (
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/registry"
 )
 
@@ -51,8 +52,11 @@ func (c check) message() *adminv1.Check {
 }
 func failed(name string, err error, mend string) check {
 	var re *registry.Error
-	if errors.As(err, &re) && (re.Status >= 500 || re.Status == 0) {
-		// No right that is given mends that.
+	switch {
+	case !errors.As(err, &re):
+	case re.Status == 0:
+		return fail(name, wording.Plain(err.Error()), "start the registry, or mend the network to it; see registry.url")
+	case re.Status >= 500: // no right that is given mends that
 		mend = "the registry has trouble of its own, or something before it: look at its log, its storage and its disk"
 	}
 	return fail(name, err.Error(), mend)
@@ -149,7 +153,11 @@ func (a *Agent) checkQuorum(ctx context.Context) check {
 		}
 		return warn(name, words, absent(down[0]))
 	}
-	return ok(name, fmt.Sprintf("%s with a vote, of which %d may be down", count(n, "member"), (n-1)/2))
+	words := fmt.Sprintf("%s with a vote, of which %d may be down", count(n, "member"), (n-1)/2)
+	if a.node.Roster().Root != a.cfg.Site {
+		words += ", those counted that are: the root knows which"
+	}
+	return ok(name, words)
 }
 
 // checkClocks compares this site's clock with those of the other members. An answer comes between the question and its arrival, so the difference is known to within a round trip.

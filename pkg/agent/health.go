@@ -135,6 +135,9 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
 		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
 	}
+	if len(a.fetcher.Active()) == 0 {
+		h.Rate = 0 // it is a mean of the last seconds, and nothing comes now
+	}
 	a.putResources(h)
 	var failed, drifted first
 	todo := 0

@@ -130,7 +130,7 @@ func (a *Agent) hopReported(view tree.HealthView, g *treev1.GroupHealth, site st
 	if g.GetDetachedSince() != nil {
 		h.Link = g.GetReason()
 	}
-	if g.GetState() == "unreachable" || g.GetState() == "unknown" {
+	if g.GetLost() || g.GetRoot() == "" { // else the group's root says it of a member
 		h.Away = g.GetReason()
 	}
 	if raw == nil {

@@ -182,6 +182,8 @@ func (v *verdict) stuck() (string, *treev1.Trouble) {
 			return who + " holds the catalog of another epoch", waitsBecause(causeForeign, "", "if this headquarters is the right one: fanoutctl epoch accept, at an agent of "+who+"; see docs/operations.md")
 		case h.GetDetachedSince() != nil:
 			return v.detached(h)
+		case h.GetAway() != "" && h.GetLastContact() == nil:
+			return fmt.Sprintf("whether its record has reached %s is not known: %s", who, h.GetAway()), awayGroup(who)
 		case h.GetAway() != "":
 			return fmt.Sprintf("its record has not reached %s, which is unreachable since %s", who, clock(h.GetLastContact())), awayGroup(who)
 		default:

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -38,6 +39,14 @@ func NewTable(group, site string, members ...string) *Table {
 	return &Table{t: t, s: t.join(group, site)}
 }
 
+// Remembers says what the catalog has: groups with their sites.
+func (t *Table) Remembers(groups map[string][]string) {
+	t.t.remembers = func(group, site string) bool {
+		sites, known := groups[group]
+		return known && (site == "" || slices.Contains(sites, site))
+	}
+}
+
 // InParts makes updates small.
 func (t *Table) InParts(items int) { t.t.items = items }
 
@@ -62,7 +71,7 @@ func (t *Table) Diff() (*treev1.HealthUpdate, bool) { return t.t.diff(&t.c) }
 func (t *Table) Leave(reason string) { t.t.leave(t.s, reason) }
 
 // View of the whole table.
-func (t *Table) View() HealthView { return t.t.view(nil) }
+func (t *Table) View(refs ...catalog.Ref) HealthView { return t.t.view(refs) }
 
 // PendingOf a site by ref.
 func (t *Table) PendingOf(site string) map[string]*treev1.PendingRef {

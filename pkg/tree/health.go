@@ -69,6 +69,8 @@ type table struct {
 	member func(site string) bool
 	// items bounds a message.
 	items int
+	// remembers says whether the catalog has a group, or a site of one, whoever tells of it now; nil: it has none.
+	remembers func(group, site string) bool
 
 	mu      sync.Mutex
 	seq     uint64
@@ -313,8 +315,8 @@ func (t *table) leave(s *source, reason string) {
 	for _, e := range t.groups {
 		if e.via == s && !e.gone {
 			h := proto.CloneOf(e.msg.(*treev1.GroupHealth))
-			if h.State != unreachable {
-				h.State, h.Reason, h.LastContact = unreachable, reason, at
+			if !h.Lost {
+				h.State, h.Reason, h.LastContact, h.Lost = unreachable, reason, at, true
 				t.set(e, h, s)
 			}
 		}

@@ -1,10 +1,12 @@
 package tree
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
@@ -93,7 +95,7 @@ func (t *table) merge(s *source, u *treev1.HealthUpdate) (ignored int, err error
 			ignored++
 			continue
 		}
-		if t.set(t.siteAt(h.GetSite()), h, s) {
+		if t.set(t.siteAt(h.GetSite()), t.recallSite(h), s) {
 			delete(touched, h.GetSite())
 		}
 	}
@@ -107,7 +109,7 @@ func (t *table) merge(s *source, u *treev1.HealthUpdate) (ignored int, err error
 			ignored++
 			continue
 		}
-		t.set(t.groupAt(g.GetGroup()), g, s)
+		t.set(t.groupAt(g.GetGroup()), t.recallGroup(g), s)
 	}
 	t.prune()
 	if t.seq != before {
@@ -132,23 +134,82 @@ func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
 	for _, p := range u.GetPending() {
 		pending[p.GetSite()+" "+p.GetRepository()+":"+p.GetTag()] = true
 	}
+	kept := map[string]bool{} // sites of which something is remembered that the source does not know
+	for _, h := range u.GetSites() {
+		kept[h.GetSite()] = unheardSite(h) && t.sites[h.GetSite()] != nil
+	}
+	doubt := fmt.Sprintf("%s attached anew, and has not heard of it yet", s.group)
 	for name, e := range t.sites {
-		if !e.gone && !sites[name] && t.maySite(s, name, e.msg.(*treev1.SiteHealth).Group) {
+		if e.gone || sites[name] {
+			continue
+		}
+		h := e.msg.(*treev1.SiteHealth)
+		switch {
+		case !t.maySite(s, name, h.Group):
+		case t.remembers != nil && t.remembers(h.Group, name):
+			kept[name] = true
+			t.set(e, e.lastSite(unknown, doubt), nil)
+		default:
 			t.remove(e)
 		}
 	}
 	for site, refs := range t.pending {
 		for ref, e := range refs {
-			if !e.gone && !pending[site+" "+ref] && t.mayDrop(s, e) {
+			if !e.gone && !pending[site+" "+ref] && !kept[site] && t.mayDrop(s, e) {
 				t.remove(e)
 			}
 		}
 	}
 	for path, e := range t.groups {
-		if !e.gone && !groups[path] && t.mayGroup(s, path) {
+		switch {
+		case e.gone || groups[path] || !t.mayGroup(s, path):
+		case t.remembers != nil && t.remembers(path, ""):
+			t.set(e, e.lastGroup(unknown, doubt), nil)
+		default:
 			t.remove(e)
 		}
 	}
+}
+
+// A root that has just come to office does not know what its predecessor knew. What it says of whom it has not heard is only that: what was heard before stays, under the state that it gives.
+
+func unheardSite(h *treev1.SiteHealth) bool {
+	return h.GetVersion() == "" && h.GetRevision() == 0 && h.GetLastContact() == nil && (h.GetState() == unknown || h.GetState() == unreachable)
+}
+
+func (t *table) recallSite(h *treev1.SiteHealth) *treev1.SiteHealth {
+	if e := t.sites[h.GetSite()]; e != nil && !e.gone && unheardSite(h) && e.msg.(*treev1.SiteHealth).GetGroup() == h.GetGroup() {
+		return e.lastSite(h.GetState(), h.GetReason())
+	}
+	return h
+}
+
+func (t *table) recallGroup(g *treev1.GroupHealth) *treev1.GroupHealth {
+	unheard := g.GetRoot() == "" && g.GetPosition() == nil && (g.GetState() == unknown || g.GetState() == unreachable)
+	if e := t.groups[g.GetGroup()]; e != nil && !e.gone && unheard {
+		return e.lastGroup(g.GetState(), g.GetReason())
+	}
+	return g
+}
+
+// lastSite is what was heard of a site last, with another state.
+func (e *entry) lastSite(state, reason string) *treev1.SiteHealth {
+	h := proto.CloneOf(e.msg.(*treev1.SiteHealth))
+	if h.LastContact == nil && !unheardSite(h) && e.via != nil {
+		h.LastContact = timestamppb.New(e.via.contact)
+	}
+	h.State, h.Reason, h.Rate = state, reason, 0
+	return h
+}
+
+// lastGroup is the same of a group.
+func (e *entry) lastGroup(state, reason string) *treev1.GroupHealth {
+	h := proto.CloneOf(e.msg.(*treev1.GroupHealth))
+	if h.LastContact == nil && h.Root != "" && e.via != nil {
+		h.LastContact = timestamppb.New(e.via.contact)
+	}
+	h.State, h.Reason, h.Lost = state, reason, true
+	return h
 }
 
 // mayDrop says whether a pending ref is one that a source's full update would have named. Its site may not be known: the ref came first, and the stream broke.

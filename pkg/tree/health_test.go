@@ -14,6 +14,7 @@ import (
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/tree"
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
 
@@ -312,4 +313,70 @@ func TestHealth_ManyRemovalsAreForgottenAndMadeGood(t *testing.T) {
 	if diff := cmp.Diff(at.PendingOf("gd-a"), top.PendingOf("gd-a"), protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestTable_NewRootBelow: a child whose root has changed names only whom its new root has heard of. Of the others is kept what was heard before, whatever the new root then says of not having heard of them.
+func TestTable_NewRootBelow(t *testing.T) {
+	hq := tree.NewTable("hq", "", "hq-a")
+	hq.Remembers(map[string][]string{"hq/gd": {"gd-a", "gd-b"}, "hq/gd/sz": {"sz-a"}})
+	at := &catalogv1.Position{Epoch: "e", Revision: 5}
+	site := func(name, group string) *treev1.SiteHealth {
+		return &treev1.SiteHealth{Site: name, Group: group, State: "synced", Revision: 5, Version: "v1", RegistryType: "harbor"}
+	}
+	old := hq.Source("hq/gd")
+	if _, err := old.Merge(&treev1.HealthUpdate{
+		Full:    true,
+		Groups:  []*treev1.GroupHealth{{Group: "hq/gd", Root: "gd-a", Position: at, State: "synced"}, {Group: "hq/gd/sz", Root: "sz-a", Position: at, State: "synced"}, {Group: "hq/gd/gone", Root: "x", Position: at, State: "synced"}},
+		Sites:   []*treev1.SiteHealth{site("gd-a", "hq/gd"), site("gd-b", "hq/gd"), site("sz-a", "hq/gd/sz"), site("x", "hq/gd/gone")},
+		Pending: []*treev1.PendingRef{{Site: "sz-a", Repository: "app/web", Tag: "1", State: "failed", Revision: 4}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	old.Leave("no contact")
+	ref := catalog.Ref{Repository: "app/web", Tag: "1"}
+	look := func(state string) {
+		t.Helper()
+		v := hq.View(ref)
+		if len(v.Groups) != 2 || len(v.Sites) != 3 {
+			t.Fatalf("%d groups and %d sites: %v", len(v.Groups), len(v.Sites), v)
+		}
+		for _, h := range v.Sites {
+			want, contact := state, true
+			if h.Site == "gd-b" {
+				want = "synced"
+			}
+			if h.State != want || h.Revision != 5 || h.Version != "v1" || (h.LastContact != nil) != contact {
+				t.Errorf("want %s: %v", want, h)
+			}
+		}
+		for _, g := range v.Groups {
+			if lost := g.Group == "hq/gd/sz"; g.Lost != lost || g.LastContact == nil || lost && (g.State != state || g.Position.GetRevision() != 5) {
+				t.Errorf("group: %v", g)
+			}
+		}
+		if v.Pending("sz-a", ref) == nil {
+			t.Error("what is pending there is forgotten")
+		}
+	}
+	look2 := func(merge *treev1.HealthUpdate, s *tree.Table, state string) {
+		t.Helper()
+		if ignored, err := s.Merge(merge); err != nil || ignored > 0 {
+			t.Fatal(ignored, err)
+		}
+		look(state)
+	}
+	fresh := hq.Source("hq/gd")
+	look2(&treev1.HealthUpdate{Full: true, Groups: []*treev1.GroupHealth{{Group: "hq/gd", Root: "gd-b", Position: at, State: "unknown", Reason: "gd-a: not heard of yet"}}, Sites: []*treev1.SiteHealth{site("gd-b", "hq/gd")}}, fresh, "unknown")
+	unheard := &treev1.HealthUpdate{
+		Groups: []*treev1.GroupHealth{{Group: "hq/gd/sz", State: "unreachable", Reason: "not heard of"}},
+		Sites:  []*treev1.SiteHealth{{Site: "gd-a", Group: "hq/gd", State: "unreachable", Reason: "not heard of"}, {Site: "sz-a", Group: "hq/gd/sz", State: "unreachable", Reason: "not heard of"}},
+	}
+	look2(unheard, fresh, "unreachable")
+	again := hq.Source("hq/gd") // and again, in one update
+	whole := proto.CloneOf(unheard)
+	whole.Full = true
+	whole.Groups = append(whole.Groups, &treev1.GroupHealth{Group: "hq/gd", Root: "gd-b", Position: at, State: "unreachable"})
+	whole.Sites = append(whole.Sites, site("gd-b", "hq/gd"))
+	fresh.Leave("gone")
+	look2(whole, again, "unreachable")
 }

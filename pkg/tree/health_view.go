@@ -64,7 +64,7 @@ func (n *Node) Health(refs ...catalog.Ref) HealthView {
 	}
 	add := func(group string, labels map[string]string, demand *catalogv1.Scope, members []*catalogv1.GroupSite, keep uint32) {
 		if !groups[group] {
-			v.Groups = append(v.Groups, &treev1.GroupHealth{Group: group, State: unknown, Reason: reason, Labels: labels, Demand: demand, Sites: members, Keep: keep})
+			v.Groups = append(v.Groups, &treev1.GroupHealth{Group: group, State: unknown, Reason: reason, Lost: group != n.cfg.Group, Labels: labels, Demand: demand, Sites: members, Keep: keep})
 		}
 		for _, m := range members {
 			if !sites[m.Site] {
@@ -136,7 +136,7 @@ func (t *table) view(refs []catalog.Ref) HealthView {
 			continue
 		}
 		h := e.msg.(*treev1.GroupHealth)
-		if at := e.contact(h.State); at != nil {
+		if at := e.contact(h.Lost || h.LastContact != nil); at != nil {
 			h = proto.CloneOf(h)
 			h.LastContact = at
 		}
@@ -147,7 +147,7 @@ func (t *table) view(refs []catalog.Ref) HealthView {
 			continue
 		}
 		h := e.msg.(*treev1.SiteHealth)
-		if at := e.contact(h.State); at != nil {
+		if at := e.contact(h.State == unreachable || h.State == unknown); at != nil {
 			h = proto.CloneOf(h)
 			h.LastContact = at
 		}
@@ -168,8 +168,8 @@ func (t *table) view(refs []catalog.Ref) HealthView {
 }
 
 // contact is when whoever told of an entry was last heard, while it is connected. For those that are not, the entry says it.
-func (e *entry) contact(state string) *timestamppb.Timestamp {
-	if e.via == nil || !e.via.live || state == unreachable {
+func (e *entry) contact(lost bool) *timestamppb.Timestamp {
+	if e.via == nil || !e.via.live || lost {
 		return nil
 	}
 	return timestamppb.New(e.via.contact)

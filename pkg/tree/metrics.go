@@ -4,12 +4,16 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics of a node. Groups and sites are few and configured, but each agent speaks of itself only, so there are no such labels.
 type metrics struct {
-	root, revision, head, attached, children, members prometheus.Gauge
-	proposed                                          *prometheus.CounterVec
-	received, sent, resyncs, attachments              prometheus.Counter
+	root, head, attached, children       prometheus.Gauge
+	proposed                             *prometheus.CounterVec
+	received, sent, resyncs, attachments prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+// newMetrics registers them. Revision and members are asked for when somebody looks.
+func newMetrics(r prometheus.Registerer, revision, members func() float64) (*metrics, error) {
+	asked := func(name, help string, now func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "fanout", Subsystem: "tree", Name: name, Help: help}, now)
+	}
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "fanout", Subsystem: "tree", Name: name, Help: help})
 	}
@@ -18,11 +22,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		root:        gauge("root", "1 while this member is its group's root."),
-		revision:    gauge("revision", "Revision of headquarters' catalog that this member has committed."),
 		head:        gauge("head_revision", "Newest revision of headquarters' catalog known to this member."),
 		attached:    gauge("attached", "1 while this member holds the group's stream to its parent."),
 		children:    gauge("children", "Child groups attached to this member."),
-		members:     gauge("members_connected", "Members connected to this root, itself included."),
 		received:    counter("records_received_total", "Records received from the parent."),
 		sent:        counter("records_sent_total", "Records sent to children."),
 		attachments: counter("attachments_total", "Times that this member, as the root, attached its group to a parent."),
@@ -34,7 +36,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.root, m.revision, m.head, m.attached, m.children, m.members, m.received, m.sent, m.resyncs, m.attachments, m.proposed} {
+	for _, c := range []prometheus.Collector{
+		m.root, m.head, m.attached, m.children, m.received, m.sent, m.resyncs, m.attachments, m.proposed,
+		asked("revision", "Revision of headquarters' catalog that this member has committed.", revision),
+		asked("members_connected", "Members connected to this root, itself included; 0 at others.", members),
+	} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

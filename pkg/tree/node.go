@@ -85,16 +85,28 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configuring site %s: %w", cfg.Site, err)
 	}
-	m, err := newMetrics(cfg.Registerer)
+	var n *Node
+	m, err := newMetrics(cfg.Registerer, func() float64 { return float64(n.Catalog().Position().GetRevision()) }, func() float64 { return n.connected() })
 	if err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	n := &Node{
+	n = &Node{
 		cfg: cfg, id: serverID(cfg.Site, cfg.Incarnation), log: cfg.Logger, metrics: m, fsm: newFSM(cfg.SnapshotBytes), own: newTable(func(string) bool { return true }),
 		stopped: make(chan struct{}), waiting: "starting",
 	}
 	n.self = n.own.join(cfg.Group, cfg.Site)
 	return n, nil
+}
+
+// connected counts the members that follow this root, itself included; 0: it is none.
+func (n *Node) connected() float64 {
+	o := n.office.Load()
+	if o == nil {
+		return 0
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return float64(len(o.followers) + 1)
 }
 
 // Run takes part in the group until ctx ends, and returns nil then. A root hands leadership over first.

@@ -92,6 +92,10 @@ func (n *Node) newOffice(ctx context.Context, r *raft.Raft) *office {
 		ordering: make(chan struct{}, 1),
 	}
 	o.ctx, o.cancel = context.WithCancelCause(ctx)
+	o.table.remembers = func(group, site string) bool {
+		g, known := n.Catalog().Group(group)
+		return known && (site == "" || slices.ContainsFunc(g.Sites, func(s *catalogv1.GroupSite) bool { return s.Site == site }))
+	}
 	o.group = o.table.join(n.cfg.Group, "")
 	o.attach = newAttachClient(o)
 	o.roster.Store(&treev1.Roster{})
@@ -229,7 +233,6 @@ func (o *office) steward() {
 		if time.Since(o.began) > n.cfg.Timeouts.Grace {
 			o.table.missing(snap, n, o.began)
 		}
-		n.metrics.revision.Set(float64(snap.Position().GetRevision()))
 		if len(o.upkeep(snap)) > 0 {
 			if err := o.settle(); err != nil && o.ctx.Err() == nil {
 				n.log.Warn("keeping the group's catalog up", "error", err)
@@ -342,7 +345,7 @@ func (t *table) groupsBelow(group string) []*catalogv1.Group {
 
 // missing calls unreachable what should have reported since this root took office, and did not.
 func (t *table) missing(snap *catalog.Snapshot, n *Node, since time.Time) {
-	reason := fmt.Sprintf("not heard of since %s became root of %s at %s UTC; what is shown is remembered from before", n.cfg.Site, n.cfg.Group, since.UTC().Format(time.TimeOnly))
+	reason := fmt.Sprintf("not heard of since %s became root of %s at %s UTC; nothing that was known before is known to it", n.cfg.Site, n.cfg.Group, since.UTC().Format(time.TimeOnly))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.seq
@@ -360,7 +363,7 @@ func (t *table) missing(snap *catalog.Snapshot, n *Node, since time.Time) {
 	for g := range snap.Groups() {
 		if e := t.groupAt(g.Path); e.seq == 0 || e.gone {
 			sites(g.Path, g.Sites)
-			t.set(e, &treev1.GroupHealth{Group: g.Path, State: unreachable, Reason: reason, Labels: g.Labels, Demand: g.Demand, Sites: g.Sites, Keep: g.Keep}, nil)
+			t.set(e, &treev1.GroupHealth{Group: g.Path, State: unreachable, Reason: reason, Lost: true, Labels: g.Labels, Demand: g.Demand, Sites: g.Sites, Keep: g.Keep}, nil)
 		}
 	}
 	t.dropForgotten(snap, n.cfg.Group)
@@ -375,8 +378,15 @@ func (t *table) dropForgotten(snap *catalog.Snapshot, own string) {
 		_, known := snap.Group(group)
 		return !known && group != own
 	}
-	for _, e := range t.sites {
-		if !e.gone && e.via == nil && forgotten(e.msg.(*treev1.SiteHealth).GetGroup()) {
+	left := func(group, site string) bool { // while the group is away, or others tell of it
+		g, known := snap.Group(group)
+		return known && !slices.ContainsFunc(g.Sites, func(s *catalogv1.GroupSite) bool { return s.Site == site })
+	}
+	for name, e := range t.sites {
+		if e.gone || e.via != nil {
+			continue
+		}
+		if group := e.msg.(*treev1.SiteHealth).GetGroup(); forgotten(group) || left(group, name) {
 			t.remove(e)
 		}
 	}
@@ -405,7 +415,7 @@ func (o *office) groupHealth(snap *catalog.Snapshot) *treev1.GroupHealth {
 		site, _ := o.table.site(s.Site)
 		state, reason := site.GetState(), site.GetReason()
 		if site == nil {
-			state = unknown
+			state, reason = unknown, fmt.Sprintf("not heard of yet since %s became root", n.cfg.Site)
 		}
 		if severity[state] > severity[h.State] {
 			h.State, h.Reason = state, s.Site+": "+reason

@@ -347,7 +347,12 @@ func (d Describe) writeSite(b *described) {
 		return
 	}
 	if len(*d.Pending) == 0 {
-		b.part("Pending", "Nothing: it shows all that it should.\n")
+		switch m.State {
+		case "unreachable", "unknown", "":
+			b.part("Pending", "Not known: it is not heard of now. When it was last, nothing was up to its revision above.\n")
+		default:
+			b.part("Pending", "Nothing: it shows all that it should.\n")
+		}
 		return
 	}
 	rows := make([][]cell, 0, len(*d.Pending))

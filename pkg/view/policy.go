@@ -87,7 +87,7 @@ func FreezeOf(group string, r *adminv1.SetFreezeResponse) Freeze {
 func (f Freeze) Text(s Style) string {
 	group := s.paint(bold, Clean(f.Group))
 	if !f.Frozen {
-		return group + " is not frozen: its tags move again\n"
+		return group + " is not frozen: its tags move\n"
 	}
 	text := fmt.Sprintf("%s is frozen until %s", group, stamp(f.Until))
 	if f.Since != nil && f.Until != nil {

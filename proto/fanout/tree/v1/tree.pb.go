@@ -1252,8 +1252,10 @@ type GroupHealth struct {
 	Parents []string `protobuf:"bytes,21,rep,name=parents,proto3" json:"parents,omitempty"`
 	// fallback_parents, tried when none of those answers.
 	FallbackParents []string `protobuf:"bytes,22,rep,name=fallback_parents,json=fallbackParents,proto3" json:"fallback_parents,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// lost: nobody hears of the group now, or has heard of it yet; what is said of it is from before. Else its own root says how it is.
+	Lost          bool `protobuf:"varint,23,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupHealth) Reset() {
@@ -1403,6 +1405,13 @@ func (x *GroupHealth) GetFallbackParents() []string {
 		return x.FallbackParents
 	}
 	return nil
+}
+
+func (x *GroupHealth) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // SiteHealth is what a site says of itself.
@@ -3055,7 +3064,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x05sites\x18\x03 \x03(\v2\x1a.fanout.tree.v1.SiteHealthR\x05sites\x124\n" +
 	"\apending\x18\x04 \x03(\v2\x1a.fanout.tree.v1.PendingRefR\apending\x124\n" +
 	"\asettled\x18\x05 \x03(\v2\x1a.fanout.tree.v1.SettledRefR\asettled\x12#\n" +
-	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\xd4\x05\n" +
+	"\rremoved_sites\x18\x06 \x03(\tR\fremovedSites\"\xe8\x05\n" +
 	"\vGroupHealth\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -3074,7 +3083,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x06freeze\x18\x0e \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12A\n" +
 	"\x0edetached_since\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x12\x18\n" +
 	"\aparents\x18\x15 \x03(\tR\aparents\x12)\n" +
-	"\x10fallback_parents\x18\x16 \x03(\tR\x0ffallbackParents\x1a9\n" +
+	"\x10fallback_parents\x18\x16 \x03(\tR\x0ffallbackParents\x12\x12\n" +
+	"\x04lost\x18\x17 \x01(\bR\x04lost\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x05\n" +
