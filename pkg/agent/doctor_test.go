@@ -70,7 +70,7 @@ func TestDoctorsMend(t *testing.T) {
 	}{
 		{&registry.Error{Op: "push blob", Status: 403, Code: "DENIED"}, "give rights"},
 		{&registry.Error{Op: "push blob", Status: 503}, "the registry has trouble of its own"},
-		{fmt.Errorf("pushing: %w", &registry.Error{Op: "push blob"}), "the registry has trouble of its own"},
+		{fmt.Errorf("pushing: %w", &registry.Error{Op: "push blob"}), "start the registry"},
 		{errors.New("other"), "give rights"},
 	} {
 		if got := failed("x", c.err, "give rights"); !strings.HasPrefix(got.mend, c.want) {
