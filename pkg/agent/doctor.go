@@ -151,7 +151,7 @@ func (a *Agent) checkQuorum(ctx context.Context) check {
 		} else {
 			words += ": while one more is down, " + what
 		}
-		return warn(name, words, absent(down[0]))
+		return warn(name, words, a.absent(down[0]))
 	}
 	words := fmt.Sprintf("%s with a vote, of which %d may be down", count(n, "member"), (n-1)/2)
 	if a.node.Roster().Root != a.cfg.Site {
@@ -186,7 +186,7 @@ func (a *Agent) checkClock(ctx context.Context, site string) check {
 	name := "clock of " + site
 	least, most, err := a.clockDifference(ctx, site)
 	if err != nil {
-		return fail(name, "it can't be asked: "+callWords(err), absent(site))
+		return fail(name, "it can't be asked: "+callWords(err), a.absent(site))
 	}
 	return judgeClock(name, least, most)
 }
@@ -201,7 +201,10 @@ func judgeClock(name string, least, most time.Duration) check {
 }
 
 // absent is the mend for a member that does not answer.
-func absent(site string) string {
+func (a *Agent) absent(site string) string {
+	if a.node.Roster().Root == "" { // nobody can be removed then
+		return "start the agent of " + site + ", or mend the network to it; where its disk is lost for good: \"A group that lost its majority for good\" in docs/operations.md"
+	}
 	return "start the agent of " + site + ", or mend the network to it; a member that is gone for good: fanoutctl member remove " + site
 }
 

@@ -28,7 +28,7 @@ func (a *Agent) checkPorts(ctx context.Context) []check {
 	others := len(ports) // from here on without them nothing is decided
 	for _, s := range a.node.Servers() {
 		if s.Site != a.cfg.Site {
-			ports = append(ports, port{"raft port of " + s.Site, absent(s.Site), dial(s.Addr)})
+			ports = append(ports, port{"raft port of " + s.Site, a.absent(s.Site), dial(s.Addr)})
 		}
 	}
 	return together(len(ports), func(i int) check {

@@ -190,7 +190,7 @@ func (a *Agent) askReady(ctx context.Context, site, actor string, needs []*admin
 	case codes.Unimplemented:
 		c = unknown("agent", "its agent, or one on the way to it, is of a version that can't be asked whether it is ready")
 	case codes.DeadlineExceeded:
-		c = fail("agent", fmt.Sprintf("it did not answer within %s", readyPatience), absent(site))
+		c = fail("agent", fmt.Sprintf("it did not answer within %s", readyPatience), a.absent(site))
 	default:
 		c = fail("agent", "it can't be asked: "+callWords(err), "start its agent, or mend the network to it; by onOffline it is waited for or passed over")
 	}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,7 @@ import (
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
 
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/transfer"
 	"github.com/fanout-io/fanout/pkg/tree"
@@ -202,7 +204,7 @@ func (a *Agent) checks() map[string]string {
 	}
 	noRoot := "the group has no root now"
 	if why := a.node.Waiting(); why != "" {
-		noRoot += ": " + why
+		noRoot += ": " + wording.Plain(strings.ReplaceAll(why, "\n", "; "))
 	}
 	check("raft", roster.Root != "", noRoot)
 	if a.node.Removed() {

@@ -113,6 +113,8 @@ func (a *attachClient) run() {
 	ctx := a.o.ctx
 	defer a.set(func() { a.group, a.offered = "", "" })
 	refusals, away := backoff{limit: cfg.Timeouts.Backoff}, backoff{limit: cfg.Timeouts.Away}
+	// Two agents that call themselves root of one group, each with a raft of its own, would take the place from each other for ever, and as fast as they can.
+	replaced := backoff{limit: cfg.Timeouts.Backoff}
 	said := ""         // the reason that was logged last
 	var lost time.Time // since when no parent was reached
 	for first := 0; ctx.Err() == nil; {
@@ -133,9 +135,12 @@ func (a *attachClient) run() {
 		switch {
 		case tr.refused:
 			pauses = &refusals
+		case tr.attached && strings.Contains(err.Error(), errReplaced.Error()):
+			pauses = &replaced
 		case tr.attached:
 			refusals.reset()
 			away.reset()
+			replaced.reset()
 		}
 		a.lost(err)
 		level := slog.LevelInfo

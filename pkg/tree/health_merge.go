@@ -95,6 +95,14 @@ func (t *table) merge(s *source, u *treev1.HealthUpdate) (ignored int, err error
 			ignored++
 			continue
 		}
+		if !unheardSite(h) { // what was remembered of it is over: its source has named all that is pending
+			for _, e := range t.pending[h.GetSite()] {
+				if !e.gone && e.via != s {
+					t.remove(e)
+					touched[h.GetSite()] = true
+				}
+			}
+		}
 		if t.set(t.siteAt(h.GetSite()), t.recallSite(h), s) {
 			delete(touched, h.GetSite())
 		}

@@ -379,4 +379,12 @@ func TestTable_NewRootBelow(t *testing.T) {
 	whole.Sites = append(whole.Sites, site("gd-b", "hq/gd"))
 	fresh.Leave("gone")
 	look2(whole, again, "unreachable")
+
+	// It is back, and has nothing pending: nobody says so of a ref that the new root never knew.
+	if _, err := again.Merge(&treev1.HealthUpdate{Sites: []*treev1.SiteHealth{site("sz-a", "hq/gd/sz")}}); err != nil {
+		t.Fatal(err)
+	}
+	if v := hq.View(ref); v.Pending("sz-a", ref) != nil {
+		t.Error("what was pending before is still said to be")
+	}
 }

@@ -110,6 +110,7 @@ function pending(live, feed, m) {
   if (trouble) return h("p", { class: "quiet" }, t("site.pending.unknown", trouble.message));
   if (!parts) return loading();
   const refs = [...parts.values()].sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5) || (a.ref < b.ref ? -1 : 1));
+  if (refs.length === 0 && ["unreachable", "unknown"].includes(m.state)) return h("p", { class: "quiet" }, t("site.pending.unheard"));
   if (refs.length === 0) return h("p", { class: "calm-note" }, glyph("synced"), " ", t("site.pending.none"));
   return [table([t("ref"), t("site.state"), t("ref.left"), t("ref.since"), t("ref.next"), t("ref.why")], refs.map((r) => [
     refLink(r.ref), stateWord(r.state, stateName(r.state)), r.bytesLeft > 0 ? bytes(r.bytesLeft) : "–", timeOfDay(r.since) || "–", r.nextAttempt ? [timeOfDay(r.nextAttempt), " ", h("span", { class: "quiet" }, t("ref.attempts", r.attempts))] : "–",
