@@ -111,8 +111,8 @@ func TestDoctor(t *testing.T) {
 		if code != 1 {
 			return fmt.Errorf("exit %d", code)
 		}
-		return errors.Join(all["hq-b"]["agent"].is("fail", "can't be asked", "member remove hq-b"), all["hq-a"]["clock of hq-b"].is("fail"),
-			all["hq-a"]["raft port of hq-b"].is("fail", "can't be reached from here", "refused", "member remove hq-b"),
+		return errors.Join(all["hq-b"]["agent"].is("fail", "can't be asked", "lost its majority for good"), all["hq-a"]["clock of hq-b"].is("fail"),
+			all["hq-a"]["raft port of hq-b"].is("fail", "can't be reached from here", "refused", "start the agent of hq-b"),
 			all["hq-a"]["quorum"].is("fail", "no root", "2 must be up"))
 	})
 	all, _ = sites["gd-a"].doctor()
