@@ -16,11 +16,11 @@ func (a *app) describeCommand() *cobra.Command {
 		Use:   "describe GROUP|SITE|REF",
 		Short: "Tell all that is known of a group, a site or a ref",
 		Long: `Tells, in one page, all that the agent's group knows of
-  a group: its state, root, position, parents, subscription and freeze, its members with registry, disk, certificate
-    and version, the groups attached to it, and the rollouts that have it in a wave;
+  a group: its state, root, position, parents, subscription and freeze, who has a vote, its members with registry, disk,
+    certificate and version, what is being fetched, the groups attached to it, and the rollouts that have it in a wave;
   a site: the same of one, with each ref that it does not show as it should, what keeps it, and what to do;
-  a ref: its record (digest, who published it, when and where, what it showed before, signatures), its policy, how it
-    is at each site, its conflicts and the rollouts that move it;
+  a ref: its record (digest, who published it, when and where, what it showed before, signatures), size and platforms,
+    its policy, how it is at each site, its conflicts and the rollouts that move it;
 and the latest events about it, asked of the agents that it concerns.
 
 A name that may be several things is written group/NAME, site/NAME or ref/NAME. Any agent tells of what is in and

@@ -55,7 +55,7 @@ for each change. A watch goes on when the agent is restarted; it ends with Ctrl-
 					return c.Tree(ctx, req)
 				}, func(r *adminv1.TreeResponse) error {
 					picture.Tree = view.TreeOf(r)
-					if top := view.TreeOf(r).Groups; !noted && len(top) > 0 && strings.HasPrefix(top[0].Group, req.GetGroup()+"/") {
+					if top := picture.Groups; !noted && len(top) > 0 && strings.HasPrefix(top[0].Group, req.GetGroup()+"/") {
 						noted = true
 						fmt.Fprintf(a.stderr, "This agent answers for %s and what is below; of the rest of %s an agent of %s tells.\n", screen.Clean(top[0].Group), screen.Clean(req.GetGroup()), screen.Clean(req.GetGroup()))
 					}

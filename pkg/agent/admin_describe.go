@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -82,7 +83,13 @@ func (s *admin) describeRunning(ctx context.Context, d *adminv1.DescribeResponse
 	default:
 		d.Servers = slices.DeleteFunc(m.GetMembers(), func(x *adminv1.MemberInfo) bool { return site != "" && x.GetSite() != site })
 	}
-	for _, x := range s.topFromHere(ctx, actor).GetTransfers() {
+	top := s.topFromHere(ctx, actor)
+	for _, x := range top.GetAbsent() {
+		if x.GetSite() == site && site != "" || x.GetGroup() == group || strings.HasPrefix(group, x.GetGroup()+"/") {
+			d.Notes = append(d.Notes, fmt.Sprintf("what %s fetches is not known: %s", cmp.Or(x.GetSite(), x.GetGroup()), x.GetReason()))
+		}
+	}
+	for _, x := range top.GetTransfers() {
 		if x.GetGroup() == group && (site == "" || x.GetSite() == site) {
 			d.Transfers = append(d.Transfers, x)
 		}

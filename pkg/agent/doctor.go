@@ -155,7 +155,7 @@ func (a *Agent) checkQuorum(ctx context.Context) check {
 	}
 	words := fmt.Sprintf("%s with a vote, of which %d may be down", count(n, "member"), (n-1)/2)
 	if a.node.Roster().Root != a.cfg.Site {
-		words += ", those counted that are: the root knows which"
+		words += ", those that are down now included"
 	}
 	return ok(name, words)
 }

@@ -114,14 +114,16 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 		}
 		return x.ref.Compare(y.ref)
 	})
-	var keeps error // the registry's word on a tag that it can't take away
-	for i, m := range set {
+	var moved []*move
+	var keeps error // the registry's word on this tag, where it can't take it away
+	for _, m := range set {
 		err := a.carryOut(ctx, m)
-		if err == nil {
+		switch {
+		case err == nil:
+			moved = append(moved, m)
 			continue
-		}
-		if m.d == nil && errors.Is(err, registry.ErrUnsupported) {
-			if set[i] = nil; m.ref == ref {
+		case m.d == nil && errors.Is(err, registry.ErrUnsupported):
+			if m.ref == ref {
 				keeps = err
 			}
 			continue
@@ -130,7 +132,7 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 			a.moves.failed = map[string]catalog.Ref{}
 		}
 		a.moves.failed[rollout] = m.ref
-		a.putBackAll(ctx, moved(set[:i]))
+		a.putBackAll(ctx, moved)
 		if m.ref != ref {
 			a.queue.add(key{repository: m.ref.Repository, tag: m.ref.Tag})
 			return fmt.Errorf("its tag moves together with %s: %w", m.ref, err)
@@ -138,7 +140,7 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 		return err
 	}
 	delete(a.moves.failed, rollout)
-	for _, m := range moved(set) {
+	for _, m := range moved {
 		if m.d == nil {
 			a.events.normal("Removed", m.ref.String(), "taken back by rollout "+rollout)
 		} else {
@@ -150,11 +152,6 @@ func (a *Agent) moveTogether(ctx context.Context, ref catalog.Ref, raw *catalogv
 		}
 	}
 	return keeps
-}
-
-// moved leaves out what the registry kept.
-func moved(set []*move) []*move {
-	return slices.DeleteFunc(slices.Clone(set), func(m *move) bool { return m == nil })
 }
 
 // maxMovesFailed bounds what is remembered of rollouts.

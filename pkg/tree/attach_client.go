@@ -135,7 +135,7 @@ func (a *attachClient) run() {
 		switch {
 		case tr.refused:
 			pauses = &refusals
-		case tr.attached && strings.Contains(err.Error(), errReplaced.Error()):
+		case tr.attached && errors.Is(err, errReplaced):
 			pauses = &replaced
 		case tr.attached:
 			refusals.reset()

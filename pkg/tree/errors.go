@@ -106,6 +106,8 @@ func toStatus(err error) error {
 		code = codes.InvalidArgument
 	case errors.Is(err, errAgain):
 		code = codes.Aborted
+	case errors.Is(err, errReplaced):
+		code = codes.AlreadyExists
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
@@ -144,6 +146,8 @@ func fromStream(err error) error {
 		return err
 	case codes.Aborted:
 		return fmt.Errorf("%w: %s", errAgain, strings.TrimPrefix(st.Message(), errAgain.Error()+": "))
+	case codes.AlreadyExists:
+		return fmt.Errorf("%w: %s", errReplaced, strings.TrimPrefix(st.Message(), errReplaced.Error()+": "))
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return fmt.Errorf("%w: %s", ErrRefused, st.Message())
 	case codes.InvalidArgument, codes.ResourceExhausted, codes.Internal:

@@ -307,7 +307,10 @@ func (t *table) leave(s *source, reason string) {
 		if e.via == s && !e.gone {
 			h := proto.CloneOf(e.msg.(*treev1.SiteHealth))
 			if h.State != unreachable { // else its own root has said when it was last heard of
-				h.State, h.Reason, h.LastContact, h.Rate = unreachable, reason, at, 0
+				if h.LastContact == nil { // else it is from before, when another told of it
+					h.LastContact = at
+				}
+				h.State, h.Reason, h.Rate = unreachable, reason, 0
 				t.set(e, h, s)
 			}
 		}
@@ -315,8 +318,11 @@ func (t *table) leave(s *source, reason string) {
 	for _, e := range t.groups {
 		if e.via == s && !e.gone {
 			h := proto.CloneOf(e.msg.(*treev1.GroupHealth))
-			if !h.Lost {
-				h.State, h.Reason, h.LastContact, h.Lost = unreachable, reason, at, true
+			if !h.Lost || h.State == unknown {
+				if h.LastContact == nil {
+					h.LastContact = at
+				}
+				h.State, h.Reason, h.Lost = unreachable, reason, true
 				t.set(e, h, s)
 			}
 		}

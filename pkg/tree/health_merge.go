@@ -156,7 +156,7 @@ func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
 		case !t.maySite(s, name, h.Group):
 		case t.remembers != nil && t.remembers(h.Group, name):
 			kept[name] = true
-			t.set(e, e.lastSite(unknown, doubt), nil)
+			t.set(e, e.lastSite(unknown, doubt), s)
 		default:
 			t.remove(e)
 		}
@@ -172,7 +172,7 @@ func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
 		switch {
 		case e.gone || groups[path] || !t.mayGroup(s, path):
 		case t.remembers != nil && t.remembers(path, ""):
-			t.set(e, e.lastGroup(unknown, doubt), nil)
+			t.set(e, e.lastGroup(unknown, doubt), s)
 		default:
 			t.remove(e)
 		}

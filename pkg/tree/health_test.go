@@ -380,6 +380,19 @@ func TestTable_NewRootBelow(t *testing.T) {
 	fresh.Leave("gone")
 	look2(whole, again, "unreachable")
 
+	// The next root is gone before it had time to say so: then they are no less away.
+	brief := hq.Source("hq/gd")
+	look2(&treev1.HealthUpdate{Full: true, Groups: []*treev1.GroupHealth{{Group: "hq/gd", Root: "gd-b", Position: at, State: "unknown"}}, Sites: []*treev1.SiteHealth{site("gd-b", "hq/gd")}}, brief, "unknown")
+	brief.Leave("gone")
+	for _, h := range hq.View(ref).Sites {
+		if h.State != "unreachable" || h.Revision != 5 || h.LastContact == nil {
+			t.Errorf("after its province is gone: %v", h)
+		}
+	}
+	if _, err := again.Merge(whole); err != nil {
+		t.Fatal(err)
+	}
+
 	// It is back, and has nothing pending: nobody says so of a ref that the new root never knew.
 	if _, err := again.Merge(&treev1.HealthUpdate{Sites: []*treev1.SiteHealth{site("sz-a", "hq/gd/sz")}}); err != nil {
 		t.Fatal(err)

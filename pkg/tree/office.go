@@ -383,7 +383,7 @@ func (t *table) dropForgotten(snap *catalog.Snapshot, own string) {
 		return known && !slices.ContainsFunc(g.Sites, func(s *catalogv1.GroupSite) bool { return s.Site == site })
 	}
 	for name, e := range t.sites {
-		if e.gone || e.via != nil {
+		if e.gone || e.via != nil && e.msg.(*treev1.SiteHealth).GetState() != unknown {
 			continue
 		}
 		if group := e.msg.(*treev1.SiteHealth).GetGroup(); forgotten(group) || left(group, name) {
@@ -391,7 +391,7 @@ func (t *table) dropForgotten(snap *catalog.Snapshot, own string) {
 		}
 	}
 	for path, e := range t.groups {
-		if !e.gone && e.via == nil && forgotten(path) {
+		if !e.gone && (e.via == nil || e.msg.(*treev1.GroupHealth).GetLost()) && forgotten(path) {
 			t.remove(e)
 		}
 	}

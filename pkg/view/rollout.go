@@ -193,6 +193,7 @@ func RolloutOf(r *catalogv1.Rollout, sites []*adminv1.RolloutSite, asOf *time.Ti
 			doc.Sites = append(doc.Sites, line)
 		}
 	}
+	doc.Sites = append(doc.Sites, receiptsOfOthers(r, sites)...)
 	for _, s := range r.GetSteps() {
 		doc.Steps = append(doc.Steps, RolloutStep{At: moment(s.GetAt()), Actor: s.GetActor(), Text: s.GetText()})
 	}
@@ -233,6 +234,30 @@ func receiptOf(r *catalogv1.Rollout, s *adminv1.RolloutSite, i int) (RolloutSite
 		return line, true
 	}
 	return RolloutSite{}, false
+}
+
+// receiptsOfOthers are those of sites that got there and are not known any more.
+func receiptsOfOthers(r *catalogv1.Rollout, sites []*adminv1.RolloutSite) (out []RolloutSite) {
+	if len(sites) == 0 {
+		return nil // they were not asked for
+	}
+	for _, g := range r.GetGroups() {
+		for _, x := range g.GetReceipts() {
+			if slices.ContainsFunc(sites, func(s *adminv1.RolloutSite) bool { return s.GetSite() == x.GetSite() }) {
+				continue
+			}
+			gone := &adminv1.RolloutSite{Site: x.GetSite(), Group: g.GetGroup()}
+			for range r.GetItems() {
+				gone.Refs = append(gone.Refs, &adminv1.SiteRef{State: "unknown"})
+			}
+			for i := range gone.GetRefs() {
+				if line, ok := receiptOf(r, gone, i); ok {
+					out = append(out, line)
+				}
+			}
+		}
+	}
+	return out
 }
 
 func waveOf(r *catalogv1.Rollout, i int, w *catalogv1.RolloutWave, asOf *time.Time) RolloutWave {

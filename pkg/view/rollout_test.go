@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -275,6 +276,12 @@ func TestRolloutOf_Receipt(t *testing.T) {
 			g.Receipts = []*catalogv1.RolloutReceipt{c.receipt}
 		}
 		r := &catalogv1.Rollout{Id: "r", Phase: c.phase, Groups: []*catalogv1.RolloutGroup{g}, Items: []*catalogv1.RolloutItem{{Repository: "p/w", Tag: "1", Target: &catalogv1.Descriptor{Digest: "sha256:is"}}}}
+		if g.GetReceipts() != nil && catalog.Ended(r) {
+			others := view.RolloutOf(r, []*adminv1.RolloutSite{{Site: "b", Group: "hq/b", Refs: []*adminv1.SiteRef{{State: "unsubscribed"}}}}, nil).Sites
+			if len(others) != 2 || others[1].Site != "a" || others[1].State != c.want.State || others[1].Time == nil {
+				t.Errorf("%s: of a site that is no more: %+v", c.name, others)
+			}
+		}
 		got := view.RolloutOf(r, []*adminv1.RolloutSite{{Site: "a", Group: "hq/a", Refs: []*adminv1.SiteRef{c.now}}}, nil).Sites
 		c.want.Site, c.want.Group, c.want.Ref = "a", "hq/a", "p/w:1"
 		if c.now.GetState() == "unsubscribed" {

@@ -104,12 +104,8 @@ func (e Event) Text(s Style) string {
 func (d Members) Text(s Style) string {
 	rows := make([][]cell, 0, len(d.Members))
 	for _, m := range d.Members {
-		vote := "no"
-		if m.Voter {
-			vote = "yes"
-		}
 		rows = append(rows, []cell{
-			plain(m.Site), plain(fallback(m.Role, "unknown")), plain(vote), state(m.State), plain(m.RegistryType), plain(m.RaftAddress),
+			plain(m.Site), plain(fallback(m.Role, "unknown")), plain(voteText(m.Voter)), state(m.State), plain(m.RegistryType), plain(m.RaftAddress),
 			plain(m.FabricAddress), plain(m.ID),
 		})
 	}
