@@ -144,7 +144,7 @@ func (t *table) dropUnnamed(s *source, u *treev1.HealthUpdate) {
 	}
 	kept := map[string]bool{} // sites of which something is remembered that the source does not know
 	for _, h := range u.GetSites() {
-		kept[h.GetSite()] = unheardSite(h) && t.sites[h.GetSite()] != nil
+		kept[h.GetSite()] = unheardSite(h) && t.sites[h.GetSite()].known()
 	}
 	doubt := fmt.Sprintf("%s attached anew, and has not heard of it yet", s.group)
 	for name, e := range t.sites {
@@ -186,7 +186,7 @@ func unheardSite(h *treev1.SiteHealth) bool {
 }
 
 func (t *table) recallSite(h *treev1.SiteHealth) *treev1.SiteHealth {
-	if e := t.sites[h.GetSite()]; e != nil && !e.gone && unheardSite(h) && e.msg.(*treev1.SiteHealth).GetGroup() == h.GetGroup() {
+	if e := t.sites[h.GetSite()]; e.known() && unheardSite(h) && e.msg.(*treev1.SiteHealth).GetGroup() == h.GetGroup() {
 		return e.lastSite(h.GetState(), h.GetReason())
 	}
 	return h
@@ -194,11 +194,14 @@ func (t *table) recallSite(h *treev1.SiteHealth) *treev1.SiteHealth {
 
 func (t *table) recallGroup(g *treev1.GroupHealth) *treev1.GroupHealth {
 	unheard := g.GetRoot() == "" && g.GetPosition() == nil && (g.GetState() == unknown || g.GetState() == unreachable)
-	if e := t.groups[g.GetGroup()]; e != nil && !e.gone && unheard {
+	if e := t.groups[g.GetGroup()]; e.known() && unheard {
 		return e.lastGroup(g.GetState(), g.GetReason())
 	}
 	return g
 }
+
+// known says whether something was told; an entry may have been made for what is about to be.
+func (e *entry) known() bool { return e != nil && !e.gone && e.msg != nil }
 
 // lastSite is what was heard of a site last, with another state.
 func (e *entry) lastSite(state, reason string) *treev1.SiteHealth {

@@ -323,6 +323,14 @@ func TestTable_NewRootBelow(t *testing.T) {
 	site := func(name, group string) *treev1.SiteHealth {
 		return &treev1.SiteHealth{Site: name, Group: group, State: "synced", Revision: 5, Version: "v1", RegistryType: "harbor"}
 	}
+	if _, err := hq.Source("hq/hn").Merge(&treev1.HealthUpdate{ // what is told first of somebody may be that he was not heard of
+		Full: true, Groups: []*treev1.GroupHealth{{Group: "hq/hn/cs", State: "unreachable", Reason: "not heard of"}}, Sites: []*treev1.SiteHealth{{Site: "cs-a", Group: "hq/hn/cs", State: "unreachable", Reason: "not heard of"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hq.Source("hq/hn").Merge(&treev1.HealthUpdate{Full: true}); err != nil {
+		t.Fatal(err)
+	}
 	old := hq.Source("hq/gd")
 	if _, err := old.Merge(&treev1.HealthUpdate{
 		Full:    true,
