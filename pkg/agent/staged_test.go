@@ -528,9 +528,13 @@ func TestRollouts_RetryActsAtOnce(t *testing.T) {
 
 // TestPushUnderRollout: a push at headquarters of a ref that a rollout moves is neither lost nor turned back: it is published when the rollout has ended.
 func TestPushUnderRollout(t *testing.T) {
-	tree := runTree(t, nil, "hq", "hq/gd")
+	gdReg := newGate(t, embeddedRegistry(t))
+	tree := runTree(t, map[string]*gate{"hq/gd": gdReg}, "hq", "hq/gd")
 	hq, gd := tree["hq"], tree["hq/gd"]
 	hq.stage("prod/**")
+	gdReg.refuses(func(r *http.Request) bool { // so that the rollout goes on until the push was looked at
+		return r.Method == http.MethodPut && r.URL.Path == "/v2/prod/web/manifests/1"
+	})
 	hq.push("prod/web:1")
 	gd.state("prod/web:1", "held")
 	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd")
@@ -543,6 +547,7 @@ func TestPushUnderRollout(t *testing.T) {
 		}
 		return nil
 	})
+	gdReg.refuses(nil)
 	hq.steer("r1", "abort")
 	waitFor(t, "the push is published", func() error {
 		if _, rec := hq.record(at("prod/web:1")); rec.GetTarget().GetDigest() != two {
