@@ -201,6 +201,7 @@ func TestTwoMastersWithoutAWitness(t *testing.T) {
 			}
 			return says(checks["raft"], "the group has no root now")
 		})
+		other.knowsAlone("app/web:1", s.name)
 		if _, code := other.ctl("publish", "app/web:without-"+s.name, "--timeout", "3s"); code == 0 {
 			t.Error("something was published by one of two")
 		}

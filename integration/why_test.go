@@ -166,7 +166,7 @@ func (s *site) watching(feeds string) <-chan string {
 }
 
 // sees waits for a frame that has all of some words.
-func sees(t *testing.T, what string, frames <-chan string, words ...string) {
+func sees(t testing.TB, what string, frames <-chan string, words ...string) {
 	t.Helper()
 	eventually(t, what, func() error {
 		for {
@@ -241,8 +241,73 @@ func TestProvinceWithoutHeadquarters(t *testing.T) {
 		t.Errorf("events: exit %d: %s", code, out)
 	}
 
+	// The city can't see it: its own way up is as good as ever.
+	eventually(t, "the city's tree says what it can't know", func() error {
+		city, err := asks[view.Tree](sz, "tree")
+		if err != nil {
+			return err
+		}
+		if c := city.CutOff; c == nil || c.Group != "hq/gd" || c.Since == nil || city.Groups[0].Group != "hq/gd/sz" {
+			return fmt.Errorf("cut off: %+v", c)
+		}
+		return says(sz.does("tree"), "hq/gd, above, is attached to no parent since ")
+	})
+	if at, err := asks[view.Where](sz, "where", "app/web:1"); err != nil || at.CutOff == nil {
+		t.Errorf("where, in the city: %v, %+v", err, at.CutOff)
+	}
+	w = sz.why("app/web:1", "sz-a", func(w view.Why) bool { return w.State == "delivered" })
+	if err := says(strings.Join(w.Notes, " "), "hq/gd, above, is attached to no parent since "); err != nil {
+		t.Errorf("why, in the city: %v", err)
+	}
+	if doctor, _ := sz.doctor(); doctor["sz-a"]["parent"].State != "warn" {
+		t.Errorf("doctor, in the city: %+v", doctor["sz-a"]["parent"])
+	}
+	sees(t, "the city's page says so", sz.watching("feed=tree"), `"!limits":{"cutOff":{"group":"hq/gd"`)
+
 	frames := gd.watching("feed=tree&feed=where:team/app:1")
 	sees(t, "the page has the city's trouble", frames, "sz-a", "failed")
 	sz.kill()
 	sees(t, "the page follows", frames, "sz-a", "unreachable")
+}
+
+// knowsAlone looks at what an agent says whose group has no root: what it knows itself, why there is no more, and that this is not all.
+func (s *site) knowsAlone(ref, lost string) {
+	s.t.Helper()
+	eventually(s.t, s.name+" draws what it knows", func() error {
+		out, errs, code := s.says("tree", "-o", "json")
+		var tree view.Tree
+		if err := json.Unmarshal(out, &tree); err != nil {
+			return err
+		}
+		states := map[string]string{}
+		for _, m := range tree.Groups[0].Members {
+			states[m.Site] = m.State
+		}
+		if code != 1 || tree.NoRoot == "" || tree.Groups[0].State != "degraded" || states[s.name] != "synced" || states[lost] != "unknown" {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		return says(string(errs), "only what this agent knows itself is shown: group hq has no root now: ", lost)
+	})
+	out, _, code := s.says("where", ref, "-o", "json")
+	var where view.Where
+	if err := json.Unmarshal(out, &where); err != nil || code != 1 || where.NoRoot == "" {
+		s.t.Fatalf("where: %v, exit %d: %s", err, code, out)
+	}
+	for _, at := range where.Sites {
+		if want := map[bool]string{true: "delivered", false: "unknown"}[at.Site == s.name]; at.State != want {
+			s.t.Errorf("where: %s at %s, want %s", at.State, at.Site, want)
+		}
+	}
+	if w := s.why(ref, s.name, func(view.Why) bool { return true }); w.State != "delivered" {
+		s.t.Errorf("why, of itself: %+v", w)
+	}
+	if w := s.why(ref, lost, func(view.Why) bool { return true }); w.Cause != "no-root" || !strings.Contains(w.Answer, "not known here") || !strings.Contains(w.Mend, "start the members of hq") {
+		s.t.Errorf("why, of another: %+v", w)
+	}
+	for _, name := range []string{"hq", lost, ref} {
+		if err := says(s.does("describe", name), "only what "+s.name+" knows itself: group hq has no root now"); err != nil {
+			s.t.Error(err)
+		}
+	}
+	sees(s.t, "the page says so", s.watching("feed=tree"), `"!limits":{"noRoot":"group hq has no root now`)
 }

@@ -60,7 +60,7 @@ for each change. A watch goes on when the agent is restarted; it ends with Ctrl-
 						fmt.Fprintf(a.stderr, "This agent answers for %s and what is below; of the rest of %s an agent of %s tells.\n", screen.Clean(top[0].Group), screen.Clean(req.GetGroup()), screen.Clean(req.GetGroup()))
 					}
 					picture.Fold = a.out.Terminal && !all && len(picture.Groups) > foldFrom
-					return show(picture)
+					return errors.Join(show(picture), partly(watch, r.GetNoRoot()))
 				})
 			})
 		},
@@ -72,6 +72,14 @@ for each change. A watch goes on when the agent is restarted; it ends with Ctrl-
 	f.BoolVar(&picture.Wide, "wide", false, "show registries, disks, certificates and versions too")
 	f.BoolVar(&all, "all", false, "fold nothing")
 	return cmd
+}
+
+// partly fails a command that could show only what one agent knows itself. A watch goes on: it shows the rest when there is a root again.
+func partly(watch bool, noRoot string) error {
+	if watch || noRoot == "" {
+		return nil
+	}
+	return errors.New("only what this agent knows itself is shown: " + screen.Clean(noRoot))
 }
 
 // foldFrom is from how many groups on a terminal shows what is well as a sum.
@@ -100,7 +108,9 @@ States: delivered, delivering, waiting, failed (and tried again), held (by a wav
 			return a.pictures(cmd.Context(), watch, func(ctx context.Context, c *client.Client, show func(texter) error) error {
 				return each(ctx, limit(watch), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.WhereResponse], error) {
 					return c.Where(ctx, req)
-				}, func(r *adminv1.WhereResponse) error { return show(view.WhereOf(r)) })
+				}, func(r *adminv1.WhereResponse) error {
+					return errors.Join(show(view.WhereOf(r)), partly(watch, r.GetNoRoot()))
+				})
 			})
 		},
 	}

@@ -16,6 +16,7 @@ import (
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 
+	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/identity"
 	"github.com/fanout-io/fanout/pkg/reconcile"
@@ -81,6 +82,45 @@ func (s *admin) root(ctx context.Context) (adminv1.AdminServiceClient, error) {
 
 func (s *admin) noRoot() error {
 	return status.Errorf(codes.Unavailable, "group %s has no root now; it is being elected, or a majority of its members is down", s.a.cfg.Group)
+}
+
+// rootless says in words why there is no root to ask; empty: there is one, or this agent is no member.
+func (a *Agent) rootless() string {
+	if r := a.node.Roster(); r.IsRoot || r.Root != "" || a.node.Removed() {
+		return ""
+	}
+	text := "group " + a.cfg.Group + " has no root now"
+	if why := a.node.Waiting(); why != "" {
+		text += ": " + strings.ReplaceAll(wording.Plain(why), "\n", "; ")
+	}
+	return text
+}
+
+// errRootMoved ends a picture that another has to draw now.
+var errRootMoved = errors.New("the root moved")
+
+// picture answers a question about the tree, once or with watch until ctx ends: elsewhere by passing it on, on the root by drawing, and where there is no root by drawing what this
+// agent knows itself, with the reason.
+func (s *admin) picture(ctx context.Context, watch bool, find func(context.Context) (adminv1.AdminServiceClient, error), pass func(adminv1.AdminServiceClient) error, draw func() error) error {
+	for {
+		root, err := find(ctx)
+		alone := err != nil && s.a.rootless() != ""
+		switch {
+		case err != nil && !alone:
+			return err
+		case root != nil:
+			return pass(root)
+		}
+		err = s.repeat(ctx, watch, func() error {
+			if alone != (s.a.rootless() != "") || !alone && !s.a.node.IsRoot() {
+				return errRootMoved
+			}
+			return draw()
+		})
+		if !errors.Is(err, errRootMoved) {
+			return err
+		}
+	}
 }
 
 // rootNow is root for what is answered, or done, by what the catalog says now: where this member is the root it has vouched for its office, and its catalog has all that was acknowledged before.
@@ -163,6 +203,8 @@ func (s *admin) repeat(ctx context.Context, watch bool, show func() error) error
 	defer stopHealth()
 	changed, stopChanged := s.a.node.Watch()
 	defer stopChanged()
+	roster, stopRoster := s.a.node.WatchRoster()
+	defer stopRoster()
 	for {
 		if err := show(); err != nil || !watch {
 			return err
@@ -175,6 +217,7 @@ func (s *admin) repeat(ctx context.Context, watch bool, show func() error) error
 			return ctx.Err()
 		case <-health:
 		case <-changed:
+		case <-roster:
 		}
 	}
 }
@@ -184,15 +227,10 @@ func (s *admin) Tree(req *adminv1.TreeRequest, stream grpc.ServerStreamingServer
 	if _, err := s.actor(stream.Context()); err != nil {
 		return err
 	}
-	root, err := s.root(stream.Context())
-	if err != nil {
-		return err
-	}
-	if root != nil {
+	return s.picture(stream.Context(), req.GetWatch(), s.root, func(root adminv1.AdminServiceClient) error {
 		from, err := root.Tree(stream.Context(), req)
 		return relay(from, err, stream.Send)
-	}
-	return s.repeat(stream.Context(), req.GetWatch(), func() error {
+	}, func() error {
 		t := s.a.tree(req.GetGroup())
 		if len(t.GetGroups()) == 0 {
 			return status.Errorf(codes.NotFound, "no group %q is known here; 'fanoutctl tree' lists them", req.GetGroup())
@@ -210,15 +248,10 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
-	root, err := s.rootNow(stream.Context())
-	if err != nil {
-		return err
-	}
-	if root != nil {
+	return s.picture(stream.Context(), req.GetWatch(), s.rootNow, func(root adminv1.AdminServiceClient) error {
 		from, err := root.Where(stream.Context(), req)
 		return relay(from, err, stream.Send)
-	}
-	return s.repeat(stream.Context(), req.GetWatch(), func() error {
+	}, func() error {
 		rec, ok := s.a.node.Catalog().Get(ref)
 		if !ok {
 			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s%s", ref, hostHint(ref), s.a.nearby(ref))

@@ -42,8 +42,11 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 		return nil, err
 	}
 	root, err := s.rootOnce(ctx)
+	alone := ""
 	if err != nil {
-		return nil, err
+		if alone = s.a.rootless(); alone == "" {
+			return nil, err
+		}
 	}
 	if root != nil {
 		return root.Describe(onBehalf(ctx, actor), req)
@@ -57,17 +60,33 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 	switch x.kind {
 	case kindGroup:
 		s.a.describeGroup(d, view)
-		s.describeRunning(ctx, d, x.name, "", actor)
 	case kindSite:
 		s.a.describeSite(d, view)
-		s.describeRunning(ctx, d, findSite(view, x.name).GetGroup(), x.name, actor)
 	default:
 		s.a.describeRef(d)
 		s.a.describeContent(ctx, d)
 	}
-	events := s.gather(onBehalf(ctx, actor), x, s.sources(view, x))
-	d.Events = events[max(0, len(events)-describeEvents):]
+	if alone != "" {
+		d.Notes = append(d.Notes, "only what "+s.a.cfg.Site+" knows itself: "+alone)
+		own := slices.DeleteFunc(s.sources(view, x), func(t *source) bool { return t.site != s.a.cfg.Site })
+		d.Events = lastEvents(s.gather(ctx, x, own))
+		return d, nil
+	}
+	switch x.kind {
+	case kindGroup:
+		s.describeRunning(ctx, d, x.name, "", actor)
+	case kindSite:
+		s.describeRunning(ctx, d, findSite(view, x.name).GetGroup(), x.name, actor)
+	}
+	if cut := s.a.cutOff(); cut != nil {
+		d.Notes = append(d.Notes, cut.GetGroup()+", above, "+cutOffWords(cut))
+	}
+	d.Events = lastEvents(s.gather(onBehalf(ctx, actor), x, s.sources(view, x)))
 	return d, nil
+}
+
+func lastEvents(events []*adminv1.EventsResponse) []*adminv1.EventsResponse {
+	return events[max(0, len(events)-describeEvents):]
 }
 
 // describeRunning asks for what nobody reports: who has a vote, and what is being fetched.

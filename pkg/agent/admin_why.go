@@ -41,8 +41,8 @@ func (s *admin) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyR
 	}
 	root, err := s.rootOnce(ctx)
 	switch {
-	case err != nil && req.GetSite() == s.a.cfg.Site:
-		return s.a.whyAlone(ctx, ref, callWords(err)), nil
+	case err != nil && s.a.rootless() != "":
+		return s.a.whyAlone(ctx, ref, req.GetSite(), s.a.rootless())
 	case err != nil:
 		return nil, err
 	case root != nil:
@@ -51,13 +51,32 @@ func (s *admin) Why(ctx context.Context, req *adminv1.WhyRequest) (*adminv1.WhyR
 	return s.whyFromHere(ctx, ref, req.GetSite(), actor)
 }
 
-// whyAlone answers for this site when its group has no root.
-func (a *Agent) whyAlone(ctx context.Context, ref catalog.Ref, trouble string) *adminv1.WhyResponse {
+// whyAlone answers when the group has no root: what this agent knows itself.
+func (a *Agent) whyAlone(ctx context.Context, ref catalog.Ref, site, noRoot string) (*adminv1.WhyResponse, error) {
 	raw, rec := a.record(ref)
-	resp := &adminv1.WhyResponse{Ref: ref.String(), Site: a.cfg.Site, AsOf: now(), Hops: []*adminv1.WhyHop{a.hopHere(ctx, ref)}}
-	resp.Notes = append(resp.Notes, trouble+": what is above this site is not known; start the members of "+a.cfg.Group+" that are down")
-	a.judge(resp, raw, rec)
-	return resp
+	resp := &adminv1.WhyResponse{Ref: ref.String(), Site: site, AsOf: now(), Hops: []*adminv1.WhyHop{a.hopHere(ctx, ref)}}
+	mend := "start the members of " + a.cfg.Group + " that are down"
+	if site == a.cfg.Site {
+		resp.Notes = append(resp.Notes, noRoot+": what is above this site is not known; "+mend)
+		a.judge(resp, raw, rec)
+		return resp, nil
+	}
+	view := a.node.Health(ref)
+	sh := findSite(view, site)
+	switch {
+	case sh == nil:
+		return nil, status.Error(codes.NotFound, unknownName("site", site, siteNames(view), "'fanoutctl tree' lists them"))
+	case raw == nil:
+		return nil, status.Error(codes.NotFound, unknownName("ref", ref.String(), a.refNames(), "'fanoutctl images --local' lists what this agent has"))
+	}
+	unknown := waitsBecause(causeNoRoot, "only the root of "+a.cfg.Group+" would know", mend)
+	for _, g := range a.way(view, sh.GetGroup())[1:] {
+		resp.Hops = append(resp.Hops, &adminv1.WhyHop{Group: g.GetGroup(), State: "unknown", Trouble: unknown})
+	}
+	resp.Hops = withSite(resp.Hops, &adminv1.WhyHop{Group: sh.GetGroup(), Site: site, State: "unknown", Trouble: unknown})
+	a.judge(resp, raw, catalog.Project(raw, sh.GetGroup()))
+	resp.Answer, resp.Cause, resp.Mend = fmt.Sprintf("whether %s is at %s is not known here: %s.", ref, site, noRoot), causeNoRoot, mend
+	return resp, nil
 }
 
 // whyFromHere is the root's answer, which begins at its group.
@@ -83,6 +102,8 @@ func (s *admin) whyFromHere(ctx context.Context, ref catalog.Ref, site, actor st
 		note := fmt.Sprintf("asked at %s: what is above it is not in the answer; ask an agent of %s for all of it", a.cfg.Group, parentPath(a.cfg.Group))
 		if top := resp.Hops[0]; top.GetDetachedSince() != nil {
 			note = fmt.Sprintf("asked at %s, which is attached to no parent since %s: whether there are newer revisions above is not known here", a.cfg.Group, clock(top.GetDetachedSince()))
+		} else if cut := a.cutOff(); cut != nil {
+			note = fmt.Sprintf("asked at %s; %s, above, %s", a.cfg.Group, cut.GetGroup(), cutOffWords(cut))
 		}
 		resp.Notes = append(resp.Notes, note)
 	}

@@ -45,6 +45,7 @@ const (
 	causeNotKept      = "newer-tags-kept"
 	causeWitness      = "witness"
 	causeForeign      = "foreign-epoch"
+	causeNoRoot       = "no-root"
 )
 
 // errNoParent and errNoFellow say that there is nobody to fetch from.
@@ -139,7 +140,7 @@ var causes = []kind{
 	}, "the image itself makes no sense", "push the image again at headquarters: its manifests contradict each other or its blobs"},
 
 	// Publishing, and the rest.
-	{"no-root", func(err error) bool {
+	{causeNoRoot, func(err error) bool {
 		return errors.Is(err, tree.ErrNoRoot) || errors.Is(err, tree.ErrNotRoot) || errors.Is(err, tree.ErrUnknownOutcome) || errors.Is(err, tree.ErrStopped)
 	}, "the group has no root now that could write it down", "start the members of the group that are down: a majority must be up"},
 	{"refused-by-catalog", func(err error) bool { return as[*catalog.Refusal](err) }, "the catalog refuses the change", "see the reason; fanoutctl where and fanoutctl conflicts say more"},

@@ -304,7 +304,9 @@ func (a *Agent) checkParents(ctx context.Context) []check {
 		return nil
 	}
 	var out []check
-	switch roster := a.node.Roster(); {
+	switch roster, cut := a.node.Roster(), a.cutOff(); {
+	case roster.Parent != "" && cut != nil:
+		out = append(out, warn("parent", fmt.Sprintf("attached to %s; %s, above, %s", roster.Parent, cut.GetGroup(), cutOffWords(cut)), "nothing is to be done here; see fanoutctl doctor at an agent of "+cut.GetGroup()))
 	case roster.Parent != "":
 		out = append(out, ok("parent", "attached to "+roster.Parent))
 	case roster.Root == "":

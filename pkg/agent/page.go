@@ -22,15 +22,10 @@ func (s *admin) Pending(req *adminv1.PendingRequest, stream grpc.ServerStreaming
 	if _, err := s.actor(stream.Context()); err != nil {
 		return err
 	}
-	root, err := s.root(stream.Context())
-	if err != nil {
-		return err
-	}
-	if root != nil {
+	return s.picture(stream.Context(), req.GetWatch(), s.root, func(root adminv1.AdminServiceClient) error {
 		from, err := root.Pending(stream.Context(), req)
 		return relay(from, err, stream.Send)
-	}
-	return s.repeat(stream.Context(), req.GetWatch(), func() error {
+	}, func() error {
 		p := s.a.pendingAt(req.GetSite())
 		if p == nil {
 			return status.Errorf(codes.NotFound, "no site %q is known here; 'fanoutctl tree' lists them", req.GetSite())

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -57,7 +58,7 @@ var severity = map[string]int{
 
 // tree draws what this root knows at and below a group; all of it when the group is empty.
 func (a *Agent) tree(top string) *adminv1.TreeResponse {
-	t := &adminv1.TreeResponse{AsOf: now()}
+	t := &adminv1.TreeResponse{AsOf: now(), CutOff: a.cutOff(), NoRoot: a.rootless()}
 	view := a.node.Health()
 	head := a.node.Roster().Head
 	sites := map[string][]*treev1.SiteHealth{}
@@ -69,10 +70,27 @@ func (a *Agent) tree(top string) *adminv1.TreeResponse {
 		if top != "" && path != top && !strings.HasPrefix(path, top+"/") {
 			continue
 		}
+		if path == a.cfg.Group && t.GetNoRoot() != "" {
+			g = proto.CloneOf(g)
+			g.State, g.Reason = "degraded", t.GetNoRoot()
+		}
 		t.Groups = append(t.Groups, a.treeGroup(g, sites[path], head))
 	}
 	worst(t.GetGroups())
 	return t
+}
+
+// cutOff is a group above this one that is attached to no parent. That this one is, its own line says.
+func (a *Agent) cutOff() *treev1.CutOff {
+	if c := a.node.Roster().CutOff; c.GetGroup() != a.cfg.Group {
+		return c
+	}
+	return nil
+}
+
+// cutOffWords say what a cut-off means to those below.
+func cutOffWords(c *treev1.CutOff) string {
+	return "is attached to no parent since " + clock(c.GetSince()) + ": whether there are newer revisions above is not known here"
 }
 
 // worst puts at each group the worst state of all that is below it in the tree as it hangs now: a group that went over to another parent counts there. One whose parent is not in the
@@ -153,7 +171,7 @@ func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, hea
 
 // where says how one ref is at every site that this root knows.
 func (a *Agent) where(ref catalog.Ref, rec *catalogv1.Record) *adminv1.WhereResponse {
-	w := &adminv1.WhereResponse{Ref: ref.String(), Revision: rec.GetRevision(), AsOf: now()}
+	w := &adminv1.WhereResponse{Ref: ref.String(), Revision: rec.GetRevision(), AsOf: now(), CutOff: a.cutOff(), NoRoot: a.rootless()}
 	w.Digest = showsDigest(a.shown(rec))
 	view := a.node.Health(ref)
 	for _, h := range view.Sites {

@@ -23,7 +23,6 @@ import (
 
 	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/registry/harbortest"
-	"github.com/fanout-io/fanout/pkg/tree"
 )
 
 var rewrite = goflag.Bool("rewrite", false, "write what the files in testdata give now")
@@ -240,7 +239,13 @@ func TestWhy_Waits(t *testing.T) {
 	golden(t, "delivered", inWords(hq.why("app/web:1", "s2")))
 	golden(t, "pushed-there", inWords(hq.why("app/web:1", "s0")))
 	golden(t, "below-headquarters", inWords(gd.why("app/web:1", "s2")))
-	golden(t, "group-without-root", inWords(gd.whyAlone(t.Context(), catalog.Ref{Repository: "app/web", Tag: "1"}, callWords(tree.ErrNoRoot))))
+	for name, site := range map[string]string{"group-without-root": gd.cfg.Site, "group-without-root-above": "s2"} {
+		alone, err := gd.whyAlone(t.Context(), catalog.Ref{Repository: "app/web", Tag: "1"}, site, "group hq/gd has no root now: s9: connection refused")
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, inWords(alone))
+	}
 	if _, err := (&admin{a: hq.Agent, local: true}).Why(t.Context(), &adminv1.WhyRequest{Ref: "app/wbe:1", Site: "s2"}); err == nil || !strings.Contains(err.Error(), "the nearest: app/web:1") {
 		t.Errorf("of a ref that is not there: %v", err)
 	}

@@ -52,6 +52,8 @@ type attachClient struct {
 	offered string // the foreign epoch that the parent has; "" when it has none
 	// detached is since when it is attached to none; zero while it is.
 	detached time.Time
+	// cutOff is what the parent says of those above; nil: they are attached.
+	cutOff *treev1.CutOff
 	// told is the parent that Config.OnParent was told last, "" for none; nil: nothing was told yet.
 	told *string
 }
@@ -78,6 +80,30 @@ func (a *attachClient) detachedSince() *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(a.detached)
+}
+
+// severed is the group that keeps news of headquarters from coming here: this one, or one above it; nil: none, as far as is known.
+func (a *attachClient) severed() *treev1.CutOff {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.detached.IsZero() {
+		return &treev1.CutOff{Group: a.o.n.cfg.Group, Since: timestamppb.New(a.detached)}
+	}
+	return a.cutOff
+}
+
+// noteCutOff takes in what the parent says of the way to headquarters.
+func (a *attachClient) noteCutOff(parent string, c *treev1.CutOff) error {
+	if c != nil && (!within(parent, c.GetGroup()) || c.GetSince().CheckValid() != nil) {
+		return rubbish("group %.80q told that %.80q is cut off, which is not above it", parent, c.GetGroup())
+	}
+	a.mu.Lock()
+	same := proto.Equal(a.cutOff, c)
+	a.mu.Unlock()
+	if !same {
+		a.set(func() { a.cutOff = c })
+	}
+	return nil
 }
 
 // parents are those from whom blobs may be fetched; while the group is attached to none, those it knew last, for they may still answer.
@@ -162,7 +188,7 @@ func (a *attachClient) lost(err error) {
 		if a.detached.IsZero() {
 			a.detached = time.Now()
 		}
-		if a.group, a.offered = "", ""; !errors.Is(err, errAgain) {
+		if a.group, a.offered, a.cutOff = "", "", nil; !errors.Is(err, errAgain) {
 			a.state, a.reason = "degraded", shorten(errNotAttached.Error()+": "+why)
 		}
 	})
@@ -339,7 +365,7 @@ func (a *attachClient) welcomed(w *treev1.Welcome, addr string, fallback bool) {
 	a.head.Store(w.GetPosition().GetRevision()) // and no more of what an earlier parent said
 	a.set(func() {
 		a.group, a.members, a.state, a.reason, a.offered = w.GetGroup(), w.GetParents().GetMembers(), "", "", ""
-		a.detached = time.Time{}
+		a.detached, a.cutOff = time.Time{}, nil
 		switch {
 		case w.GetForeignEpoch():
 			a.offered = w.GetPosition().GetEpoch()
@@ -391,6 +417,9 @@ func (a *attachClient) receive(h *held, stream attachClientStream, w *treev1.Wel
 		case *treev1.AttachResponse_Heartbeat:
 			a.seen(k.Heartbeat.GetHead())
 			a.compare(w, k.Heartbeat.GetPosition())
+			if err := a.noteCutOff(w.GetGroup(), k.Heartbeat.GetCutOff()); err != nil {
+				return err
+			}
 			if err := a.noteFreezes(h.ctx, w.GetGroup(), k.Heartbeat.GetFreezes()); err != nil {
 				return err
 			}

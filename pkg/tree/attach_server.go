@@ -190,6 +190,9 @@ func (f *feeder) run(ctx context.Context) error {
 	if err := f.welcome(); err != nil {
 		return err
 	}
+	if err := f.heartbeat(); err != nil { // what the child knew of headquarters it knew from another stream
+		return err
+	}
 	for whole := true; ; {
 		for more := true; more; {
 			if err := ctx.Err(); err != nil {
@@ -357,7 +360,7 @@ func (f *feeder) heartbeat() error {
 	snap := f.o.n.Catalog()
 	f.freezes = snap.Freezes(time.Now())
 	return f.stream.Send(&treev1.AttachResponse{Kind: &treev1.AttachResponse_Heartbeat{Heartbeat: &treev1.Heartbeat{
-		Position: snap.Position(), Time: timestamppb.Now(), Head: f.o.head(), Freezes: f.freezes,
+		Position: snap.Position(), Time: timestamppb.Now(), Head: f.o.head(), Freezes: f.freezes, CutOff: f.o.attach.severed(),
 	}}})
 }
 

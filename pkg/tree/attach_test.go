@@ -431,3 +431,37 @@ func TestFallback_AttachesHigherUpAndComesBack(t *testing.T) {
 func wantPosition(parent, child *site) *catalogv1.Position {
 	return parent.node.Catalog().View(catalog.Union(&catalogv1.Scope{AnyOf: []*catalogv1.Subscription{child.cfg.Settings.Subscribe}})).Position()
 }
+
+// A city can't see that its province is cut off: its own stream is as good as ever. So it is told, at all its members.
+func TestAttach_CutOffIsToldDownward(t *testing.T) {
+	f := newFabric(t)
+	hq := f.group("hq", []string{"hq-a"})
+	gd := f.group("hq/gd", []string{"gd-a"}, "hq-a")
+	sz := f.group("hq/gd/sz", []string{"sz-a", "sz-b", "sz-c"}, "gd-a")
+	f.start("hq-a", "gd-a", "sz-a", "sz-b", "sz-c")
+	at := func(s *site) string { return s.node.Roster().CutOff.GetGroup() }
+	all := func(what, want string) {
+		t.Helper()
+		for _, s := range sz {
+			until(t, s.cfg.Site+" knows: "+what, func() bool { return s.node.Roster().Parent == "hq/gd" && at(s) == want })
+		}
+	}
+	all("all are attached", "")
+	hq[0].kill()
+	all("the province is cut off", "hq/gd")
+	since := gd[0].node.Roster().CutOff.GetSince().AsTime()
+	if got := sz[1].node.Roster().CutOff.GetSince().AsTime(); !got.Equal(since) {
+		t.Errorf("since %v at the province, %v in the city", since, got)
+	}
+	if s := root(t, sz); s.node.Roster().Head != 0 {
+		t.Errorf("head %d", s.node.Roster().Head)
+	}
+	gd[0].kill()
+	for _, s := range sz {
+		until(t, s.cfg.Site+" knows that its own group is now", func() bool { return at(s) == "hq/gd/sz" })
+	}
+	gd[0].start()
+	all("it is the province again", "hq/gd")
+	hq[0].start()
+	all("all are attached again", "")
+}

@@ -58,7 +58,7 @@ func (n *Node) Health(refs ...catalog.Ref) HealthView {
 	for _, s := range v.Sites {
 		sites[s.Site] = true
 	}
-	reason := "not heard of yet since this agent looks after the group"
+	reason := "only the root of " + n.cfg.Group + " hears of others"
 	if o != nil {
 		reason = fmt.Sprintf("not heard of yet since %s became root of %s %s ago; whoever is up reports within seconds", n.cfg.Site, n.cfg.Group, time.Since(o.began).Round(time.Second))
 	}

@@ -34,6 +34,8 @@ type Roster struct {
 	Parent string
 	// Head is the newest revision of headquarters' catalog that is known of.
 	Head uint64
+	// CutOff is the group that is attached to no parent, this one or one above it, so that nothing new comes from headquarters; nil: none, as far as is known.
+	CutOff *treev1.CutOff
 	// IsRoot, IsCarrier: this site is.
 	IsRoot, IsCarrier bool
 }
@@ -48,6 +50,7 @@ func (n *Node) Roster() Roster {
 	r := Roster{
 		Carrier: told.GetCarrier(), Parents: peers(told.GetParents(), ""), Members: peers(told.GetMembers(), n.cfg.Site), Parent: told.GetParent(),
 		Head: max(told.GetHead(), n.Catalog().Position().GetRevision()), IsRoot: o != nil,
+		CutOff: told.GetCutOff(),
 	}
 	r.Root, _ = n.rootSite()
 	r.RootAddr = n.rootAddr()
@@ -124,7 +127,7 @@ type learned struct {
 // appoint makes the roster of the group. Invariant: the carrier is the root if its registry works, else the first member by name whose does.
 func (o *office) appoint() *treev1.Roster {
 	n := o.n
-	r := &treev1.Roster{Parent: o.attach.parent(), Parents: o.attach.parents(), Head: o.head()}
+	r := &treev1.Roster{Parent: o.attach.parent(), Parents: o.attach.parents(), Head: o.head(), CutOff: o.attach.severed()}
 	var well, ill []*treev1.ParentMember
 	for _, m := range o.connected() {
 		if m.RegistryType == witness || m.RegistryType == "" {

@@ -25,6 +25,7 @@ type Tree struct {
 	SchemaVersion int        `json:"schemaVersion"`
 	AsOf          *time.Time `json:"asOf,omitempty"`
 	Groups        []Group    `json:"groups"`
+	Limits
 }
 
 // Group is one group of a Tree.
@@ -103,6 +104,7 @@ type Where struct {
 	Digest        string     `json:"digest"`
 	AsOf          *time.Time `json:"asOf,omitempty"`
 	Sites         []Site     `json:"sites"`
+	Limits
 }
 
 // Site is one ref at one site.
@@ -301,7 +303,7 @@ type Context struct {
 
 // TreeOf makes the document of an answer.
 func TreeOf(r *adminv1.TreeResponse) Tree {
-	t := Tree{SchemaVersion: SchemaVersion, AsOf: moment(r.GetAsOf()), Groups: []Group{}}
+	t := Tree{SchemaVersion: SchemaVersion, AsOf: moment(r.GetAsOf()), Groups: []Group{}, Limits: limitsOf(r.GetCutOff(), r.GetNoRoot())}
 	for _, g := range r.GetGroups() {
 		doc := Group{
 			Group: g.GetGroup(), Parent: g.GetParent(), Tier: g.GetTier(), Root: g.GetRoot(), Term: g.GetTerm(), State: g.GetState(),
@@ -332,7 +334,7 @@ func TreeOf(r *adminv1.TreeResponse) Tree {
 func WhereOf(r *adminv1.WhereResponse) Where {
 	return Where{
 		SchemaVersion: SchemaVersion, Ref: r.GetRef(), Revision: r.GetRevision(), Digest: r.GetDigest(), AsOf: moment(r.GetAsOf()),
-		Sites: SitesOf(r.GetSites()),
+		Sites: SitesOf(r.GetSites()), Limits: limitsOf(r.GetCutOff(), r.GetNoRoot()),
 	}
 }
 

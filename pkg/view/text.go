@@ -16,7 +16,7 @@ func (w Where) Text(s Style) string {
 		target = "deleted"
 	}
 	head := fmt.Sprintf("%s  %s  revision %s\n\n", s.paint(bold, Clean(w.Ref)), Clean(target), count(w.Revision))
-	return head + SitesText(s, w.Sites, w.AsOf) + "\n" + SitesSummary(w.Sites) + asOf(w.AsOf) + "\n"
+	return head + SitesText(s, w.Sites, w.AsOf) + "\n" + SitesSummary(w.Sites) + asOf(w.AsOf) + "\n" + w.Limits.text(s, w.AsOf)
 }
 
 // SitesText is a table of a ref's sites; ages count from now, which may be nil.

@@ -32,7 +32,9 @@ const (
 func (t Tree) Text(s Style) string { return Picture{Tree: t}.Text(s) }
 
 // Text of a picture.
-func (p Picture) Text(s Style) string { return p.table(s) + "\n" + p.Summary() + "\n" }
+func (p Picture) Text(s Style) string {
+	return p.table(s) + "\n" + p.Summary() + "\n" + p.Limits.text(s, p.AsOf)
+}
 
 func (p Picture) table(s Style) string {
 	head := []string{"GROUP / SITE", "STATE", "REVISION", "LAG", "REFS LEFT", "BYTES LEFT", "RATE", "ETA"}

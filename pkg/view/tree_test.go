@@ -2,6 +2,7 @@ package view_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -123,4 +124,25 @@ func BenchmarkTree400(b *testing.B) {
 		b.ReportMetric(float64(doc.Len()), "B")
 		b.ReportMetric(float64(proto.Size(r)), "B-on-the-wire")
 	})
+}
+
+// What a picture can't show it says, under the table and in the document.
+func TestTree_Limits(t *testing.T) {
+	t.Parallel()
+	r := &adminv1.TreeResponse{AsOf: before(0), Groups: []*adminv1.TreeGroup{{Group: "hq/gd/sz", State: "synced"}}, CutOff: &treev1.CutOff{Group: "hq/gd\x1b[2J", Since: before(3 * time.Minute)}, NoRoot: "group hq/gd/sz has no root now"}
+	doc := view.TreeOf(r)
+	text := doc.Text(view.Style{})
+	for _, want := range []string{"its group has no root now.\n", "hq/gd�[2J, above, is attached to no parent since 2026-11-24 07:57:00Z (3m00s ago): what headquarters has published since is not known here.\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in:\n%s", want, text)
+		}
+	}
+	where := view.WhereOf(&adminv1.WhereResponse{AsOf: r.AsOf, CutOff: r.CutOff})
+	if !strings.HasSuffix(where.Text(view.Style{}), "is not known here.\n") {
+		t.Errorf("where:\n%s", where.Text(view.Style{}))
+	}
+	r.CutOff, r.NoRoot = nil, ""
+	if out, err := json.Marshal(view.TreeOf(r)); err != nil || strings.Contains(string(out), "cutOff") || strings.Contains(string(out), "noRoot") {
+		t.Errorf("%v: %s", err, out)
+	}
 }

@@ -106,6 +106,9 @@ func (p parts) into(f *feed) error {
 	return nil
 }
 
+// limitsKey is where a tree's feed says what it can't show. No group has such a path.
+const limitsKey = "!limits"
+
 // treeSource has a part for each group.
 func treeSource(fabric Fabric) source {
 	return func(ctx context.Context, f *feed) error {
@@ -122,6 +125,9 @@ func treeSource(fabric Fabric) source {
 				p.put(g.Group, g)
 			}
 			held = next
+			if doc.Limits != (view.Limits{}) {
+				p.put(limitsKey, doc.Limits)
+			}
 			return p.into(f)
 		})
 	}

@@ -3,7 +3,7 @@
 import { h, swap, glyph } from "./dom.js";
 import { Live, ask } from "./live.js";
 import { groupsOf } from "./fabric.js";
-import { span } from "./format.js";
+import { span, stamp } from "./format.js";
 import { language, speak, t } from "./words.js";
 import { groupPage, sitePage, treePage } from "./pages-tree.js";
 import { refPage } from "./pages-ref.js";
@@ -88,6 +88,9 @@ function notes() {
   const out = [], groups = groupsOf(live.get("tree")), first = groups[0], trouble = live.trouble("tree");
   if (live.heard && !live.connected()) out.push(h("p", { class: "callout" }, t("trouble.stale", span((Date.now() - live.heard) / 1000))));
   else if (trouble) out.push(h("p", { class: "callout" }, t("trouble", trouble.message)));
+  const limits = live.get("tree")?.get("!limits") || {};
+  if (limits.noRoot) out.push(h("p", { class: "callout" }, t("noroot", limits.noRoot)));
+  if (limits.cutOff) out.push(h("p", { class: "callout" }, t("cutoff", limits.cutOff.group, stamp(limits.cutOff.since))));
   if (first && first.tier > 0) out.push(h("p", { class: "info" }, t("cut", first.group)));
   return out;
 }

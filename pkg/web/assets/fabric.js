@@ -8,7 +8,7 @@ const byPath = (a, b) => (a.split("/").join("\u0001") < b.split("/").join("\u000
 
 export function groupsOf(parts) {
   const out = [];
-  for (const [key, g] of parts || []) if (key !== "!") out.push(g);
+  for (const [key, g] of parts || []) if (key[0] !== "!") out.push(g);
   return out.sort((a, b) => byPath(a.group, b.group));
 }
 

@@ -9,8 +9,8 @@
 package adminv1
 
 import (
-	v1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
-	v11 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+	v11 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+	v1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -296,7 +296,11 @@ type TreeResponse struct {
 	// as_of is when it was taken.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// groups, parents before children.
-	Groups        []*TreeGroup `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	Groups []*TreeGroup `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	// cut_off: a group above the one that answers is attached to no parent; absent: none is, as far as is known.
+	CutOff *v1.CutOff `protobuf:"bytes,3,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
+	// no_root says why the group of the agent that answers has no root, who alone knows all: this is what the agent knows itself. Empty: a root answers.
+	NoRoot        string `protobuf:"bytes,4,opt,name=no_root,json=noRoot,proto3" json:"no_root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +349,20 @@ func (x *TreeResponse) GetGroups() []*TreeGroup {
 	return nil
 }
 
+func (x *TreeResponse) GetCutOff() *v1.CutOff {
+	if x != nil {
+		return x.CutOff
+	}
+	return nil
+}
+
+func (x *TreeResponse) GetNoRoot() string {
+	if x != nil {
+		return x.NoRoot
+	}
+	return ""
+}
+
 // TreeGroup is one group.
 type TreeGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -377,7 +395,7 @@ type TreeGroup struct {
 	// labels of the group.
 	Labels map[string]string `protobuf:"bytes,14,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// freeze of the group itself, while it is in force; absent: none.
-	Freeze *v1.Freeze `protobuf:"bytes,15,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Freeze *v11.Freeze `protobuf:"bytes,15,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	// worst state of the group and all that is below it.
 	Worst string `protobuf:"bytes,20,opt,name=worst,proto3" json:"worst,omitempty"`
 	// worst_at is the group in which that is.
@@ -520,7 +538,7 @@ func (x *TreeGroup) GetLabels() map[string]string {
 	return nil
 }
 
-func (x *TreeGroup) GetFreeze() *v1.Freeze {
+func (x *TreeGroup) GetFreeze() *v11.Freeze {
 	if x != nil {
 		return x.Freeze
 	}
@@ -594,9 +612,9 @@ type TreeMember struct {
 	// eta_seconds until all that is left is there, at the rate of now; 0: nothing is left, or it can't be estimated.
 	EtaSeconds float64 `protobuf:"fixed64,22,opt,name=eta_seconds,json=etaSeconds,proto3" json:"eta_seconds,omitempty"`
 	// disk that holds the spool and the raft log; absent: not known.
-	Disk *v11.Disk `protobuf:"bytes,23,opt,name=disk,proto3" json:"disk,omitempty"`
+	Disk *v1.Disk `protobuf:"bytes,23,opt,name=disk,proto3" json:"disk,omitempty"`
 	// registry_disk of an embedded registry; absent: none, or not known.
-	RegistryDisk *v11.Disk `protobuf:"bytes,24,opt,name=registry_disk,json=registryDisk,proto3" json:"registry_disk,omitempty"`
+	RegistryDisk *v1.Disk `protobuf:"bytes,24,opt,name=registry_disk,json=registryDisk,proto3" json:"registry_disk,omitempty"`
 	// certificate_expires: when the certificate of the site ends; absent: it has none, or it is not known.
 	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
 	unknownFields      protoimpl.UnknownFields
@@ -731,14 +749,14 @@ func (x *TreeMember) GetEtaSeconds() float64 {
 	return 0
 }
 
-func (x *TreeMember) GetDisk() *v11.Disk {
+func (x *TreeMember) GetDisk() *v1.Disk {
 	if x != nil {
 		return x.Disk
 	}
 	return nil
 }
 
-func (x *TreeMember) GetRegistryDisk() *v11.Disk {
+func (x *TreeMember) GetRegistryDisk() *v1.Disk {
 	if x != nil {
 		return x.RegistryDisk
 	}
@@ -819,7 +837,11 @@ type WhereResponse struct {
 	// as_of is when the picture was taken.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// sites, parents before children.
-	Sites         []*SiteRef `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`
+	Sites []*SiteRef `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`
+	// cut_off as in a TreeResponse.
+	CutOff *v1.CutOff `protobuf:"bytes,6,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
+	// no_root as in a TreeResponse.
+	NoRoot        string `protobuf:"bytes,7,opt,name=no_root,json=noRoot,proto3" json:"no_root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -889,6 +911,20 @@ func (x *WhereResponse) GetSites() []*SiteRef {
 	return nil
 }
 
+func (x *WhereResponse) GetCutOff() *v1.CutOff {
+	if x != nil {
+		return x.CutOff
+	}
+	return nil
+}
+
+func (x *WhereResponse) GetNoRoot() string {
+	if x != nil {
+		return x.NoRoot
+	}
+	return ""
+}
+
 // SiteRef is one ref at one site.
 type SiteRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -913,7 +949,7 @@ type SiteRef struct {
 	// attempts that failed in a row.
 	Attempts uint32 `protobuf:"varint,10,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	// trouble: what keeps the ref from the site, where that is known.
-	Trouble       *v11.Trouble `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	Trouble       *v1.Trouble `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1018,7 +1054,7 @@ func (x *SiteRef) GetAttempts() uint32 {
 	return 0
 }
 
-func (x *SiteRef) GetTrouble() *v11.Trouble {
+func (x *SiteRef) GetTrouble() *v1.Trouble {
 	if x != nil {
 		return x.Trouble
 	}
@@ -1170,7 +1206,7 @@ type PendingAtSite struct {
 	// state and all else, as Where says it.
 	At *SiteRef `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
 	// trouble that keeps it; absent: nothing is known to.
-	Trouble       *v11.Trouble `protobuf:"bytes,3,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	Trouble       *v1.Trouble `protobuf:"bytes,3,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1219,7 +1255,7 @@ func (x *PendingAtSite) GetAt() *SiteRef {
 	return nil
 }
 
-func (x *PendingAtSite) GetTrouble() *v11.Trouble {
+func (x *PendingAtSite) GetTrouble() *v1.Trouble {
 	if x != nil {
 		return x.Trouble
 	}
@@ -1452,9 +1488,9 @@ type WhyHop struct {
 	// since when.
 	Since *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=since,proto3" json:"since,omitempty"`
 	// trouble that keeps it; absent: none.
-	Trouble *v11.Trouble `protobuf:"bytes,12,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	Trouble *v1.Trouble `protobuf:"bytes,12,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	// blob that is waited for; absent: none.
-	Blob *v11.BlobProgress `protobuf:"bytes,13,opt,name=blob,proto3" json:"blob,omitempty"`
+	Blob *v1.BlobProgress `protobuf:"bytes,13,opt,name=blob,proto3" json:"blob,omitempty"`
 	// bytes_left to fetch for the ref.
 	BytesLeft int64 `protobuf:"varint,14,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
 	// attempts that failed in a row.
@@ -1588,14 +1624,14 @@ func (x *WhyHop) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *WhyHop) GetTrouble() *v11.Trouble {
+func (x *WhyHop) GetTrouble() *v1.Trouble {
 	if x != nil {
 		return x.Trouble
 	}
 	return nil
 }
 
-func (x *WhyHop) GetBlob() *v11.BlobProgress {
+func (x *WhyHop) GetBlob() *v1.BlobProgress {
 	if x != nil {
 		return x.Blob
 	}
@@ -2147,7 +2183,7 @@ type DescribeResponse struct {
 	// group that is told of, with its members; of a site its group, with the site as its only member.
 	Group *TreeGroup `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
 	// demand of the group: what it and the groups below it subscribe to; absent: everything.
-	Demand *v1.Scope `protobuf:"bytes,5,opt,name=demand,proto3" json:"demand,omitempty"`
+	Demand *v11.Scope `protobuf:"bytes,5,opt,name=demand,proto3" json:"demand,omitempty"`
 	// keep is how many of the newest tags of each repository the group shows; 0: all.
 	Keep uint32 `protobuf:"varint,6,opt,name=keep,proto3" json:"keep,omitempty"`
 	// parents of the group: fabric addresses, in the order in which they are tried.
@@ -2159,15 +2195,15 @@ type DescribeResponse struct {
 	// pending: what the site does not show as it should.
 	Pending *PendingResponse `protobuf:"bytes,10,opt,name=pending,proto3" json:"pending,omitempty"`
 	// record of the ref.
-	Record *v1.Record `protobuf:"bytes,11,opt,name=record,proto3" json:"record,omitempty"`
+	Record *v11.Record `protobuf:"bytes,11,opt,name=record,proto3" json:"record,omitempty"`
 	// sites: how the ref is at each.
 	Sites []*SiteRef `protobuf:"bytes,12,rep,name=sites,proto3" json:"sites,omitempty"`
 	// conflicts of the ref, or lost by a push at the site.
 	Conflicts []*ConflictInfo `protobuf:"bytes,13,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	// rollouts that move the ref, or that have the group in a wave and go on; newest first.
-	Rollouts []*v1.Rollout `protobuf:"bytes,14,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	Rollouts []*v11.Rollout `protobuf:"bytes,14,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	// policy of the ref's repository; absent: none has it.
-	Policy *v1.Policy `protobuf:"bytes,15,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy *v11.Policy `protobuf:"bytes,15,opt,name=policy,proto3" json:"policy,omitempty"`
 	// events about it, oldest first; bounded.
 	Events []*EventsResponse `protobuf:"bytes,16,rep,name=events,proto3" json:"events,omitempty"`
 	// notes on what is missing above.
@@ -2244,7 +2280,7 @@ func (x *DescribeResponse) GetGroup() *TreeGroup {
 	return nil
 }
 
-func (x *DescribeResponse) GetDemand() *v1.Scope {
+func (x *DescribeResponse) GetDemand() *v11.Scope {
 	if x != nil {
 		return x.Demand
 	}
@@ -2286,7 +2322,7 @@ func (x *DescribeResponse) GetPending() *PendingResponse {
 	return nil
 }
 
-func (x *DescribeResponse) GetRecord() *v1.Record {
+func (x *DescribeResponse) GetRecord() *v11.Record {
 	if x != nil {
 		return x.Record
 	}
@@ -2307,14 +2343,14 @@ func (x *DescribeResponse) GetConflicts() []*ConflictInfo {
 	return nil
 }
 
-func (x *DescribeResponse) GetRollouts() []*v1.Rollout {
+func (x *DescribeResponse) GetRollouts() []*v11.Rollout {
 	if x != nil {
 		return x.Rollouts
 	}
 	return nil
 }
 
-func (x *DescribeResponse) GetPolicy() *v1.Policy {
+func (x *DescribeResponse) GetPolicy() *v11.Policy {
 	if x != nil {
 		return x.Policy
 	}
@@ -4801,7 +4837,7 @@ type ViewRequest struct {
 	// site to ask; empty: the agent that is asked.
 	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
 	// within: only what every one of these scopes has in it.
-	Within        []*v1.Scope `protobuf:"bytes,2,rep,name=within,proto3" json:"within,omitempty"`
+	Within        []*v11.Scope `protobuf:"bytes,2,rep,name=within,proto3" json:"within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4843,7 +4879,7 @@ func (x *ViewRequest) GetSite() string {
 	return ""
 }
 
-func (x *ViewRequest) GetWithin() []*v1.Scope {
+func (x *ViewRequest) GetWithin() []*v11.Scope {
 	if x != nil {
 		return x.Within
 	}
@@ -4864,7 +4900,7 @@ type ViewResponse struct {
 	// view is the digest over refs, targets and referrers.
 	View string `protobuf:"bytes,5,opt,name=view,proto3" json:"view,omitempty"`
 	// scope of the group; absent at headquarters, which holds everything.
-	Scope         *v1.Scope `protobuf:"bytes,6,opt,name=scope,proto3" json:"scope,omitempty"`
+	Scope         *v11.Scope `protobuf:"bytes,6,opt,name=scope,proto3" json:"scope,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4934,7 +4970,7 @@ func (x *ViewResponse) GetView() string {
 	return ""
 }
 
-func (x *ViewResponse) GetScope() *v1.Scope {
+func (x *ViewResponse) GetScope() *v11.Scope {
 	if x != nil {
 		return x.Scope
 	}
@@ -4955,7 +4991,7 @@ type VerifyRequest struct {
 	// list every ref with what the registry shows, not only the differences.
 	List bool `protobuf:"varint,5,opt,name=list,proto3" json:"list,omitempty"`
 	// within: look only at what every one of these scopes has in it.
-	Within        []*v1.Scope `protobuf:"bytes,6,rep,name=within,proto3" json:"within,omitempty"`
+	Within        []*v11.Scope `protobuf:"bytes,6,rep,name=within,proto3" json:"within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5025,7 +5061,7 @@ func (x *VerifyRequest) GetList() bool {
 	return false
 }
 
-func (x *VerifyRequest) GetWithin() []*v1.Scope {
+func (x *VerifyRequest) GetWithin() []*v11.Scope {
 	if x != nil {
 		return x.Within
 	}
@@ -5840,7 +5876,7 @@ func (x *StartRolloutRequest) GetDryRun() bool {
 type StartRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// rollout as it stands; of a dry run, as it would begin, without an ID.
-	Rollout *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Rollout *v11.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// warnings about the plan.
 	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// preflight of each site that would get it; of a dry run.
@@ -5879,7 +5915,7 @@ func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
-func (x *StartRolloutResponse) GetRollout() *v1.Rollout {
+func (x *StartRolloutResponse) GetRollout() *v11.Rollout {
 	if x != nil {
 		return x.Rollout
 	}
@@ -6278,7 +6314,7 @@ func (x *RolloutsRequest) GetWatch() bool {
 type RolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// rollouts, newest first.
-	Rollouts []*v1.Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	Rollouts []*v11.Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	// as_of is when the picture was drawn.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// sites of the groups of the one rollout that was asked for: the delivery receipt.
@@ -6317,7 +6353,7 @@ func (*RolloutsResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
-func (x *RolloutsResponse) GetRollouts() []*v1.Rollout {
+func (x *RolloutsResponse) GetRollouts() []*v11.Rollout {
 	if x != nil {
 		return x.Rollouts
 	}
@@ -6479,7 +6515,7 @@ func (x *SteerRolloutRequest) GetReason() string {
 type SteerRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// rollout as it stands.
-	Rollout *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Rollout *v11.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// unchanged: why nothing was changed, in words; empty: it was.
 	Unchanged     string `protobuf:"bytes,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -6516,7 +6552,7 @@ func (*SteerRolloutResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
-func (x *SteerRolloutResponse) GetRollout() *v1.Rollout {
+func (x *SteerRolloutResponse) GetRollout() *v11.Rollout {
 	if x != nil {
 		return x.Rollout
 	}
@@ -6571,7 +6607,7 @@ func (*PoliciesRequest) Descriptor() ([]byte, []int) {
 type PoliciesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// policies in their order.
-	Policies      []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies      []*v11.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6606,7 +6642,7 @@ func (*PoliciesResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
-func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
+func (x *PoliciesResponse) GetPolicies() []*v11.Policy {
 	if x != nil {
 		return x.Policies
 	}
@@ -6617,7 +6653,7 @@ func (x *PoliciesResponse) GetPolicies() []*v1.Policy {
 type SetPoliciesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// policies in their order.
-	Policies []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies []*v11.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
 	// upsert: those of the same name are replaced in their places, the others are added at the end; else these are all there are.
 	Upsert bool `protobuf:"varint,2,opt,name=upsert,proto3" json:"upsert,omitempty"`
 	// remove names policies to take away; NOT_FOUND, and nothing is changed, where one is not there. With it the others stay as they are, as with upsert.
@@ -6656,7 +6692,7 @@ func (*SetPoliciesRequest) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
-func (x *SetPoliciesRequest) GetPolicies() []*v1.Policy {
+func (x *SetPoliciesRequest) GetPolicies() []*v11.Policy {
 	if x != nil {
 		return x.Policies
 	}
@@ -6681,7 +6717,7 @@ func (x *SetPoliciesRequest) GetRemove() []string {
 type SetPoliciesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// policies in their order.
-	Policies      []*v1.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies      []*v11.Policy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6716,7 +6752,7 @@ func (*SetPoliciesResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
-func (x *SetPoliciesResponse) GetPolicies() []*v1.Policy {
+func (x *SetPoliciesResponse) GetPolicies() []*v11.Policy {
 	if x != nil {
 		return x.Policies
 	}
@@ -6800,7 +6836,7 @@ func (x *SetFreezeRequest) GetUntil() *timestamppb.Timestamp {
 type SetFreezeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// freeze of the group; absent: none.
-	Freeze *v1.Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Freeze *v11.Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	// shorter: what is frozen for less time than the freeze says, the shortest first.
 	Shorter       []*SetFreezeResponse_Shorter `protobuf:"bytes,2,rep,name=shorter,proto3" json:"shorter,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -6837,7 +6873,7 @@ func (*SetFreezeResponse) Descriptor() ([]byte, []int) {
 	return file_fanout_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
-func (x *SetFreezeResponse) GetFreeze() *v1.Freeze {
+func (x *SetFreezeResponse) GetFreeze() *v11.Freeze {
 	if x != nil {
 		return x.Freeze
 	}
@@ -6941,10 +6977,12 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04left\x18\r \x01(\rR\x04left\"9\n" +
 	"\vTreeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
-	"\x05watch\x18\x02 \x01(\bR\x05watch\"s\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xbd\x01\n" +
 	"\fTreeResponse\x12/\n" +
 	"\x05as_of\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
-	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\"\xe4\x05\n" +
+	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\x12/\n" +
+	"\acut_off\x18\x03 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\x12\x17\n" +
+	"\ano_root\x18\x04 \x01(\tR\x06noRoot\"\xe4\x05\n" +
 	"\tTreeGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -6998,13 +7036,15 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x13certificate_expires\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\"6\n" +
 	"\fWhereRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
-	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xb6\x01\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\"\x80\x02\n" +
 	"\rWhereResponse\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12/\n" +
 	"\x05as_of\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12.\n" +
-	"\x05sites\x18\x05 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\"\xec\x02\n" +
+	"\x05sites\x18\x05 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\x12/\n" +
+	"\acut_off\x18\x06 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\x12\x17\n" +
+	"\ano_root\x18\a \x01(\tR\x06noRoot\"\xec\x02\n" +
 	"\aSiteRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -7585,180 +7625,183 @@ var file_fanout_admin_v1_admin_proto_goTypes = []any{
 	nil,                               // 90: fanout.admin.v1.TreeGroup.LabelsEntry
 	(*SetFreezeResponse_Shorter)(nil), // 91: fanout.admin.v1.SetFreezeResponse.Shorter
 	(*timestamppb.Timestamp)(nil),     // 92: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),                 // 93: fanout.catalog.v1.Freeze
-	(*v11.Disk)(nil),                  // 94: fanout.tree.v1.Disk
-	(*v11.Trouble)(nil),               // 95: fanout.tree.v1.Trouble
-	(*v11.BlobProgress)(nil),          // 96: fanout.tree.v1.BlobProgress
-	(*v1.Scope)(nil),                  // 97: fanout.catalog.v1.Scope
-	(*v1.Record)(nil),                 // 98: fanout.catalog.v1.Record
-	(*v1.Rollout)(nil),                // 99: fanout.catalog.v1.Rollout
-	(*v1.Policy)(nil),                 // 100: fanout.catalog.v1.Policy
+	(*v1.CutOff)(nil),                 // 93: fanout.tree.v1.CutOff
+	(*v11.Freeze)(nil),                // 94: fanout.catalog.v1.Freeze
+	(*v1.Disk)(nil),                   // 95: fanout.tree.v1.Disk
+	(*v1.Trouble)(nil),                // 96: fanout.tree.v1.Trouble
+	(*v1.BlobProgress)(nil),           // 97: fanout.tree.v1.BlobProgress
+	(*v11.Scope)(nil),                 // 98: fanout.catalog.v1.Scope
+	(*v11.Record)(nil),                // 99: fanout.catalog.v1.Record
+	(*v11.Rollout)(nil),               // 100: fanout.catalog.v1.Rollout
+	(*v11.Policy)(nil),                // 101: fanout.catalog.v1.Policy
 }
 var file_fanout_admin_v1_admin_proto_depIdxs = []int32{
 	8,   // 0: fanout.admin.v1.PublishResponse.where:type_name -> fanout.admin.v1.SiteRef
 	92,  // 1: fanout.admin.v1.TreeResponse.as_of:type_name -> google.protobuf.Timestamp
 	4,   // 2: fanout.admin.v1.TreeResponse.groups:type_name -> fanout.admin.v1.TreeGroup
-	5,   // 3: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
-	92,  // 4: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
-	90,  // 5: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
-	93,  // 6: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
-	92,  // 7: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
-	92,  // 8: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
-	94,  // 9: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
-	94,  // 10: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
-	92,  // 11: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
-	92,  // 12: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
-	8,   // 13: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	92,  // 14: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
-	92,  // 15: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
-	95,  // 16: fanout.admin.v1.SiteRef.trouble:type_name -> fanout.tree.v1.Trouble
-	92,  // 17: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
-	11,  // 18: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
-	8,   // 19: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
-	95,  // 20: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
-	92,  // 21: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
-	14,  // 22: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
-	92,  // 23: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
-	92,  // 24: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
-	95,  // 25: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
-	96,  // 26: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
-	92,  // 27: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
-	92,  // 28: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
-	15,  // 29: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
-	92,  // 30: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
-	92,  // 31: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
-	18,  // 32: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
-	19,  // 33: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
-	92,  // 34: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
-	92,  // 35: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
-	4,   // 36: fanout.admin.v1.DescribeResponse.group:type_name -> fanout.admin.v1.TreeGroup
-	97,  // 37: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
-	4,   // 38: fanout.admin.v1.DescribeResponse.children:type_name -> fanout.admin.v1.TreeGroup
-	10,  // 39: fanout.admin.v1.DescribeResponse.pending:type_name -> fanout.admin.v1.PendingResponse
-	98,  // 40: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
-	8,   // 41: fanout.admin.v1.DescribeResponse.sites:type_name -> fanout.admin.v1.SiteRef
-	37,  // 42: fanout.admin.v1.DescribeResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	99,  // 43: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	100, // 44: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
-	25,  // 45: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
-	28,  // 46: fanout.admin.v1.DescribeResponse.servers:type_name -> fanout.admin.v1.MemberInfo
-	18,  // 47: fanout.admin.v1.DescribeResponse.transfers:type_name -> fanout.admin.v1.Transfer
-	92,  // 48: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
-	92,  // 49: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	92,  // 50: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
-	28,  // 51: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
-	92,  // 52: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
-	92,  // 53: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
-	92,  // 54: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
-	37,  // 55: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
-	38,  // 56: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
-	38,  // 57: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
-	92,  // 58: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
-	38,  // 59: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
-	92,  // 60: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
-	43,  // 61: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
-	92,  // 62: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
-	28,  // 63: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
-	97,  // 64: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
-	97,  // 65: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
-	97,  // 66: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
-	66,  // 67: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
-	67,  // 68: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
-	68,  // 69: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
-	69,  // 70: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
-	72,  // 71: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
-	99,  // 72: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	75,  // 73: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
-	72,  // 74: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
-	77,  // 75: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
-	72,  // 76: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
-	99,  // 77: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
-	92,  // 78: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
-	81,  // 79: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
-	8,   // 80: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
-	99,  // 81: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
-	100, // 82: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	100, // 83: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
-	100, // 84: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
-	92,  // 85: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
-	93,  // 86: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
-	91,  // 87: fanout.admin.v1.SetFreezeResponse.shorter:type_name -> fanout.admin.v1.SetFreezeResponse.Shorter
-	92,  // 88: fanout.admin.v1.SetFreezeResponse.Shorter.until:type_name -> google.protobuf.Timestamp
-	0,   // 89: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
-	2,   // 90: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
-	6,   // 91: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
-	9,   // 92: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
-	12,  // 93: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
-	16,  // 94: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
-	20,  // 95: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
-	22,  // 96: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
-	24,  // 97: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
-	26,  // 98: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
-	29,  // 99: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
-	31,  // 100: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
-	33,  // 101: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
-	35,  // 102: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
-	39,  // 103: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
-	41,  // 104: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
-	44,  // 105: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
-	46,  // 106: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
-	48,  // 107: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
-	50,  // 108: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
-	54,  // 109: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
-	52,  // 110: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
-	56,  // 111: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
-	58,  // 112: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
-	60,  // 113: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
-	73,  // 114: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
-	79,  // 115: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
-	82,  // 116: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
-	84,  // 117: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
-	86,  // 118: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
-	88,  // 119: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
-	62,  // 120: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
-	64,  // 121: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
-	70,  // 122: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
-	76,  // 123: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
-	1,   // 124: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
-	3,   // 125: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
-	7,   // 126: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
-	10,  // 127: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
-	13,  // 128: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
-	17,  // 129: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
-	21,  // 130: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
-	23,  // 131: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
-	25,  // 132: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
-	27,  // 133: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
-	30,  // 134: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
-	32,  // 135: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
-	34,  // 136: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
-	36,  // 137: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
-	40,  // 138: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
-	42,  // 139: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
-	45,  // 140: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
-	47,  // 141: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
-	49,  // 142: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
-	51,  // 143: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
-	55,  // 144: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
-	53,  // 145: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
-	57,  // 146: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
-	59,  // 147: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
-	61,  // 148: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
-	74,  // 149: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
-	80,  // 150: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
-	83,  // 151: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
-	85,  // 152: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
-	87,  // 153: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
-	89,  // 154: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
-	63,  // 155: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
-	65,  // 156: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
-	71,  // 157: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
-	78,  // 158: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
-	124, // [124:159] is the sub-list for method output_type
-	89,  // [89:124] is the sub-list for method input_type
-	89,  // [89:89] is the sub-list for extension type_name
-	89,  // [89:89] is the sub-list for extension extendee
-	0,   // [0:89] is the sub-list for field type_name
+	93,  // 3: fanout.admin.v1.TreeResponse.cut_off:type_name -> fanout.tree.v1.CutOff
+	5,   // 4: fanout.admin.v1.TreeGroup.members:type_name -> fanout.admin.v1.TreeMember
+	92,  // 5: fanout.admin.v1.TreeGroup.last_contact:type_name -> google.protobuf.Timestamp
+	90,  // 6: fanout.admin.v1.TreeGroup.labels:type_name -> fanout.admin.v1.TreeGroup.LabelsEntry
+	94,  // 7: fanout.admin.v1.TreeGroup.freeze:type_name -> fanout.catalog.v1.Freeze
+	92,  // 8: fanout.admin.v1.TreeGroup.detached_since:type_name -> google.protobuf.Timestamp
+	92,  // 9: fanout.admin.v1.TreeMember.last_contact:type_name -> google.protobuf.Timestamp
+	95,  // 10: fanout.admin.v1.TreeMember.disk:type_name -> fanout.tree.v1.Disk
+	95,  // 11: fanout.admin.v1.TreeMember.registry_disk:type_name -> fanout.tree.v1.Disk
+	92,  // 12: fanout.admin.v1.TreeMember.certificate_expires:type_name -> google.protobuf.Timestamp
+	92,  // 13: fanout.admin.v1.WhereResponse.as_of:type_name -> google.protobuf.Timestamp
+	8,   // 14: fanout.admin.v1.WhereResponse.sites:type_name -> fanout.admin.v1.SiteRef
+	93,  // 15: fanout.admin.v1.WhereResponse.cut_off:type_name -> fanout.tree.v1.CutOff
+	92,  // 16: fanout.admin.v1.SiteRef.since:type_name -> google.protobuf.Timestamp
+	92,  // 17: fanout.admin.v1.SiteRef.next_attempt:type_name -> google.protobuf.Timestamp
+	96,  // 18: fanout.admin.v1.SiteRef.trouble:type_name -> fanout.tree.v1.Trouble
+	92,  // 19: fanout.admin.v1.PendingResponse.as_of:type_name -> google.protobuf.Timestamp
+	11,  // 20: fanout.admin.v1.PendingResponse.refs:type_name -> fanout.admin.v1.PendingAtSite
+	8,   // 21: fanout.admin.v1.PendingAtSite.at:type_name -> fanout.admin.v1.SiteRef
+	96,  // 22: fanout.admin.v1.PendingAtSite.trouble:type_name -> fanout.tree.v1.Trouble
+	92,  // 23: fanout.admin.v1.WhyResponse.as_of:type_name -> google.protobuf.Timestamp
+	14,  // 24: fanout.admin.v1.WhyResponse.hops:type_name -> fanout.admin.v1.WhyHop
+	92,  // 25: fanout.admin.v1.WhyHop.detached_since:type_name -> google.protobuf.Timestamp
+	92,  // 26: fanout.admin.v1.WhyHop.since:type_name -> google.protobuf.Timestamp
+	96,  // 27: fanout.admin.v1.WhyHop.trouble:type_name -> fanout.tree.v1.Trouble
+	97,  // 28: fanout.admin.v1.WhyHop.blob:type_name -> fanout.tree.v1.BlobProgress
+	92,  // 29: fanout.admin.v1.WhyHop.next_attempt:type_name -> google.protobuf.Timestamp
+	92,  // 30: fanout.admin.v1.WhyHop.last_contact:type_name -> google.protobuf.Timestamp
+	15,  // 31: fanout.admin.v1.WhyHop.receipt:type_name -> fanout.admin.v1.Receipt
+	92,  // 32: fanout.admin.v1.Receipt.at:type_name -> google.protobuf.Timestamp
+	92,  // 33: fanout.admin.v1.TopResponse.as_of:type_name -> google.protobuf.Timestamp
+	18,  // 34: fanout.admin.v1.TopResponse.transfers:type_name -> fanout.admin.v1.Transfer
+	19,  // 35: fanout.admin.v1.TopResponse.absent:type_name -> fanout.admin.v1.Absent
+	92,  // 36: fanout.admin.v1.Transfer.since:type_name -> google.protobuf.Timestamp
+	92,  // 37: fanout.admin.v1.DescribeResponse.as_of:type_name -> google.protobuf.Timestamp
+	4,   // 38: fanout.admin.v1.DescribeResponse.group:type_name -> fanout.admin.v1.TreeGroup
+	98,  // 39: fanout.admin.v1.DescribeResponse.demand:type_name -> fanout.catalog.v1.Scope
+	4,   // 40: fanout.admin.v1.DescribeResponse.children:type_name -> fanout.admin.v1.TreeGroup
+	10,  // 41: fanout.admin.v1.DescribeResponse.pending:type_name -> fanout.admin.v1.PendingResponse
+	99,  // 42: fanout.admin.v1.DescribeResponse.record:type_name -> fanout.catalog.v1.Record
+	8,   // 43: fanout.admin.v1.DescribeResponse.sites:type_name -> fanout.admin.v1.SiteRef
+	37,  // 44: fanout.admin.v1.DescribeResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	100, // 45: fanout.admin.v1.DescribeResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	101, // 46: fanout.admin.v1.DescribeResponse.policy:type_name -> fanout.catalog.v1.Policy
+	25,  // 47: fanout.admin.v1.DescribeResponse.events:type_name -> fanout.admin.v1.EventsResponse
+	28,  // 48: fanout.admin.v1.DescribeResponse.servers:type_name -> fanout.admin.v1.MemberInfo
+	18,  // 49: fanout.admin.v1.DescribeResponse.transfers:type_name -> fanout.admin.v1.Transfer
+	92,  // 50: fanout.admin.v1.ImagesResponse.published_at:type_name -> google.protobuf.Timestamp
+	92,  // 51: fanout.admin.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	92,  // 52: fanout.admin.v1.EventsResponse.first:type_name -> google.protobuf.Timestamp
+	28,  // 53: fanout.admin.v1.MembersResponse.members:type_name -> fanout.admin.v1.MemberInfo
+	92,  // 54: fanout.admin.v1.VersionResponse.now:type_name -> google.protobuf.Timestamp
+	92,  // 55: fanout.admin.v1.UnpublishResponse.undo_until:type_name -> google.protobuf.Timestamp
+	92,  // 56: fanout.admin.v1.UnpublishResponse.deleted_at:type_name -> google.protobuf.Timestamp
+	37,  // 57: fanout.admin.v1.ConflictsResponse.conflicts:type_name -> fanout.admin.v1.ConflictInfo
+	38,  // 58: fanout.admin.v1.ConflictInfo.loser:type_name -> fanout.admin.v1.ConflictSide
+	38,  // 59: fanout.admin.v1.ConflictInfo.winner:type_name -> fanout.admin.v1.ConflictSide
+	92,  // 60: fanout.admin.v1.ConflictInfo.noted_at:type_name -> google.protobuf.Timestamp
+	38,  // 61: fanout.admin.v1.ConflictInfo.now:type_name -> fanout.admin.v1.ConflictSide
+	92,  // 62: fanout.admin.v1.ConflictSide.pushed_at:type_name -> google.protobuf.Timestamp
+	43,  // 63: fanout.admin.v1.DeletionsResponse.deletions:type_name -> fanout.admin.v1.DeletionInfo
+	92,  // 64: fanout.admin.v1.DeletionInfo.noted_at:type_name -> google.protobuf.Timestamp
+	28,  // 65: fanout.admin.v1.AddMemberResponse.member:type_name -> fanout.admin.v1.MemberInfo
+	98,  // 66: fanout.admin.v1.ViewRequest.within:type_name -> fanout.catalog.v1.Scope
+	98,  // 67: fanout.admin.v1.ViewResponse.scope:type_name -> fanout.catalog.v1.Scope
+	98,  // 68: fanout.admin.v1.VerifyRequest.within:type_name -> fanout.catalog.v1.Scope
+	66,  // 69: fanout.admin.v1.VerifyResponse.progress:type_name -> fanout.admin.v1.VerifyProgress
+	67,  // 70: fanout.admin.v1.VerifyResponse.ref:type_name -> fanout.admin.v1.VerifiedRef
+	68,  // 71: fanout.admin.v1.VerifyResponse.difference:type_name -> fanout.admin.v1.Difference
+	69,  // 72: fanout.admin.v1.VerifyResponse.done:type_name -> fanout.admin.v1.VerifyDone
+	72,  // 73: fanout.admin.v1.DoctorResponse.checks:type_name -> fanout.admin.v1.Check
+	100, // 74: fanout.admin.v1.StartRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	75,  // 75: fanout.admin.v1.StartRolloutResponse.preflight:type_name -> fanout.admin.v1.PreflightSite
+	72,  // 76: fanout.admin.v1.PreflightSite.checks:type_name -> fanout.admin.v1.Check
+	77,  // 77: fanout.admin.v1.ReadyRequest.needs:type_name -> fanout.admin.v1.Need
+	72,  // 78: fanout.admin.v1.ReadyResponse.checks:type_name -> fanout.admin.v1.Check
+	100, // 79: fanout.admin.v1.RolloutsResponse.rollouts:type_name -> fanout.catalog.v1.Rollout
+	92,  // 80: fanout.admin.v1.RolloutsResponse.as_of:type_name -> google.protobuf.Timestamp
+	81,  // 81: fanout.admin.v1.RolloutsResponse.sites:type_name -> fanout.admin.v1.RolloutSite
+	8,   // 82: fanout.admin.v1.RolloutSite.refs:type_name -> fanout.admin.v1.SiteRef
+	100, // 83: fanout.admin.v1.SteerRolloutResponse.rollout:type_name -> fanout.catalog.v1.Rollout
+	101, // 84: fanout.admin.v1.PoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	101, // 85: fanout.admin.v1.SetPoliciesRequest.policies:type_name -> fanout.catalog.v1.Policy
+	101, // 86: fanout.admin.v1.SetPoliciesResponse.policies:type_name -> fanout.catalog.v1.Policy
+	92,  // 87: fanout.admin.v1.SetFreezeRequest.until:type_name -> google.protobuf.Timestamp
+	94,  // 88: fanout.admin.v1.SetFreezeResponse.freeze:type_name -> fanout.catalog.v1.Freeze
+	91,  // 89: fanout.admin.v1.SetFreezeResponse.shorter:type_name -> fanout.admin.v1.SetFreezeResponse.Shorter
+	92,  // 90: fanout.admin.v1.SetFreezeResponse.Shorter.until:type_name -> google.protobuf.Timestamp
+	0,   // 91: fanout.admin.v1.AdminService.Publish:input_type -> fanout.admin.v1.PublishRequest
+	2,   // 92: fanout.admin.v1.AdminService.Tree:input_type -> fanout.admin.v1.TreeRequest
+	6,   // 93: fanout.admin.v1.AdminService.Where:input_type -> fanout.admin.v1.WhereRequest
+	9,   // 94: fanout.admin.v1.AdminService.Pending:input_type -> fanout.admin.v1.PendingRequest
+	12,  // 95: fanout.admin.v1.AdminService.Why:input_type -> fanout.admin.v1.WhyRequest
+	16,  // 96: fanout.admin.v1.AdminService.Top:input_type -> fanout.admin.v1.TopRequest
+	20,  // 97: fanout.admin.v1.AdminService.Describe:input_type -> fanout.admin.v1.DescribeRequest
+	22,  // 98: fanout.admin.v1.AdminService.Images:input_type -> fanout.admin.v1.ImagesRequest
+	24,  // 99: fanout.admin.v1.AdminService.Events:input_type -> fanout.admin.v1.EventsRequest
+	26,  // 100: fanout.admin.v1.AdminService.Members:input_type -> fanout.admin.v1.MembersRequest
+	29,  // 101: fanout.admin.v1.AdminService.Version:input_type -> fanout.admin.v1.VersionRequest
+	31,  // 102: fanout.admin.v1.AdminService.Unpublish:input_type -> fanout.admin.v1.UnpublishRequest
+	33,  // 103: fanout.admin.v1.AdminService.Undo:input_type -> fanout.admin.v1.UndoRequest
+	35,  // 104: fanout.admin.v1.AdminService.Conflicts:input_type -> fanout.admin.v1.ConflictsRequest
+	39,  // 105: fanout.admin.v1.AdminService.SettleConflict:input_type -> fanout.admin.v1.SettleConflictRequest
+	41,  // 106: fanout.admin.v1.AdminService.Deletions:input_type -> fanout.admin.v1.DeletionsRequest
+	44,  // 107: fanout.admin.v1.AdminService.AllowDeletions:input_type -> fanout.admin.v1.AllowDeletionsRequest
+	46,  // 108: fanout.admin.v1.AdminService.RestoreDeletions:input_type -> fanout.admin.v1.RestoreDeletionsRequest
+	48,  // 109: fanout.admin.v1.AdminService.AddMember:input_type -> fanout.admin.v1.AddMemberRequest
+	50,  // 110: fanout.admin.v1.AdminService.RemoveMember:input_type -> fanout.admin.v1.RemoveMemberRequest
+	54,  // 111: fanout.admin.v1.AdminService.Lead:input_type -> fanout.admin.v1.LeadRequest
+	52,  // 112: fanout.admin.v1.AdminService.ForgetGroup:input_type -> fanout.admin.v1.ForgetGroupRequest
+	56,  // 113: fanout.admin.v1.AdminService.SaveCatalog:input_type -> fanout.admin.v1.SaveCatalogRequest
+	58,  // 114: fanout.admin.v1.AdminService.RestoreCatalog:input_type -> fanout.admin.v1.RestoreCatalogRequest
+	60,  // 115: fanout.admin.v1.AdminService.AcceptEpoch:input_type -> fanout.admin.v1.AcceptEpochRequest
+	73,  // 116: fanout.admin.v1.AdminService.StartRollout:input_type -> fanout.admin.v1.StartRolloutRequest
+	79,  // 117: fanout.admin.v1.AdminService.Rollouts:input_type -> fanout.admin.v1.RolloutsRequest
+	82,  // 118: fanout.admin.v1.AdminService.SteerRollout:input_type -> fanout.admin.v1.SteerRolloutRequest
+	84,  // 119: fanout.admin.v1.AdminService.Policies:input_type -> fanout.admin.v1.PoliciesRequest
+	86,  // 120: fanout.admin.v1.AdminService.SetPolicies:input_type -> fanout.admin.v1.SetPoliciesRequest
+	88,  // 121: fanout.admin.v1.AdminService.SetFreeze:input_type -> fanout.admin.v1.SetFreezeRequest
+	62,  // 122: fanout.admin.v1.AdminService.View:input_type -> fanout.admin.v1.ViewRequest
+	64,  // 123: fanout.admin.v1.AdminService.Verify:input_type -> fanout.admin.v1.VerifyRequest
+	70,  // 124: fanout.admin.v1.AdminService.Doctor:input_type -> fanout.admin.v1.DoctorRequest
+	76,  // 125: fanout.admin.v1.AdminService.Ready:input_type -> fanout.admin.v1.ReadyRequest
+	1,   // 126: fanout.admin.v1.AdminService.Publish:output_type -> fanout.admin.v1.PublishResponse
+	3,   // 127: fanout.admin.v1.AdminService.Tree:output_type -> fanout.admin.v1.TreeResponse
+	7,   // 128: fanout.admin.v1.AdminService.Where:output_type -> fanout.admin.v1.WhereResponse
+	10,  // 129: fanout.admin.v1.AdminService.Pending:output_type -> fanout.admin.v1.PendingResponse
+	13,  // 130: fanout.admin.v1.AdminService.Why:output_type -> fanout.admin.v1.WhyResponse
+	17,  // 131: fanout.admin.v1.AdminService.Top:output_type -> fanout.admin.v1.TopResponse
+	21,  // 132: fanout.admin.v1.AdminService.Describe:output_type -> fanout.admin.v1.DescribeResponse
+	23,  // 133: fanout.admin.v1.AdminService.Images:output_type -> fanout.admin.v1.ImagesResponse
+	25,  // 134: fanout.admin.v1.AdminService.Events:output_type -> fanout.admin.v1.EventsResponse
+	27,  // 135: fanout.admin.v1.AdminService.Members:output_type -> fanout.admin.v1.MembersResponse
+	30,  // 136: fanout.admin.v1.AdminService.Version:output_type -> fanout.admin.v1.VersionResponse
+	32,  // 137: fanout.admin.v1.AdminService.Unpublish:output_type -> fanout.admin.v1.UnpublishResponse
+	34,  // 138: fanout.admin.v1.AdminService.Undo:output_type -> fanout.admin.v1.UndoResponse
+	36,  // 139: fanout.admin.v1.AdminService.Conflicts:output_type -> fanout.admin.v1.ConflictsResponse
+	40,  // 140: fanout.admin.v1.AdminService.SettleConflict:output_type -> fanout.admin.v1.SettleConflictResponse
+	42,  // 141: fanout.admin.v1.AdminService.Deletions:output_type -> fanout.admin.v1.DeletionsResponse
+	45,  // 142: fanout.admin.v1.AdminService.AllowDeletions:output_type -> fanout.admin.v1.AllowDeletionsResponse
+	47,  // 143: fanout.admin.v1.AdminService.RestoreDeletions:output_type -> fanout.admin.v1.RestoreDeletionsResponse
+	49,  // 144: fanout.admin.v1.AdminService.AddMember:output_type -> fanout.admin.v1.AddMemberResponse
+	51,  // 145: fanout.admin.v1.AdminService.RemoveMember:output_type -> fanout.admin.v1.RemoveMemberResponse
+	55,  // 146: fanout.admin.v1.AdminService.Lead:output_type -> fanout.admin.v1.LeadResponse
+	53,  // 147: fanout.admin.v1.AdminService.ForgetGroup:output_type -> fanout.admin.v1.ForgetGroupResponse
+	57,  // 148: fanout.admin.v1.AdminService.SaveCatalog:output_type -> fanout.admin.v1.SaveCatalogResponse
+	59,  // 149: fanout.admin.v1.AdminService.RestoreCatalog:output_type -> fanout.admin.v1.RestoreCatalogResponse
+	61,  // 150: fanout.admin.v1.AdminService.AcceptEpoch:output_type -> fanout.admin.v1.AcceptEpochResponse
+	74,  // 151: fanout.admin.v1.AdminService.StartRollout:output_type -> fanout.admin.v1.StartRolloutResponse
+	80,  // 152: fanout.admin.v1.AdminService.Rollouts:output_type -> fanout.admin.v1.RolloutsResponse
+	83,  // 153: fanout.admin.v1.AdminService.SteerRollout:output_type -> fanout.admin.v1.SteerRolloutResponse
+	85,  // 154: fanout.admin.v1.AdminService.Policies:output_type -> fanout.admin.v1.PoliciesResponse
+	87,  // 155: fanout.admin.v1.AdminService.SetPolicies:output_type -> fanout.admin.v1.SetPoliciesResponse
+	89,  // 156: fanout.admin.v1.AdminService.SetFreeze:output_type -> fanout.admin.v1.SetFreezeResponse
+	63,  // 157: fanout.admin.v1.AdminService.View:output_type -> fanout.admin.v1.ViewResponse
+	65,  // 158: fanout.admin.v1.AdminService.Verify:output_type -> fanout.admin.v1.VerifyResponse
+	71,  // 159: fanout.admin.v1.AdminService.Doctor:output_type -> fanout.admin.v1.DoctorResponse
+	78,  // 160: fanout.admin.v1.AdminService.Ready:output_type -> fanout.admin.v1.ReadyResponse
+	126, // [126:161] is the sub-list for method output_type
+	91,  // [91:126] is the sub-list for method input_type
+	91,  // [91:91] is the sub-list for extension type_name
+	91,  // [91:91] is the sub-list for extension extendee
+	0,   // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_fanout_admin_v1_admin_proto_init() }

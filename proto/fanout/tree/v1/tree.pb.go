@@ -1061,7 +1061,9 @@ type Heartbeat struct {
 	// head is headquarters' newest revision known here.
 	Head uint64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
 	// freezes of the parent group and of those above it.
-	Freezes       []*v1.Freeze `protobuf:"bytes,4,rep,name=freezes,proto3" json:"freezes,omitempty"`
+	Freezes []*v1.Freeze `protobuf:"bytes,4,rep,name=freezes,proto3" json:"freezes,omitempty"`
+	// cut_off: the parent group, or one above it, is attached to no parent; absent: none is, as far as is known.
+	CutOff        *CutOff `protobuf:"bytes,5,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1124,6 +1126,68 @@ func (x *Heartbeat) GetFreezes() []*v1.Freeze {
 	return nil
 }
 
+func (x *Heartbeat) GetCutOff() *CutOff {
+	if x != nil {
+		return x.CutOff
+	}
+	return nil
+}
+
+// CutOff says that nothing new comes from headquarters.
+type CutOff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group that is attached to no parent.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// since when.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CutOff) Reset() {
+	*x = CutOff{}
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CutOff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CutOff) ProtoMessage() {}
+
+func (x *CutOff) ProtoReflect() protoreflect.Message {
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CutOff.ProtoReflect.Descriptor instead.
+func (*CutOff) Descriptor() ([]byte, []int) {
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CutOff) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CutOff) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // HealthUpdate carries what changed in a subtree.
 type HealthUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1145,7 +1209,7 @@ type HealthUpdate struct {
 
 func (x *HealthUpdate) Reset() {
 	*x = HealthUpdate{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1221,7 @@ func (x *HealthUpdate) String() string {
 func (*HealthUpdate) ProtoMessage() {}
 
 func (x *HealthUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[15]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1234,7 @@ func (x *HealthUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthUpdate.ProtoReflect.Descriptor instead.
 func (*HealthUpdate) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{15}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HealthUpdate) GetFull() bool {
@@ -1260,7 +1324,7 @@ type GroupHealth struct {
 
 func (x *GroupHealth) Reset() {
 	*x = GroupHealth{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1336,7 @@ func (x *GroupHealth) String() string {
 func (*GroupHealth) ProtoMessage() {}
 
 func (x *GroupHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[16]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1349,7 @@ func (x *GroupHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHealth.ProtoReflect.Descriptor instead.
 func (*GroupHealth) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{16}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GroupHealth) GetGroup() string {
@@ -1463,7 +1527,7 @@ type SiteHealth struct {
 
 func (x *SiteHealth) Reset() {
 	*x = SiteHealth{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1539,7 @@ func (x *SiteHealth) String() string {
 func (*SiteHealth) ProtoMessage() {}
 
 func (x *SiteHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[17]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1552,7 @@ func (x *SiteHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteHealth.ProtoReflect.Descriptor instead.
 func (*SiteHealth) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{17}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SiteHealth) GetSite() string {
@@ -1644,7 +1708,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1720,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[18]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1733,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{18}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Disk) GetFree() int64 {
@@ -1725,7 +1789,7 @@ type PendingRef struct {
 
 func (x *PendingRef) Reset() {
 	*x = PendingRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1801,7 @@ func (x *PendingRef) String() string {
 func (*PendingRef) ProtoMessage() {}
 
 func (x *PendingRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[19]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1814,7 @@ func (x *PendingRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRef.ProtoReflect.Descriptor instead.
 func (*PendingRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{19}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PendingRef) GetSite() string {
@@ -1879,7 +1943,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +1955,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[20]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +1968,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{20}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Trouble) GetCause() string {
@@ -1968,7 +2032,7 @@ type BlobProgress struct {
 
 func (x *BlobProgress) Reset() {
 	*x = BlobProgress{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2044,7 @@ func (x *BlobProgress) String() string {
 func (*BlobProgress) ProtoMessage() {}
 
 func (x *BlobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[21]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2057,7 @@ func (x *BlobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobProgress.ProtoReflect.Descriptor instead.
 func (*BlobProgress) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{21}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BlobProgress) GetDigest() string {
@@ -2046,7 +2110,7 @@ type SettledRef struct {
 
 func (x *SettledRef) Reset() {
 	*x = SettledRef{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2122,7 @@ func (x *SettledRef) String() string {
 func (*SettledRef) ProtoMessage() {}
 
 func (x *SettledRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[22]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2135,7 @@ func (x *SettledRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettledRef.ProtoReflect.Descriptor instead.
 func (*SettledRef) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{22}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SettledRef) GetSite() string {
@@ -2108,7 +2172,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2184,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[23]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2197,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{23}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FollowRequest) GetMember() *v1.Member {
@@ -2161,7 +2225,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2237,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[24]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2250,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{24}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FollowResponse) GetRoster() *Roster {
@@ -2208,14 +2272,16 @@ type Roster struct {
 	// parent group; empty at headquarters or when attached to none.
 	Parent string `protobuf:"bytes,4,opt,name=parent,proto3" json:"parent,omitempty"`
 	// head is headquarters' newest revision known here.
-	Head          uint64 `protobuf:"varint,5,opt,name=head,proto3" json:"head,omitempty"`
+	Head uint64 `protobuf:"varint,5,opt,name=head,proto3" json:"head,omitempty"`
+	// cut_off: this group, or one above it, is attached to no parent; absent: none is, as far as is known.
+	CutOff        *CutOff `protobuf:"bytes,6,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2293,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[25]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2306,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{25}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Roster) GetCarrier() string {
@@ -2278,6 +2344,13 @@ func (x *Roster) GetHead() uint64 {
 	return 0
 }
 
+func (x *Roster) GetCutOff() *CutOff {
+	if x != nil {
+		return x.CutOff
+	}
+	return nil
+}
+
 // ProposeRequest hands changes to the root.
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2293,7 +2366,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2378,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[26]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2391,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{26}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProposeRequest) GetSite() string {
@@ -2353,7 +2426,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2438,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[27]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2451,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{27}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProposeResponse) GetResults() []*ChangeResult {
@@ -2405,7 +2478,7 @@ type ChangeResult struct {
 
 func (x *ChangeResult) Reset() {
 	*x = ChangeResult{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2490,7 @@ func (x *ChangeResult) String() string {
 func (*ChangeResult) ProtoMessage() {}
 
 func (x *ChangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[28]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2503,7 @@ func (x *ChangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResult.ProtoReflect.Descriptor instead.
 func (*ChangeResult) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{28}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ChangeResult) GetRevision() uint64 {
@@ -2470,7 +2543,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2555,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[29]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2568,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{29}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
 }
 
 // IdentifyResponse says who the agent is.
@@ -2527,7 +2600,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2612,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[30]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2625,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{30}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IdentifyResponse) GetSite() string {
@@ -2649,7 +2722,7 @@ type RaftHello struct {
 
 func (x *RaftHello) Reset() {
 	*x = RaftHello{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2734,7 @@ func (x *RaftHello) String() string {
 func (*RaftHello) ProtoMessage() {}
 
 func (x *RaftHello) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[31]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2747,7 @@ func (x *RaftHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHello.ProtoReflect.Descriptor instead.
 func (*RaftHello) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{31}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RaftHello) GetGroup() string {
@@ -2768,7 +2841,7 @@ type RaftChannel struct {
 
 func (x *RaftChannel) Reset() {
 	*x = RaftChannel{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2853,7 @@ func (x *RaftChannel) String() string {
 func (*RaftChannel) ProtoMessage() {}
 
 func (x *RaftChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[32]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2866,7 @@ func (x *RaftChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftChannel.ProtoReflect.Descriptor instead.
 func (*RaftChannel) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{32}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RaftChannel) GetTo() string {
@@ -2818,7 +2891,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2903,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[33]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +2916,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{33}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JoinRequest) GetMember() *v1.Member {
@@ -2878,7 +2951,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[34]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +2963,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[34]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +2976,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{34}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JoinResponse) GetAccepted() bool {
@@ -2930,7 +3003,7 @@ type RaftReply struct {
 
 func (x *RaftReply) Reset() {
 	*x = RaftReply{}
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[35]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3015,7 @@ func (x *RaftReply) String() string {
 func (*RaftReply) ProtoMessage() {}
 
 func (x *RaftReply) ProtoReflect() protoreflect.Message {
-	mi := &file_fanout_tree_v1_tree_proto_msgTypes[35]
+	mi := &file_fanout_tree_v1_tree_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3028,7 @@ func (x *RaftReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftReply.ProtoReflect.Descriptor instead.
 func (*RaftReply) Descriptor() ([]byte, []int) {
-	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{35}
+	return file_fanout_tree_v1_tree_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RaftReply) GetRefusal() string {
@@ -3052,12 +3125,16 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\bposition\x18\x03 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x12\x16\n" +
 	"\x06resync\x18\x04 \x01(\tR\x06resync\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\bR\x03end\x12\x16\n" +
-	"\x06pruned\x18\x06 \x01(\x04R\x06pruned\"\xbd\x01\n" +
+	"\x06pruned\x18\x06 \x01(\x04R\x06pruned\"\xee\x01\n" +
 	"\tHeartbeat\x127\n" +
 	"\bposition\x18\x01 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04head\x18\x03 \x01(\x04R\x04head\x123\n" +
-	"\afreezes\x18\x04 \x03(\v2\x19.fanout.catalog.v1.FreezeR\afreezes\"\x9a\x02\n" +
+	"\afreezes\x18\x04 \x03(\v2\x19.fanout.catalog.v1.FreezeR\afreezes\x12/\n" +
+	"\acut_off\x18\x05 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\"P\n" +
+	"\x06CutOff\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x9a\x02\n" +
 	"\fHealthUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x123\n" +
 	"\x06groups\x18\x02 \x03(\v2\x1b.fanout.tree.v1.GroupHealthR\x06groups\x120\n" +
@@ -3161,13 +3238,14 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\v2\x19.fanout.catalog.v1.MemberR\x06member\x124\n" +
 	"\x06health\x18\x02 \x01(\v2\x1c.fanout.tree.v1.HealthUpdateR\x06health\"@\n" +
 	"\x0eFollowResponse\x12.\n" +
-	"\x06roster\x18\x01 \x01(\v2\x16.fanout.tree.v1.RosterR\x06roster\"\xbe\x01\n" +
+	"\x06roster\x18\x01 \x01(\v2\x16.fanout.tree.v1.RosterR\x06roster\"\xef\x01\n" +
 	"\x06Roster\x12\x18\n" +
 	"\acarrier\x18\x01 \x01(\tR\acarrier\x126\n" +
 	"\amembers\x18\x02 \x03(\v2\x1c.fanout.tree.v1.ParentMemberR\amembers\x126\n" +
 	"\aparents\x18\x03 \x03(\v2\x1c.fanout.tree.v1.ParentMemberR\aparents\x12\x16\n" +
 	"\x06parent\x18\x04 \x01(\tR\x06parent\x12\x12\n" +
-	"\x04head\x18\x05 \x01(\x04R\x04head\"o\n" +
+	"\x04head\x18\x05 \x01(\x04R\x04head\x12/\n" +
+	"\acut_off\x18\x06 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\"o\n" +
 	"\x0eProposeRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x123\n" +
@@ -3238,7 +3316,7 @@ func file_fanout_tree_v1_tree_proto_rawDescGZIP() []byte {
 	return file_fanout_tree_v1_tree_proto_rawDescData
 }
 
-var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_fanout_tree_v1_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*VouchRequest)(nil),          // 0: fanout.tree.v1.VouchRequest
 	(*VouchResponse)(nil),         // 1: fanout.tree.v1.VouchResponse
@@ -3255,116 +3333,120 @@ var file_fanout_tree_v1_tree_proto_goTypes = []any{
 	(*ParentMember)(nil),          // 12: fanout.tree.v1.ParentMember
 	(*Records)(nil),               // 13: fanout.tree.v1.Records
 	(*Heartbeat)(nil),             // 14: fanout.tree.v1.Heartbeat
-	(*HealthUpdate)(nil),          // 15: fanout.tree.v1.HealthUpdate
-	(*GroupHealth)(nil),           // 16: fanout.tree.v1.GroupHealth
-	(*SiteHealth)(nil),            // 17: fanout.tree.v1.SiteHealth
-	(*Disk)(nil),                  // 18: fanout.tree.v1.Disk
-	(*PendingRef)(nil),            // 19: fanout.tree.v1.PendingRef
-	(*Trouble)(nil),               // 20: fanout.tree.v1.Trouble
-	(*BlobProgress)(nil),          // 21: fanout.tree.v1.BlobProgress
-	(*SettledRef)(nil),            // 22: fanout.tree.v1.SettledRef
-	(*FollowRequest)(nil),         // 23: fanout.tree.v1.FollowRequest
-	(*FollowResponse)(nil),        // 24: fanout.tree.v1.FollowResponse
-	(*Roster)(nil),                // 25: fanout.tree.v1.Roster
-	(*ProposeRequest)(nil),        // 26: fanout.tree.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 27: fanout.tree.v1.ProposeResponse
-	(*ChangeResult)(nil),          // 28: fanout.tree.v1.ChangeResult
-	(*IdentifyRequest)(nil),       // 29: fanout.tree.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 30: fanout.tree.v1.IdentifyResponse
-	(*RaftHello)(nil),             // 31: fanout.tree.v1.RaftHello
-	(*RaftChannel)(nil),           // 32: fanout.tree.v1.RaftChannel
-	(*JoinRequest)(nil),           // 33: fanout.tree.v1.JoinRequest
-	(*JoinResponse)(nil),          // 34: fanout.tree.v1.JoinResponse
-	(*RaftReply)(nil),             // 35: fanout.tree.v1.RaftReply
-	nil,                           // 36: fanout.tree.v1.Hello.LabelsEntry
-	nil,                           // 37: fanout.tree.v1.GroupHealth.LabelsEntry
-	nil,                           // 38: fanout.tree.v1.IdentifyResponse.FoundingEntry
-	(*v1.Position)(nil),           // 39: fanout.catalog.v1.Position
-	(*v1.Scope)(nil),              // 40: fanout.catalog.v1.Scope
-	(*v1.Ancestor)(nil),           // 41: fanout.catalog.v1.Ancestor
-	(*v1.Record)(nil),             // 42: fanout.catalog.v1.Record
-	(*v11.Manifest)(nil),          // 43: fanout.transfer.v1.Manifest
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*v1.Freeze)(nil),             // 45: fanout.catalog.v1.Freeze
-	(*v1.GroupSite)(nil),          // 46: fanout.catalog.v1.GroupSite
-	(*v1.Member)(nil),             // 47: fanout.catalog.v1.Member
-	(*v1.Change)(nil),             // 48: fanout.catalog.v1.Change
+	(*CutOff)(nil),                // 15: fanout.tree.v1.CutOff
+	(*HealthUpdate)(nil),          // 16: fanout.tree.v1.HealthUpdate
+	(*GroupHealth)(nil),           // 17: fanout.tree.v1.GroupHealth
+	(*SiteHealth)(nil),            // 18: fanout.tree.v1.SiteHealth
+	(*Disk)(nil),                  // 19: fanout.tree.v1.Disk
+	(*PendingRef)(nil),            // 20: fanout.tree.v1.PendingRef
+	(*Trouble)(nil),               // 21: fanout.tree.v1.Trouble
+	(*BlobProgress)(nil),          // 22: fanout.tree.v1.BlobProgress
+	(*SettledRef)(nil),            // 23: fanout.tree.v1.SettledRef
+	(*FollowRequest)(nil),         // 24: fanout.tree.v1.FollowRequest
+	(*FollowResponse)(nil),        // 25: fanout.tree.v1.FollowResponse
+	(*Roster)(nil),                // 26: fanout.tree.v1.Roster
+	(*ProposeRequest)(nil),        // 27: fanout.tree.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 28: fanout.tree.v1.ProposeResponse
+	(*ChangeResult)(nil),          // 29: fanout.tree.v1.ChangeResult
+	(*IdentifyRequest)(nil),       // 30: fanout.tree.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 31: fanout.tree.v1.IdentifyResponse
+	(*RaftHello)(nil),             // 32: fanout.tree.v1.RaftHello
+	(*RaftChannel)(nil),           // 33: fanout.tree.v1.RaftChannel
+	(*JoinRequest)(nil),           // 34: fanout.tree.v1.JoinRequest
+	(*JoinResponse)(nil),          // 35: fanout.tree.v1.JoinResponse
+	(*RaftReply)(nil),             // 36: fanout.tree.v1.RaftReply
+	nil,                           // 37: fanout.tree.v1.Hello.LabelsEntry
+	nil,                           // 38: fanout.tree.v1.GroupHealth.LabelsEntry
+	nil,                           // 39: fanout.tree.v1.IdentifyResponse.FoundingEntry
+	(*v1.Position)(nil),           // 40: fanout.catalog.v1.Position
+	(*v1.Scope)(nil),              // 41: fanout.catalog.v1.Scope
+	(*v1.Ancestor)(nil),           // 42: fanout.catalog.v1.Ancestor
+	(*v1.Record)(nil),             // 43: fanout.catalog.v1.Record
+	(*v11.Manifest)(nil),          // 44: fanout.transfer.v1.Manifest
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*v1.Freeze)(nil),             // 46: fanout.catalog.v1.Freeze
+	(*v1.GroupSite)(nil),          // 47: fanout.catalog.v1.GroupSite
+	(*v1.Member)(nil),             // 48: fanout.catalog.v1.Member
+	(*v1.Change)(nil),             // 49: fanout.catalog.v1.Change
 }
 var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
 	3,  // 0: fanout.tree.v1.TunnelRequest.hello:type_name -> fanout.tree.v1.TunnelHello
 	6,  // 1: fanout.tree.v1.AttachRequest.hello:type_name -> fanout.tree.v1.Hello
 	7,  // 2: fanout.tree.v1.AttachRequest.ack:type_name -> fanout.tree.v1.Ack
-	15, // 3: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	39, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
-	40, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
-	36, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
-	39, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
+	16, // 3: fanout.tree.v1.AttachRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	40, // 4: fanout.tree.v1.Hello.position:type_name -> fanout.catalog.v1.Position
+	41, // 5: fanout.tree.v1.Hello.demand:type_name -> fanout.catalog.v1.Scope
+	37, // 6: fanout.tree.v1.Hello.labels:type_name -> fanout.tree.v1.Hello.LabelsEntry
+	40, // 7: fanout.tree.v1.Ack.position:type_name -> fanout.catalog.v1.Position
 	9,  // 8: fanout.tree.v1.AttachResponse.redirect:type_name -> fanout.tree.v1.Redirect
 	10, // 9: fanout.tree.v1.AttachResponse.welcome:type_name -> fanout.tree.v1.Welcome
 	13, // 10: fanout.tree.v1.AttachResponse.records:type_name -> fanout.tree.v1.Records
 	14, // 11: fanout.tree.v1.AttachResponse.heartbeat:type_name -> fanout.tree.v1.Heartbeat
 	11, // 12: fanout.tree.v1.AttachResponse.parents:type_name -> fanout.tree.v1.Parents
-	39, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
-	41, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
+	40, // 13: fanout.tree.v1.Welcome.position:type_name -> fanout.catalog.v1.Position
+	42, // 14: fanout.tree.v1.Welcome.ancestors:type_name -> fanout.catalog.v1.Ancestor
 	11, // 15: fanout.tree.v1.Welcome.parents:type_name -> fanout.tree.v1.Parents
 	12, // 16: fanout.tree.v1.Parents.members:type_name -> fanout.tree.v1.ParentMember
-	42, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
-	43, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
-	39, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
-	39, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
-	44, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
-	45, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
-	16, // 23: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
-	17, // 24: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
-	19, // 25: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
-	22, // 26: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
-	39, // 27: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
-	37, // 28: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
-	44, // 29: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
-	40, // 30: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
-	46, // 31: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
-	45, // 32: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
-	44, // 33: fanout.tree.v1.GroupHealth.detached_since:type_name -> google.protobuf.Timestamp
-	44, // 34: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
-	18, // 35: fanout.tree.v1.SiteHealth.disk:type_name -> fanout.tree.v1.Disk
-	18, // 36: fanout.tree.v1.SiteHealth.registry_disk:type_name -> fanout.tree.v1.Disk
-	44, // 37: fanout.tree.v1.SiteHealth.certificate_expires:type_name -> google.protobuf.Timestamp
-	44, // 38: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
-	44, // 39: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
-	20, // 40: fanout.tree.v1.PendingRef.trouble:type_name -> fanout.tree.v1.Trouble
-	21, // 41: fanout.tree.v1.PendingRef.blob:type_name -> fanout.tree.v1.BlobProgress
-	47, // 42: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	15, // 43: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	25, // 44: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	12, // 45: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	12, // 46: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	48, // 47: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	28, // 48: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	42, // 49: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	38, // 50: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	32, // 51: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
-	29, // 52: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
-	33, // 53: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
-	47, // 54: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
-	30, // 55: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
-	34, // 56: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
-	5,  // 57: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	23, // 58: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	26, // 59: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	0,  // 60: fanout.tree.v1.TreeService.Vouch:input_type -> fanout.tree.v1.VouchRequest
-	2,  // 61: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
-	29, // 62: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	8,  // 63: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	24, // 64: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	27, // 65: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	1,  // 66: fanout.tree.v1.TreeService.Vouch:output_type -> fanout.tree.v1.VouchResponse
-	4,  // 67: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
-	30, // 68: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	63, // [63:69] is the sub-list for method output_type
-	57, // [57:63] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	43, // 17: fanout.tree.v1.Records.records:type_name -> fanout.catalog.v1.Record
+	44, // 18: fanout.tree.v1.Records.manifests:type_name -> fanout.transfer.v1.Manifest
+	40, // 19: fanout.tree.v1.Records.position:type_name -> fanout.catalog.v1.Position
+	40, // 20: fanout.tree.v1.Heartbeat.position:type_name -> fanout.catalog.v1.Position
+	45, // 21: fanout.tree.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
+	46, // 22: fanout.tree.v1.Heartbeat.freezes:type_name -> fanout.catalog.v1.Freeze
+	15, // 23: fanout.tree.v1.Heartbeat.cut_off:type_name -> fanout.tree.v1.CutOff
+	45, // 24: fanout.tree.v1.CutOff.since:type_name -> google.protobuf.Timestamp
+	17, // 25: fanout.tree.v1.HealthUpdate.groups:type_name -> fanout.tree.v1.GroupHealth
+	18, // 26: fanout.tree.v1.HealthUpdate.sites:type_name -> fanout.tree.v1.SiteHealth
+	20, // 27: fanout.tree.v1.HealthUpdate.pending:type_name -> fanout.tree.v1.PendingRef
+	23, // 28: fanout.tree.v1.HealthUpdate.settled:type_name -> fanout.tree.v1.SettledRef
+	40, // 29: fanout.tree.v1.GroupHealth.position:type_name -> fanout.catalog.v1.Position
+	38, // 30: fanout.tree.v1.GroupHealth.labels:type_name -> fanout.tree.v1.GroupHealth.LabelsEntry
+	45, // 31: fanout.tree.v1.GroupHealth.last_contact:type_name -> google.protobuf.Timestamp
+	41, // 32: fanout.tree.v1.GroupHealth.demand:type_name -> fanout.catalog.v1.Scope
+	47, // 33: fanout.tree.v1.GroupHealth.sites:type_name -> fanout.catalog.v1.GroupSite
+	46, // 34: fanout.tree.v1.GroupHealth.freeze:type_name -> fanout.catalog.v1.Freeze
+	45, // 35: fanout.tree.v1.GroupHealth.detached_since:type_name -> google.protobuf.Timestamp
+	45, // 36: fanout.tree.v1.SiteHealth.last_contact:type_name -> google.protobuf.Timestamp
+	19, // 37: fanout.tree.v1.SiteHealth.disk:type_name -> fanout.tree.v1.Disk
+	19, // 38: fanout.tree.v1.SiteHealth.registry_disk:type_name -> fanout.tree.v1.Disk
+	45, // 39: fanout.tree.v1.SiteHealth.certificate_expires:type_name -> google.protobuf.Timestamp
+	45, // 40: fanout.tree.v1.PendingRef.since:type_name -> google.protobuf.Timestamp
+	45, // 41: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
+	21, // 42: fanout.tree.v1.PendingRef.trouble:type_name -> fanout.tree.v1.Trouble
+	22, // 43: fanout.tree.v1.PendingRef.blob:type_name -> fanout.tree.v1.BlobProgress
+	48, // 44: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	16, // 45: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	26, // 46: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	12, // 47: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	12, // 48: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	15, // 49: fanout.tree.v1.Roster.cut_off:type_name -> fanout.tree.v1.CutOff
+	49, // 50: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	29, // 51: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	43, // 52: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	39, // 53: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	33, // 54: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	30, // 55: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	34, // 56: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	48, // 57: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	31, // 58: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	35, // 59: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	5,  // 60: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	24, // 61: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	27, // 62: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	0,  // 63: fanout.tree.v1.TreeService.Vouch:input_type -> fanout.tree.v1.VouchRequest
+	2,  // 64: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
+	30, // 65: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	8,  // 66: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	25, // 67: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	28, // 68: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	1,  // 69: fanout.tree.v1.TreeService.Vouch:output_type -> fanout.tree.v1.VouchResponse
+	4,  // 70: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
+	31, // 71: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	66, // [66:72] is the sub-list for method output_type
+	60, // [60:66] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_fanout_tree_v1_tree_proto_init() }
@@ -3388,7 +3470,7 @@ func file_fanout_tree_v1_tree_proto_init() {
 		(*AttachResponse_Heartbeat)(nil),
 		(*AttachResponse_Parents)(nil),
 	}
-	file_fanout_tree_v1_tree_proto_msgTypes[31].OneofWrappers = []any{
+	file_fanout_tree_v1_tree_proto_msgTypes[32].OneofWrappers = []any{
 		(*RaftHello_Channel)(nil),
 		(*RaftHello_Identify)(nil),
 		(*RaftHello_Join)(nil),
@@ -3399,7 +3481,7 @@ func file_fanout_tree_v1_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fanout_tree_v1_tree_proto_rawDesc), len(file_fanout_tree_v1_tree_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
