@@ -72,7 +72,7 @@ func (a *Agent) tree(top string) *adminv1.TreeResponse {
 		}
 		if path == a.cfg.Group && t.GetNoRoot() != "" {
 			g = proto.CloneOf(g)
-			g.State, g.Reason = "degraded", t.GetNoRoot()
+			g.State, g.Reason, g.Position = "degraded", t.GetNoRoot(), a.node.Catalog().Position()
 		}
 		t.Groups = append(t.Groups, a.treeGroup(g, sites[path], head))
 	}

@@ -40,6 +40,7 @@ func (n *Node) Report(site *treev1.SiteHealth, pending map[string]*treev1.Pendin
 	h.Site, h.Group, h.FabricAddress, h.Version, h.Incarnation = n.cfg.Site, n.cfg.Group, n.cfg.FabricAdvertise, n.cfg.Version, n.cfg.Incarnation
 	h.RegistryType, h.LastContact = n.cfg.RegistryType, nil
 	n.own.report(n.self, h, pending)
+	n.own.heard(n.self)
 }
 
 // Health returns what is known of groups and sites, and of these refs where they are pending, as of one moment.

@@ -25,7 +25,11 @@ func SitesText(s Style, sites []Site, now *time.Time) string {
 	for _, x := range sites {
 		digest := shortDigest(x.Digest)
 		if x.Want != "" && x.Want != x.Digest {
-			digest = fallback(digest, "none") + " → " + shortDigest(x.Want)
+			none := "none"
+			if x.State == "unknown" {
+				none = "?"
+			}
+			digest = fallback(digest, none) + " → " + shortDigest(x.Want)
 		}
 		rows = append(rows, []cell{
 			plain(x.Site), plain(x.Group), state(x.State), plain(digest), number(bytesText(x.BytesLeft)), plain(ago(now, x.Since)),

@@ -308,11 +308,15 @@ func (t Tree) arrange() []placed {
 	children := map[string][]Group{}
 	var tops []Group
 	for _, g := range t.Groups {
-		if g.Parent == "" || !known[g.Parent] || g.Parent == g.Group {
+		up := g.Parent
+		if up == "" && g.State == "unknown" {
+			up = parentPath(g.Group) // it is not known to be attached to none
+		}
+		if up == "" || !known[up] || up == g.Group {
 			tops = append(tops, g)
 			continue
 		}
-		children[g.Parent] = append(children[g.Parent], g)
+		children[up] = append(children[up], g)
 	}
 	var out []placed
 	seen := map[string]bool{}
