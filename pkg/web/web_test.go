@@ -289,7 +289,10 @@ func TestWords(t *testing.T) {
 		t.Fatalf("%d words only", len(words))
 	}
 	places := func(s string) []string {
-		p := regexp.MustCompile(`\{\d\}`).FindAllString(s, -1)
+		var p []string
+		for _, x := range regexp.MustCompile(`\{(\d)(\|[^|}]+\|[^|}]+)?\}`).FindAllStringSubmatch(s, -1) {
+			p = append(p, x[1])
+		}
 		slices.Sort(p)
 		return p
 	}

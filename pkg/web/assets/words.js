@@ -16,33 +16,33 @@ export const words = {
     "state.staged": "staged", "state.running": "running", "state.soaking": "soaking", "state.checking": "checking", "state.awaiting-approval": "awaiting approval", "state.awaiting-window": "awaiting window",
     "state.paused": "paused", "state.succeeded": "succeeded", "state.aborted": "aborted", "state.rolling-back": "rolling back", "state.rolled-back": "rolled back", "state.skipped": "skipped",
     "state.offline": "offline", "state.passed": "passed",
-    "tree.title": "Tree", "tree.sites": "{0} sites in {1} groups", "tree.search": "Find a group or site", "tree.search.none": "Nothing is called that.", "tree.search.found": "{0} found",
+    "tree.title": "Tree", "tree.sites": "{0|site|sites} in {1|group|groups}", "tree.search": "Find a group or site", "tree.search.none": "Nothing is called that.", "tree.search.found": "{0} found",
     "tree.fold": "Fold healthy", "tree.unfold": "Unfold all", "tree.in": "Zoom in", "tree.out": "Zoom out", "tree.fit": "Fit", "tree.zoom": "Zoom", "tree.picture": "Groups of the fabric, parents before children",
     "tree.keys": "Arrow keys walk the tree, Enter opens a group, Space folds it, / searches, + and − zoom.",
-    "tree.worst": "Needs attention", "tree.filter": "Show only {0}: {1} sites", "tree.empty": "Nothing is known of the fabric yet.",
-    "tree.below": "{0} groups below", "tree.node": "{0}, {1}, {2} sites", "tree.nodebelow": "worst below: {0}", "tree.above": "not seen from here",
-    "root": "root", "carrier": "carrier", "left": "{0} left", "rate": "{0}/s", "eta": "about {0}", "lag": "{0} behind", "lag.label": "Lag", "lag.none": "none", "lag.value": "{0} revisions, {1}", "frozen": "frozen",
+    "tree.worst": "Needs attention", "tree.filter": "Show only {0}: {1|site|sites}", "tree.empty": "Nothing is known of the fabric yet.",
+    "tree.below": "{0|group|groups} below", "tree.node": "{0}, {1}, {2|site|sites}", "tree.nodebelow": "worst below: {0}", "tree.above": "not seen from here",
+    "root": "root", "carrier": "carrier", "left": "{0} left", "rate": "{0}/s", "eta": "about {0}", "lag": "{0} behind", "lag.label": "Lag", "lag.none": "none", "lag.value": "{0|revision|revisions}, {1}", "frozen": "frozen",
     "group.title": "Group {0}", "group": "Group", "group.parent": "Attached to", "group.root": "Root", "group.term": "term {0}", "group.carrier": "Carrier", "group.revision": "Revision", "group.labels": "Labels",
     "group.contact": "Last contact", "group.freeze": "Freeze", "group.freeze.value": "until {0}, by {1}: {2}", "group.members": "Members", "group.children": "Groups below", "group.none": "No group of that name is known here.", "group.hq": "nothing: it is headquarters",
     "site": "Site", "site.title": "Site {0}", "site.state": "State", "site.registry": "Registry", "site.version": "Agent", "site.bytes": "Left to fetch", "site.rate": "Rate now", "site.eta": "Estimated", "site.refs": "Refs to do",
     "site.contact": "Last contact", "site.revision": "Revision", "site.roles": "Role", "site.member": "member", "site.none": "No site of that name is known here.", "site.pending": "Not as it should be here", "site.pending.none": "Everything in scope is here.", "site.pending.unheard": "It is not heard of now. When it was last, it had everything up to its revision above.",
     "site.pending.more": "{0} more are not listed.", "site.pending.unknown": "What is pending there is not known: {0}", "site.noregistry": "none: a witness holds the catalog and votes",
     "site.disk": "Disk", "site.registrydisk": "Registry's disk", "site.disk.value": "{0} of {1} left", "site.certificate": "Certificate", "site.certificate.value": "ends {0}", "ref.mend": "To do: {0}",
-    "ref": "Ref", "ref.title": "Where is {0}", "ref.digest": "Digest", "ref.revision": "revision {0}", "ref.delivered": "{0} of {1} sites", "ref.path": "Its way", "ref.path.picture": "The way of {0} from headquarters to each site", "ref.matrix": "Every site", "ref.list": "Not there yet", "ref.all": "Sites, worst first",
-    "ref.deleted": "It is deleted: sites take the tag away.", "ref.shows": "Shows", "ref.since": "Since", "ref.next": "Next attempt", "ref.attempts": "{0} attempts", "ref.why": "Why", "ref.left": "Left", "ref.none": "{0} is not in the catalog.",
+    "ref": "Ref", "ref.title": "Where is {0}", "ref.digest": "Digest", "ref.revision": "revision {0}", "ref.delivered": "{0} of {1|site|sites}", "ref.path": "Its way", "ref.path.picture": "The way of {0} from headquarters to each site", "ref.matrix": "Every site", "ref.list": "Not there yet", "ref.all": "Sites, worst first",
+    "ref.deleted": "It is deleted: sites take the tag away.", "ref.shows": "Shows", "ref.since": "Since", "ref.next": "Next attempt", "ref.attempts": "{0|attempt|attempts}", "ref.why": "Why", "ref.left": "Left", "ref.none": "{0} is not in the catalog.",
     "ref.cell": "{0}: {1}", "ref.allthere": "It is everywhere it should be.", "ref.nothing": "nothing", "ref.more": "Show all {0}",
     "why.title": "Why: {0} at {1}", "why.link.label": "the whole way", "why.way": "The way from the top", "why.behind": "revision {0} of {1}", "why.root": "root {0}", "why.carrier": "carrier {0}", "why.detached": "attached to no parent since {0}", "why.parent": "attached to {0}",
     "why.reported": "as reported {0}", "why.link": "link: {0}", "why.away": "it does not answer: {0}", "why.receipt": "delivered {0}: {1} from {2}", "why.here": "what was there", "why.blob": "{0} of {1} from {2}", "why.nothing": "nothing comes",
     "images.title": "Images", "images.search": "Find a repository, tag or digest", "images.all": "Also signatures and deleted", "images.published": "Published", "images.by": "By", "images.size": "Size", "images.revision": "Revision", "images.none": "Nothing is published under that name.", "images.empty": "Nothing is published yet.",
-    "images.more": "Only the first {0} are shown. Search for more.", "images.referrers": "{0} referrers", "images.deleted": "deleted", "images.at": "at {0}",
+    "images.more": "Only the first {0} are shown. Search for more.", "images.referrers": "{0|referrer|referrers}", "images.deleted": "deleted", "images.at": "at {0}",
     "rollouts.title": "Rollouts", "rollouts.none": "No rollout is kept. One begins with: fanoutctl promote REF…", "rollouts.wave": "wave {0} of {1}", "rollouts.over": "all {0} waves", "rollouts.started": "Started", "rollouts.ended": "Ended", "rollouts.by": "by {0}", "rollouts.plan": "plan {0}", "rollout.plan": "Plan", "rollouts.hq": "Rollouts are known at headquarters only.",
     "rollout.title": "Rollout {0}", "rollout.moves": "Moves", "rollout.from": "from {0}", "rollout.waves": "Waves", "rollout.soak.left": "{0} left of {1}", "rollout.soak.then": "then soaks {0}", "rollout.soak.done": "soaked {0}",
-    "rollout.groups": "{0} of {1} groups", "rollout.gate.before": "before it", "rollout.gate.after": "after it", "rollout.gate.approval": "approval", "rollout.gate.check": "check", "rollout.window.open": "the window is open", "rollout.window.next": "the window opens {0}", "rollout.window.never": "the window never opens",
-    "rollout.limits": "{0} at once · {1} failures allowed · then {2} · offline: {3}", "rollout.deadline": "deadline {0}", "then.pause": "pause", "then.abort": "abort", "then.rollback": "rollback", "offline.wait": "wait", "offline.skip": "skip", "offline.fail": "fail", "rollout.history": "History", "rollout.receipt": "Sites", "rollout.none": "No rollout {0} is kept.", "rollout.settled": "settled: it can't be rolled back any more", "rollout.superseded": "superseded by {0}",
+    "rollout.groups": "{0} of {1|group|groups}", "rollout.gate.before": "before it", "rollout.gate.after": "after it", "rollout.gate.approval": "approval", "rollout.gate.check": "check", "rollout.window.open": "the window is open", "rollout.window.next": "the window opens {0}", "rollout.window.never": "the window never opens",
+    "rollout.limits": "{0} at once · {1|failure|failures} allowed · then {2} · offline: {3}", "rollout.deadline": "deadline {0}", "then.pause": "pause", "then.abort": "abort", "then.rollback": "rollback", "offline.wait": "wait", "offline.skip": "skip", "offline.fail": "fail", "rollout.history": "History", "rollout.receipt": "Sites", "rollout.none": "No rollout {0} is kept.", "rollout.settled": "settled: it can't be rolled back any more", "rollout.superseded": "superseded by {0}",
     "rollout.needs": "It waits for a person: {0}", "rollout.opened": "opened {0}", "rollout.now": "now",
     "conflicts.title": "Conflicts", "conflicts.none": "No conflict, and no deletion waits for a word.", "conflicts.lost": "lost", "conflicts.won": "won", "conflicts.pushed": "pushed {0}", "conflicts.settle": "Settle it with", "conflicts.hq": "Conflicts are known at headquarters only.", "conflicts.list": "Pushes that lost",
     "deletions.list": "Deletions", "deletions.gone": "gone at", "deletions.seen": "seen", "deletions.state.held": "held until a person's word", "deletions.state.noted": "travels in a moment", "deletions.state.restoring": "is being put back", "deletions.allow": "Delete it everywhere, or put it back, with",
-    "events.title": "Events", "events.none": "Nothing has happened yet.", "events.of": "What happened at {0}, newest first. Each agent keeps its own events.", "events.search": "Find in events", "events.warnings": "Warnings only", "events.count": "{0} times since {1}", "events.nomatch": "No event is like that.",
+    "events.title": "Events", "events.none": "Nothing has happened yet.", "events.of": "What happened at {0}, newest first. Each agent keeps its own events.", "events.search": "Find in events", "events.warnings": "Warnings only", "events.count": "{0|time|times} since {1}", "events.nomatch": "No event is like that.",
     "time": "Time", "reason": "Reason", "message": "Message", "never": "never", "just-now": "just now", "ago": "{0} ago", "loading": "Asking…", "span.s": "{0} s", "span.m": "{0} min", "span.h": "{0} h", "span.d": "{0} d", "span.ms": "{0} min {1} s", "span.hm": "{0} h {1} min", "span.dh": "{0} d {1} h", "notfound": "There is no such page.", "back": "Back to the tree", "none": "none",
   },
   zh: {
@@ -95,10 +95,13 @@ let now = "en";
 export const language = () => now;
 export function speak(lang) { now = words[lang] ? lang : "en"; }
 
-// t is the word for a key, with what belongs in its places. A key that is missing shows itself, which a test looks for.
+// t is the word for a key, with what belongs in its places; {0|site|sites} is a number with its noun. A key that is missing shows itself, which a test looks for.
 export function t(key, ...args) {
   const word = words[now][key] ?? words.en[key] ?? key;
-  return args.length === 0 ? word : word.replace(/\{(\d)\}/g, (_, i) => String(args[i] ?? ""));
+  return args.length === 0 ? word : word.replace(/\{(\d)(?:\|(.*?)\|(.*?))?\}/g, (_, i, one, many) => {
+    const arg = String(args[i] ?? "");
+    return one === undefined ? arg : arg + " " + (arg === "1" ? one : many);
+  });
 }
 
 // stateName is the word for a state; one that is new here shows as it came.
