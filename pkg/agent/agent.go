@@ -83,6 +83,7 @@ type Agent struct {
 	progress *progress
 	events   *events
 	closures *closures
+	asking   turns // for manifests that others are asked for, by digest
 	sweeper  *sweeper
 	keeping  keeping
 

@@ -286,8 +286,8 @@ func (a *Agent) authorizePeer(ctx context.Context, group, site string) error {
 	return nil
 }
 
-// authorize lets a site read what is under a record that its group may see, and nothing else.
-func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, digests ...string) error {
+// authorize lets a site read what is under a record that its group may see, and nothing else. It is transfer.ServerConfig's Authorize.
+func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, far bool, digests ...string) error {
 	if err := a.authorizePeer(ctx, c.GetGroup(), c.GetSite()); err != nil {
 		return err
 	}
@@ -315,8 +315,8 @@ func (a *Agent) authorize(ctx context.Context, c *transferv1.Caller, p *transfer
 	}
 	set, err := a.closureOf(ctx, root, func(ctx context.Context, d string) (registry.Manifest, error) {
 		m, err := a.manifestAtHand(ctx, p.GetRepository(), d)
-		if errors.Is(err, transfer.ErrNotFound) && !fellow {
-			m, err = a.manifestFromPeers(ctx, p, d)
+		if errors.Is(err, transfer.ErrNotFound) && (far || !fellow) {
+			m, err = a.manifestBeyond(ctx, c, p, d)
 		}
 		return registry.Manifest(m), err
 	})
@@ -366,24 +366,37 @@ func rootOf(rec *catalogv1.Record, digest string) *catalogv1.Descriptor {
 	return nil
 }
 
-// serveManifest answers another agent. Who is above gets what is here or below; who is below, and a fellow from whoever asks outside for the group, what others have too.
+// serveManifest answers another agent.
 func (a *Agent) serveManifest(ctx context.Context, req *transferv1.ManifestsRequest, digest string) (store.Manifest, error) {
-	c, p := req.GetCaller(), req.GetPurpose()
-	m, err := a.manifestAtHand(ctx, p.GetRepository(), digest)
+	m, err := a.manifestAtHand(ctx, req.GetPurpose().GetRepository(), digest)
 	if !errors.Is(err, transfer.ErrNotFound) || req.GetAtHand() {
 		return m, err
 	}
+	return a.manifestBeyond(ctx, req.GetCaller(), req.GetPurpose(), digest)
+}
+
+// manifestBeyond gets what is not here for another agent. Who is above gets what is here or below; who is below, and a fellow from whoever asks outside for the group, what others have too:
+// a fellow learns of a record at the same moment, and would ask in vain for what is still on its way.
+func (a *Agent) manifestBeyond(ctx context.Context, c *transferv1.Caller, p *transferv1.Purpose, digest string) (store.Manifest, error) {
 	switch fellow := c.GetGroup() == a.cfg.Group; {
 	case strings.HasPrefix(a.cfg.Group, c.GetGroup()+"/"), fellow && a.cfg.Headquarters() && a.node.IsRoot():
 		return a.manifestNear(ctx, p, digest)
 	case !fellow, a.node.Roster().IsCarrier && !a.cfg.Headquarters():
 		return a.manifestFromPeers(ctx, p, digest)
 	}
-	return m, err
+	return store.Manifest{}, fmt.Errorf("manifest %s: %w", digest, transfer.ErrNotFound)
 }
 
-// manifestFromPeers asks the same agents as would be asked for a blob. What comes is checked and kept.
+// manifestFromPeers asks the same agents as would be asked for a blob. What comes is checked and kept, so that whoever wants it at the same time need not ask for it again.
 func (a *Agent) manifestFromPeers(ctx context.Context, p *transferv1.Purpose, digest string) (store.Manifest, error) {
+	done, err := a.asking.take(ctx, digest)
+	if err != nil {
+		return store.Manifest{}, err
+	}
+	defer done()
+	if m, err := a.store.Manifest(digest); err == nil || !errors.Is(err, store.ErrNotFound) {
+		return m, err
+	}
 	sources, err := a.sources(ctx, transfer.Request{Repository: p.GetRepository(), Tag: p.GetTag(), Revision: p.GetRevision(), Root: p.GetRoot(), Digest: digest})
 	below := a.below(p.GetRepository())
 	if err != nil && len(below) == 0 {

@@ -74,7 +74,7 @@ func tcpFront(b *testing.B, s *site) *grpc.ClientConn {
 	}
 	srv, err := transfer.NewServer(transfer.ServerConfig{
 		Self: &transferv1.Caller{Group: "hq", Site: s.name}, Spool: s.spool,
-		Authorize: func(context.Context, *transferv1.Caller, *transferv1.Purpose, ...string) error { return nil },
+		Authorize: func(context.Context, *transferv1.Caller, *transferv1.Purpose, bool, ...string) error { return nil },
 	})
 	if err != nil {
 		b.Fatal(err)

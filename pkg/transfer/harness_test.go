@@ -147,7 +147,7 @@ func newSite(f *fabric, group, name string, sources []transfer.Source, opts ...s
 	}
 	sc := transfer.ServerConfig{
 		Self: self, Spool: s.spool, Local: &s.local,
-		Authorize: func(context.Context, *transferv1.Caller, *transferv1.Purpose, ...string) error { return nil },
+		Authorize: func(context.Context, *transferv1.Caller, *transferv1.Purpose, bool, ...string) error { return nil },
 		ReadThrough: func(ctx context.Context, req *transferv1.FetchRequest) (*transfer.Flight, error) {
 			p := req.GetPurpose()
 			return s.fetcher.Fetch(ctx, transfer.Request{

@@ -47,7 +47,7 @@ func FuzzRequests(f *testing.F) {
 	var wrong error
 	srv, err := transfer.NewServer(transfer.ServerConfig{
 		Self: &transferv1.Caller{Group: "hq", Site: "hq-a"}, Spool: st.Spool(),
-		Authorize: func(_ context.Context, c *transferv1.Caller, p *transferv1.Purpose, digests ...string) error {
+		Authorize: func(_ context.Context, c *transferv1.Caller, p *transferv1.Purpose, _ bool, digests ...string) error {
 			for _, d := range append(digests, p.GetRoot()) {
 				if len(d) != 71 || !strings.HasPrefix(d, "sha256:") || strings.Trim(d[7:], "0123456789abcdef") != "" {
 					wrong = fmt.Errorf("digest %q", d)

@@ -43,8 +43,10 @@ type ServerConfig struct {
 	// The purpose is what to ask that site under.
 	Near func(ctx context.Context, p *transferv1.Purpose, digest string) (transferv1.TransferServiceClient, *transferv1.Purpose, error)
 	// Authorize says whether the caller is who it says and may read the digests for that purpose: ErrDenied, or a gRPC
-	// status; any other error means "try again" to the caller.
-	Authorize func(ctx context.Context, caller *transferv1.Caller, p *transferv1.Purpose, digests ...string) error
+	// status; any other error means "try again" to the caller. Far: the caller wants the content from wherever this site can
+	// get it, so others may be asked for what must be known to judge; else it asks what is here, as this site itself may be
+	// asked in turn.
+	Authorize func(ctx context.Context, caller *transferv1.Caller, p *transferv1.Purpose, far bool, digests ...string) error
 	// ReadThrough begins to get what this site lacks, or says with ErrNotFound that it does not. The server releases the
 	// flight. Nil: never.
 	ReadThrough func(ctx context.Context, req *transferv1.FetchRequest) (*Flight, error)
@@ -124,7 +126,7 @@ func (s *Server) fetch(req *transferv1.FetchRequest, stream grpc.ServerStreaming
 		return err
 	}
 	ctx := stream.Context()
-	if err := s.cfg.Authorize(ctx, req.GetCaller(), req.GetPurpose(), req.GetDigest()); err != nil {
+	if err := s.cfg.Authorize(ctx, req.GetCaller(), req.GetPurpose(), true, req.GetDigest()); err != nil {
 		return err
 	}
 	if req.GetOffset() == end {
@@ -160,7 +162,7 @@ func (s *Server) findMissing(ctx context.Context, req *transferv1.FindMissingReq
 	if err := checkDigests(digests); err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Authorize(ctx, req.GetCaller(), req.GetPurpose(), digests...); err != nil {
+	if err := s.cfg.Authorize(ctx, req.GetCaller(), req.GetPurpose(), false, digests...); err != nil {
 		return nil, err
 	}
 	const (
@@ -218,7 +220,7 @@ func (s *Server) manifests(req *transferv1.ManifestsRequest, stream grpc.ServerS
 	if err := checkDigests(req.GetDigests()); err != nil {
 		return err
 	}
-	if err := s.cfg.Authorize(ctx, req.GetCaller(), req.GetPurpose(), req.GetDigests()...); err != nil {
+	if err := s.cfg.Authorize(ctx, req.GetCaller(), req.GetPurpose(), !req.GetAtHand(), req.GetDigests()...); err != nil {
 		return err
 	}
 	if s.cfg.Manifests == nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -91,7 +92,7 @@ func TestServer_Ranges(t *testing.T) {
 func TestServer_RefusesMalformed(t *testing.T) {
 	f := newFabric(t)
 	newSite(f, "hq/gd", "gd-a", nil, func(_ *transfer.FetcherConfig, sc *transfer.ServerConfig) {
-		sc.Authorize = func(context.Context, *transferv1.Caller, *transferv1.Purpose, ...string) error {
+		sc.Authorize = func(context.Context, *transferv1.Caller, *transferv1.Purpose, bool, ...string) error {
 			t.Error("Authorize was asked about a malformed request")
 			return nil
 		}
@@ -142,8 +143,10 @@ func TestServer_Authorizes(t *testing.T) {
 	f := newFabric(t)
 	b := newBlob(1, 10)
 	var answer error
+	var fars []bool
 	s := newSite(f, "hq/gd", "gd-a", nil, func(_ *transfer.FetcherConfig, sc *transfer.ServerConfig) {
-		sc.Authorize = func(_ context.Context, c *transferv1.Caller, p *transferv1.Purpose, ds ...string) error {
+		sc.Authorize = func(_ context.Context, c *transferv1.Caller, p *transferv1.Purpose, far bool, ds ...string) error {
+			fars = append(fars, far)
 			if c.GetSite() != "sz-a" || p.GetTag() != "v1" || len(ds) != 1 || ds[0] != b.digest {
 				t.Errorf("Authorize(%v, %v, %v)", c, p, ds)
 			}
@@ -159,7 +162,7 @@ func TestServer_Authorizes(t *testing.T) {
 		{nil, codes.OK}, {transfer.ErrDenied, codes.PermissionDenied}, {errors.New("catalog is not there yet"), codes.Unavailable},
 		{status.Error(codes.Unauthenticated, "who?"), codes.Unauthenticated},
 	} {
-		answer = tt.err
+		answer, fars = tt.err, nil
 		_, err := ask(t, c, &transferv1.FetchRequest{Caller: city, Purpose: purpose, Digest: b.digest, Size: 10})
 		_, ferr := c.FindMissing(t.Context(), &transferv1.FindMissingRequest{Caller: city, Purpose: purpose, Digests: []string{b.digest}})
 		ms, merr := c.Manifests(t.Context(), &transferv1.ManifestsRequest{Caller: city, Purpose: purpose, Digests: []string{b.digest}})
@@ -170,6 +173,13 @@ func TestServer_Authorizes(t *testing.T) {
 		}
 		if status.Code(err) != tt.want || status.Code(ferr) != tt.want || status.Code(merr) != tt.want {
 			t.Errorf("Authorize says %v: Fetch %v, FindMissing %v, Manifests %v", tt.err, err, ferr, merr)
+		}
+		if ms, err := c.Manifests(t.Context(), &transferv1.ManifestsRequest{Caller: city, Purpose: purpose, Digests: []string{b.digest}, AtHand: true}); err == nil {
+			_, _ = ms.Recv()
+		}
+		// What asks for what is here must not make this site ask others: they may be asking it.
+		if want := []bool{true, false, true, false}; !slices.Equal(fars, want) {
+			t.Errorf("Fetch, FindMissing, Manifests and those at hand go far: %v, want %v", fars, want)
 		}
 	}
 }
