@@ -56,6 +56,9 @@ func command(stderr io.Writer) *cobra.Command {
 				for _, key := range cfg.NotInForce() {
 					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s is not in force in this version\n", file, key)
 				}
+				for _, doubt := range cfg.Doubts() {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", file, doubt)
+				}
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 				return err
 			}
@@ -70,6 +73,9 @@ func command(stderr io.Writer) *cobra.Command {
 			grpclog.SetLoggerV2(grpcLogger{logger.With("site", cfg.Site, "group", cfg.Group)})
 			for _, key := range cfg.NotInForce() {
 				logger.Warn("this key is not in force in this version", "key", key)
+			}
+			for _, doubt := range cfg.Doubts() {
+				logger.Warn("the configuration says what can't be meant", "reason", doubt)
 			}
 			tracer, err := newTracer(cmd.Context(), cfg, logger)
 			if err != nil {

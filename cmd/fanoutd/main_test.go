@@ -21,6 +21,7 @@ func checked(t *testing.T, text string) (string, error) {
 	var out bytes.Buffer
 	cmd := command(&out)
 	cmd.SetOut(&out)
+	cmd.SetErr(&out)
 	cmd.SetArgs([]string{"--config", file, "--check"})
 	err := cmd.Execute()
 	return out.String(), err
@@ -40,6 +41,18 @@ func TestCheck(t *testing.T) {
 		t.Helper()
 		if _, err := checked(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q in it", what, err, want)
+		}
+	}
+	child := strings.Replace(base, "group: hq\n", "group: hq/gd\n", 1)
+	for parents, want := range map[string]string{
+		"parents: [127.0.0.1:3]":                                 "",
+		"parents: [127.0.0.1:3, 127.0.0.1:2]":                    "fabric.parents names 127.0.0.1:2, which is this agent's own address; name agents of groups above hq/gd\n",
+		"parents: [127.0.0.1:3], fallbackParents: [127.0.0.1:2]": "fabric.fallbackParents names 127.0.0.1:2",
+		"parents: [127.0.0.1:4], advertise: 127.0.0.1:4":         "fabric.parents names 127.0.0.1:4",
+	} {
+		out, err := checked(t, strings.Replace(child, "fabric: {", "fabric: {"+parents+", ", 1))
+		if err != nil || !strings.HasSuffix(out, "f.yaml: ok\n") || !strings.Contains(out, want) || (want == "") != (strings.Count(out, "\n") == 1) {
+			t.Errorf("%s: %v, %q", parents, err, out)
 		}
 	}
 	fails("no secret file", base+"webhook: {secretFile: /nonexistent/secret}\n", "f.yaml:7: webhook.secretFile: can't be read: open /nonexistent/secret")

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"time"
 )
 
@@ -167,6 +168,22 @@ func defaults() Config {
 		Drift:     Drift{Changed: "repair", Deleted: "repair"},
 		Limits:    Limits{Spool: DefaultSpool},
 	}
+}
+
+// Doubts says of what is valid and can't be meant, in words with the key.
+func (c *Config) Doubts() []string {
+	var out []string
+	for _, l := range []struct {
+		key   string
+		addrs []string
+	}{{"fabric.parents", c.Fabric.Parents}, {"fabric.fallbackParents", c.Fabric.FallbackParents}} {
+		for _, addr := range l.addrs {
+			if addr == c.Fabric.Listen || addr == c.Fabric.Advertise {
+				out = append(out, fmt.Sprintf("%s names %s, which is this agent's own address; name agents of groups above %s", l.key, addr, c.Group))
+			}
+		}
+	}
+	return out
 }
 
 // NotInForce names the keys that say something which this version takes in and does not do yet.
