@@ -56,7 +56,8 @@ func TestDoctor(t *testing.T) {
 	poor := serveFake(t, "harbor", harbortest.Config{Knobs: harbortest.Knobs{NoProjectRight: true}})
 	plain := serveFake(t, "oci", harbortest.Config{Knobs: harbortest.Knobs{Plain: true, NoTagDelete: true}})
 	sites := start(t, spec{name: "hq-a", group: "hq", extra: good.extra}, spec{name: "hq-b", group: "hq", extra: poor.extra},
-		spec{name: "gd-a", group: "hq/gd", extra: plain.extra}, spec{name: "sz-a", group: "hq/gd/sz"})
+		spec{name: "gd-a", group: "hq/gd", extra: plain.extra},
+		spec{name: "sz-a", group: "hq/gd/sz", laid: func(s *site) { s.parents = []string{s.fabric} }}) // its own address, before its parent's
 	hq := sites["hq-a"]
 	var all map[string]map[string]checked
 	eventually(t, "both members are looked at", func() error {
@@ -94,12 +95,17 @@ func TestDoctor(t *testing.T) {
 	all, code = sites["gd-a"].doctor()
 	if err := errors.Join(
 		all["gd-a"]["registry: delete a tag"].is("warn", "switch deletion on"), all["gd-a"]["parent"].is("ok", "hq"),
-		all["gd-a"]["parent at "+hq.fabric].is("ok"), all["gd-a"]["quorum"].is("warn", "one member"),
+		all["gd-a"]["parent at "+hq.fabric].is("ok", "hq-a of hq answers"), all["gd-a"]["quorum"].is("warn", "one member"),
 	); err != nil || code != 0 {
 		t.Errorf("exit %d: %v", code, err)
 	}
 	if all, code := sites["sz-a"].doctor(); code != 0 || all["sz-a"]["registry: delete a tag"].State != "ok" {
 		t.Errorf("exit %d: %v", code, all)
+	}
+	all, _ = sites["sz-a"].doctor()
+	if err := errors.Join(all["sz-a"]["parent at "+sites["sz-a"].fabric].is("warn", "this agent itself", "take the address out of fabric.parents"),
+		all["sz-a"]["parent at "+sites["gd-a"].fabric].is("ok", "gd-a of hq/gd answers")); err != nil {
+		t.Error(err)
 	}
 	if tags, err := remote.List(repository(t, sites["sz-a"], "fanout/doctor")); err == nil && len(tags) > 0 {
 		t.Errorf("the scratch repository keeps %v", tags)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -296,36 +295,6 @@ func (a *Agent) checkDisk() check {
 		return warn(name, words+", which has no room to grow as far as it may", "make room on the disk of "+a.cfg.DataDir+", or lower limits.spool")
 	}
 	return ok(name, words)
-}
-
-// checkParents looks whether the group is attached, and whether each address of fabric.parents answers.
-func (a *Agent) checkParents(ctx context.Context) []check {
-	if a.cfg.Headquarters() {
-		return nil
-	}
-	var out []check
-	switch roster, cut := a.node.Roster(), a.cutOff(); {
-	case roster.Parent != "" && cut != nil:
-		out = append(out, warn("parent", fmt.Sprintf("attached to %s; %s, above, %s", roster.Parent, cut.GetGroup(), cutOffWords(cut)), "nothing is to be done here; see fanoutctl doctor at an agent of "+cut.GetGroup()))
-	case roster.Parent != "":
-		out = append(out, ok("parent", "attached to "+roster.Parent))
-	case roster.Root == "":
-		out = append(out, warn("parent", "without a root the group is attached to no parent", "see quorum"))
-	default:
-		out = append(out, fail("parent", "the group is attached to no parent", "see which of fabric.parents answer; 'fanoutctl tree' says what they said"))
-	}
-	addrs := append(slices.Clone(a.cfg.Fabric.Parents), a.cfg.Fabric.FallbackParents...)
-	return append(out, together(len(addrs), func(i int) check {
-		name := "parent at " + addrs[i]
-		if err := a.answers(ctx, addrs[i]); err != nil {
-			key := "fabric.parents"
-			if i >= len(a.cfg.Fabric.Parents) {
-				key = "fabric.fallbackParents"
-			}
-			return warn(name, "it does not answer: "+callWords(err), "start that agent, mend the network to it, or take the address out of "+key)
-		}
-		return ok(name, "it answers")
-	})...)
 }
 
 func (a *Agent) answers(ctx context.Context, addr string) error {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
+
 	"github.com/fanout-io/fanout/pkg/registry"
 )
 
@@ -75,6 +77,53 @@ func TestDoctorsMend(t *testing.T) {
 	} {
 		if got := failed("x", c.err, "give rights"); !strings.HasPrefix(got.mend, c.want) {
 			t.Errorf("%v: %q, want %q", c.err, got.mend, c.want)
+		}
+	}
+}
+
+// What answers at an address of the file may be somebody who can't be the parent.
+func TestJudgeParents(t *testing.T) {
+	const group, site = "hq/gd/sz", "sz-a"
+	at := func(group, site string) *treev1.IdentifyResponse {
+		return &treev1.IdentifyResponse{Group: group, Site: site}
+	}
+	for _, c := range []struct {
+		x                   answering
+		state, detail, mend string
+	}{
+		{answering{id: at("hq/gd", "gd-a")}, checkOK, "gd-a of hq/gd answers", ""},
+		{answering{id: at("hq/gd", "gd-a"), fallback: true}, checkOK, "gd-a of hq/gd answers", ""},
+		{answering{id: at("hq", "hq-a"), fallback: true}, checkOK, "hq-a of hq answers", ""},
+		{answering{err: errors.New("refused")}, checkWarn, "it does not answer: refused", "take the address out of fabric.parents"},
+		{answering{err: errors.New("refused"), fallback: true}, checkWarn, "it does not answer", "take the address out of fabric.fallbackParents"},
+		{answering{id: at(group, site)}, checkWarn, "this agent itself", "name agents of hq/gd there"},
+		{answering{id: at(group, "sz-b")}, checkWarn, "it is sz-b, a member of this group", "name agents of hq/gd there"},
+		{answering{id: at("hq/gd/fs", "fs-a")}, checkWarn, "fs-a of hq/gd/fs answers, which is not above hq/gd/sz", "name agents of hq/gd there"},
+		{answering{id: at("hq/g", "g-a")}, checkWarn, "which is not above", "name agents of hq/gd there"},
+		{answering{id: at("hq/gd/sz/nh", "nh-a"), fallback: true}, checkWarn, "which is not above", "out of fabric.fallbackParents; only agents of groups above hq/gd/sz"},
+		{answering{id: at("hq", "hq-a")}, checkWarn, "hq-a of hq answers, which is past hq/gd", "those of groups further up in fabric.fallbackParents"},
+	} {
+		got := judgeParent(group, site, c.x)
+		if got.state != c.state || !strings.Contains(got.detail, c.detail) || !strings.Contains(got.mend, c.mend) || (got.mend == "") != (c.state == checkOK) {
+			t.Errorf("%+v: %+v", c.x, got)
+		}
+	}
+	hq, gd := answering{id: at("hq", "hq-a")}, answering{id: at("hq/gd", "gd-a")}
+	fallback := answering{id: at("hq", "hq-b"), fallback: true}
+	for _, c := range []struct {
+		root, parent  string
+		answers       []answering
+		state, detail string
+	}{
+		{"sz-a", "hq/gd", []answering{gd, fallback}, checkOK, "attached to hq/gd"},
+		{"sz-a", "hq", []answering{{err: errors.New("refused")}, fallback}, checkWarn, "attached to the fallback parent hq: hq/gd was out of reach"},
+		{"sz-a", "hq", []answering{hq, gd}, checkWarn, "attached to hq, past hq/gd"},
+		{"sz-a", "hq", []answering{hq, fallback}, checkWarn, "attached to hq, past hq/gd"},
+		{"", "", nil, checkWarn, "without a root"},
+		{"sz-a", "", []answering{gd}, checkFail, "attached to no parent"},
+	} {
+		if got := judgeAttachment(group, c.root, c.parent, c.answers); got.state != c.state || !strings.Contains(got.detail, c.detail) {
+			t.Errorf("%+v: %+v", c, got)
 		}
 	}
 }
