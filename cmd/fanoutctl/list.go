@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"maps"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -90,22 +88,19 @@ asked is told as an event NotAsked. A name that may be several things is written
 func (a *app) events(ctx context.Context, of string, follow bool) error {
 	return a.talk(ctx, func(ctx context.Context, c *client.Client) error {
 		came := false
-		last := map[string]time.Time{} // by site: what is not newer was shown before the agent was lost
+		var shown view.EventCursor
 		p := a.newPicture()
 		p.frame = nil
 		return a.persist(ctx, c, &came, p.note, func(ctx context.Context) error {
-			again := maps.Clone(last) // what one connection sends is in the order in which it happened
+			before := shown.Clone() // what is not after it was shown before the agent was lost
 			return each(ctx, limit(follow), func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.EventsResponse], error) {
 				return c.Events(ctx, &adminv1.EventsRequest{Follow: follow, Of: of})
 			}, func(r *adminv1.EventsResponse) error {
 				came = true
-				at := r.GetTime().AsTime()
-				if shown, ok := again[r.GetSite()]; ok && !at.After(shown) {
+				if !before.Before(r) {
 					return nil
 				}
-				if at.After(last[r.GetSite()]) && r.GetReason() != "NotAsked" { // the time of that is the question's
-					last[r.GetSite()] = at
-				}
+				shown.Note(r)
 				return a.printLine(view.EventOf(r))
 			})
 		})

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -382,6 +384,44 @@ func TestWatch_EndsWithTimeoutAsDone(t *testing.T) {
 	}
 	if r := runCtl(t, "--server", server, "events"); r.code != exitOK || !strings.Contains(r.out, "Published") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestEvents_ClockSetBack: the agent is lost, and meanwhile its clock was set back by an hour. What happened after that is shown, and what was shown before is not shown again.
+func TestEvents_ClockSetBack(t *testing.T) {
+	var calls atomic.Int32
+	begin := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
+	event := func(number uint64, at time.Time, reason string) *adminv1.EventsResponse {
+		return &adminv1.EventsResponse{Time: timestamppb.New(at), Type: "Normal", Reason: reason, Site: "hq-a", Count: 1, Run: "r1", Number: number}
+	}
+	server := onSocket(t, &fake{events: func(_ *adminv1.EventsRequest, s grpc.ServerStreamingServer[adminv1.EventsResponse]) error {
+		list := []*adminv1.EventsResponse{event(1, begin, "Published"), event(2, begin.Add(time.Second), "Delivered")}
+		if calls.Add(1) == 1 {
+			for _, ev := range list {
+				if err := s.Send(ev); err != nil {
+					return err
+				}
+			}
+			return status.Error(codes.Unavailable, "stopping")
+		}
+		for _, ev := range append(list, event(3, begin.Add(-time.Hour), "Detached"), event(4, begin.Add(-time.Hour), "Attached")) {
+			if err := s.Send(ev); err != nil {
+				return err
+			}
+		}
+		return status.Error(codes.PermissionDenied, "enough")
+	}})
+	r := runCtl(t, "--server", server, "events", "--follow", "-o", "json")
+	var got []string
+	for line := range strings.Lines(r.out) {
+		var ev struct{ Reason string }
+		if err := json.Unmarshal([]byte(line), &ev); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		got = append(got, ev.Reason)
+	}
+	if want := []string{"Published", "Delivered", "Detached", "Attached"}; !slices.Equal(got, want) || calls.Load() < 2 {
+		t.Errorf("%d calls: got %q, want %q", calls.Load(), got, want)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 
 	"github.com/fanout-io/fanout/pkg/tree"
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 	// askAgain is after how long somebody who was lost is asked again.
 	askAgain = 2 * time.Second
 	// notAsked is the reason of an event that nobody remembers: somebody's events are missing.
-	notAsked = "NotAsked"
+	notAsked = view.NotAsked
 )
 
 // Events implements adminv1.AdminServiceServer. Without a subject they are those of this agent; with one, the root asks the agents that it concerns.
@@ -82,33 +83,30 @@ func (a *Agent) ownEvents(ctx context.Context, follow bool, ref string, send fun
 type source struct {
 	group, site string // site: "" for all of a group that is asked through its root
 	ask         func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error
-	last        map[string]time.Time // by site: of the last event that was taken from it. Clocks differ
+	taken       view.EventCursor // what was taken from it
 }
 
-// fresh notes an event, and says whether it is newer than what was taken of its site.
+// fresh notes an event, and says whether it was not taken yet.
 func (t *source) fresh(ev *adminv1.EventsResponse) bool {
-	if ev.GetReason() == notAsked {
-		return true // its time is that of a question, after events of its site that are still to come
-	}
-	at := ev.GetTime().AsTime()
-	if !at.After(t.last[ev.GetSite()]) {
+	if !t.taken.Before(ev) {
 		return false
 	}
-	if t.last == nil {
-		t.last = map[string]time.Time{}
-	}
-	t.last[ev.GetSite()] = at
+	t.taken.Note(ev)
 	return true
 }
 
 // sources are this agent, the members of its group, and for the groups below those through whom they are reached, so far as the subject concerns them.
-func (s *admin) sources(view tree.HealthView, x subject) (out []*source) {
+func (s *admin) sources(health tree.HealthView, x subject) (out []*source) {
 	a, through := s.a, map[string]bool{}
+	places := map[string]string{}
+	for _, h := range health.Sites {
+		places[h.GetSite()] = h.GetGroup()
+	}
 	ref := ""
 	if x.kind == kindRef {
 		ref = x.name
 	}
-	for _, h := range view.Sites {
+	for _, h := range health.Sites {
 		group, site := h.GetGroup(), h.GetSite()
 		switch {
 		case x.kind == kindSite && site != x.name, x.kind == kindGroup && group != x.name:
@@ -122,7 +120,7 @@ func (s *admin) sources(view tree.HealthView, x subject) (out []*source) {
 				if err != nil {
 					return err
 				}
-				return relayEvents(ctx, client, &adminv1.EventsRequest{Follow: follow, Of: ref, Here: true}, ref, send)
+				return relayEvents(ctx, client, &adminv1.EventsRequest{Follow: follow, Of: ref, Here: true}, func(ev *adminv1.EventsResponse) bool { return x.concerns(ev, places) }, send)
 			}})
 		default:
 			child := a.childToward(group)
@@ -135,7 +133,7 @@ func (s *admin) sources(view tree.HealthView, x subject) (out []*source) {
 				if !ok {
 					return status.Errorf(codes.Unavailable, "%s is not attached here", child)
 				}
-				err := relayEvents(ctx, adminv1.NewAdminServiceClient(t.Conn), &adminv1.EventsRequest{Follow: follow, Of: x.String()}, ref, send)
+				err := relayEvents(ctx, adminv1.NewAdminServiceClient(t.Conn), &adminv1.EventsRequest{Follow: follow, Of: x.String()}, func(ev *adminv1.EventsResponse) bool { return x.concerns(ev, places) }, send)
 				if x.kind == kindRef && status.Code(err) == codes.NotFound {
 					return nil // it does not subscribe to that
 				}
@@ -154,13 +152,28 @@ func (a *Agent) childToward(group string) string {
 	return group
 }
 
-// relayEvents asks another agent. With a ref only its events are passed on: an agent of an older version gives all.
-func relayEvents(ctx context.Context, client adminv1.AdminServiceClient, req *adminv1.EventsRequest, ref string, send func(*adminv1.EventsResponse) error) error {
+// concerns says whether an event is about a subject. An agent of an older version, which knows of no subjects, gives all that it remembers. Places are the groups of the sites that are known.
+func (x subject) concerns(ev *adminv1.EventsResponse, places map[string]string) bool {
+	if x.kind == kindRef {
+		return ev.GetRef() == x.name
+	}
+	if ev.GetReason() == notAsked {
+		return true // its site is that of who asked
+	}
+	if x.kind == kindSite {
+		return ev.GetSite() == x.name
+	}
+	group, known := places[ev.GetSite()]
+	return !known || group == x.name
+}
+
+// relayEvents asks another agent, and passes on what is to be kept.
+func relayEvents(ctx context.Context, client adminv1.AdminServiceClient, req *adminv1.EventsRequest, keep func(*adminv1.EventsResponse) bool, send func(*adminv1.EventsResponse) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	from, err := client.Events(ctx, req)
 	return relay(from, err, func(ev *adminv1.EventsResponse) error {
-		if ref != "" && ev.GetRef() != ref {
+		if !keep(ev) {
 			return nil
 		}
 		return send(ev)
@@ -243,7 +256,7 @@ func (s *admin) followSource(ctx context.Context, x subject, t *source, send fun
 	}
 }
 
-// gather gives what all sources remember, oldest first.
+// gather gives what all sources remember, oldest first by the clocks of the sites; what one site remembers stays in its order, whatever its clock did.
 func (s *admin) gather(ctx context.Context, x subject, sources []*source) (out []*adminv1.EventsResponse) {
 	ctx, cancel := context.WithTimeout(ctx, within(ctx, eventsTimeout))
 	defer cancel()
@@ -269,8 +282,32 @@ func (s *admin) gather(ctx context.Context, x subject, sources []*source) (out [
 		})
 	}
 	_ = g.Wait()
-	slices.SortStableFunc(out, func(a, b *adminv1.EventsResponse) int { return a.GetTime().AsTime().Compare(b.GetTime().AsTime()) })
-	return out
+	return inOrder(out)
+}
+
+// inOrder sorts events by time. A site's clock may have been set back: what it remembers after that counts as no earlier than what was before.
+func inOrder(list []*adminv1.EventsResponse) []*adminv1.EventsResponse {
+	type placed struct {
+		ev *adminv1.EventsResponse
+		at time.Time
+	}
+	latest := map[string]time.Time{}
+	all := make([]placed, len(list))
+	for i, ev := range list {
+		at := ev.GetTime().AsTime()
+		if ev.GetReason() != notAsked { // its time is that of a question
+			if before := latest[ev.GetSite()]; at.Before(before) {
+				at = before
+			}
+			latest[ev.GetSite()] = at
+		}
+		all[i] = placed{ev, at}
+	}
+	slices.SortStableFunc(all, func(a, b placed) int { return a.at.Compare(b.at) })
+	for i, x := range all {
+		list[i] = x.ev
+	}
+	return list
 }
 
 // unasked says that somebody's events are not among those that are shown.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -33,6 +34,71 @@ func TestSource_Fresh(t *testing.T) {
 	} {
 		if got := x.fresh(c.ev); got != c.want {
 			t.Errorf("%d, %v: %t", i, c.ev, got)
+		}
+	}
+}
+
+// TestEvents_Numbers: numbers go on when events are counted again and forgotten, and another start has another run.
+func TestEvents_Numbers(t *testing.T) {
+	e, other := newEvents("gd-a"), newEvents("gd-a")
+	e.normal("Delivered", "app:1", "again")
+	for i := range maxEvents + 10 {
+		e.normal("Delivered", "app:1", fmt.Sprint(i))
+		if i%2 == 0 {
+			e.normal("Delivered", "app:1", fmt.Sprint(i))
+		}
+	}
+	other.normal("Delivered", "app:1", "")
+	list, _, _ := e.since(0)
+	again, _, _ := other.since(0)
+	for i, ev := range list {
+		if ev.GetRun() == "" || ev.GetRun() == again[0].GetRun() || i > 0 && ev.GetNumber() <= list[i-1].GetNumber() {
+			t.Fatalf("%d: %v after %v", i, ev, list[max(0, i-1)])
+		}
+	}
+	if last := list[len(list)-1].GetNumber(); last != 1+(maxEvents+10)*3/2 {
+		t.Errorf("the last has the number %d", last)
+	}
+}
+
+// TestInOrder: events are sorted by the times of their sites; a site whose clock was set back is told of in the order in which things happened there.
+func TestInOrder(t *testing.T) {
+	begin := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
+	at := func(site, message string, seconds int) *adminv1.EventsResponse {
+		return &adminv1.EventsResponse{Site: site, Message: message, Time: timestamppb.New(begin.Add(time.Duration(seconds) * time.Second))}
+	}
+	missing := at("sz-a", "4", 25)
+	missing.Reason = notAsked
+	list := inOrder([]*adminv1.EventsResponse{
+		missing, at("gd-a", "1", 10), at("gd-a", "2", -3600), at("gd-a", "5", 30), at("sz-a", "0", 5), at("sz-a", "3", 20),
+	})
+	for i, ev := range list {
+		if ev.GetMessage() != fmt.Sprint(i) {
+			t.Errorf("%d: %v", i, ev)
+		}
+	}
+}
+
+// TestSubject_Concerns: an agent of an older version gives all that it remembers, whatever it was asked about.
+func TestSubject_Concerns(t *testing.T) {
+	places := map[string]string{"gd-a": "hq/gd", "sz-a": "hq/gd/sz"}
+	for _, c := range []struct {
+		x    subject
+		ev   *adminv1.EventsResponse
+		want bool
+	}{
+		{subject{kindRef, "app:1"}, &adminv1.EventsResponse{Site: "sz-a", Ref: "app:1"}, true},
+		{subject{kindRef, "app:1"}, &adminv1.EventsResponse{Site: "sz-a", Ref: "app:2"}, false},
+		{subject{kindSite, "sz-a"}, &adminv1.EventsResponse{Site: "sz-a"}, true},
+		{subject{kindSite, "sz-a"}, &adminv1.EventsResponse{Site: "gd-a"}, false},
+		{subject{kindSite, "sz-a"}, &adminv1.EventsResponse{Site: "gd-a", Reason: notAsked}, true},
+		{subject{kindGroup, "hq/gd/sz"}, &adminv1.EventsResponse{Site: "sz-a"}, true},
+		{subject{kindGroup, "hq/gd/sz"}, &adminv1.EventsResponse{Site: "gd-a"}, false},
+		{subject{kindGroup, "hq/gd/sz"}, &adminv1.EventsResponse{Site: "gd-a", Reason: notAsked}, true},
+		{subject{kindGroup, "hq/gd/sz"}, &adminv1.EventsResponse{Site: "sz-new"}, true},
+	} {
+		if got := c.x.concerns(c.ev, places); got != c.want {
+			t.Errorf("%v, %v: %t", c.x, c.ev, got)
 		}
 	}
 }

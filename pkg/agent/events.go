@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/rand"
 	"fmt"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ const maxEvents = 1000
 // events is a bounded record of what happened lately. An event equal to one among the last few is counted there. Safe for concurrent use.
 type events struct {
 	site string
+	run  string // another after each start, when what was remembered is gone
 
 	mu    sync.Mutex
 	first uint64 // number of list[0]
@@ -23,7 +25,9 @@ type events struct {
 	wake  chan struct{}
 }
 
-func newEvents(site string) *events { return &events{site: site, wake: make(chan struct{})} }
+func newEvents(site string) *events {
+	return &events{site: site, run: rand.Text()[:16], wake: make(chan struct{})}
+}
 
 func (e *events) normal(reason, ref, message string)  { e.add("Normal", reason, ref, message) }
 func (e *events) warning(reason, ref, message string) { e.add("Warning", reason, ref, message) }
@@ -44,7 +48,8 @@ func (e *events) add(kind, reason, ref, message string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := timestamppb.New(time.Now())
-	ev := &adminv1.EventsResponse{Time: now, First: now, Type: kind, Reason: reason, Site: e.site, Ref: ref, Message: message, Count: 1}
+	ev := &adminv1.EventsResponse{Time: now, First: now, Type: kind, Reason: reason, Site: e.site, Ref: ref, Message: message, Count: 1,
+		Run: e.run, Number: e.first + uint64(len(e.list)) + 1}
 	for i := len(e.list) - 1; i >= max(0, len(e.list)-32); i-- {
 		old := e.list[i]
 		if old.GetType() == kind && old.GetReason() == reason && old.GetRef() == ref && old.GetMessage() == message {

@@ -2679,7 +2679,11 @@ type EventsResponse struct {
 	// count of occurrences.
 	Count uint32 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`
 	// first occurrence.
-	First         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first,proto3" json:"first,omitempty"`
+	First *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first,proto3" json:"first,omitempty"`
+	// run names the time for which the site's agent remembers, from its start to its end. Empty: its version gives no numbers.
+	Run string `protobuf:"bytes,9,opt,name=run,proto3" json:"run,omitempty"`
+	// number of the event in that run, from 1; one that is counted again gets a new one. With it, not with times, whoever asks again tells what is new: a clock may be set back.
+	Number        uint64 `protobuf:"varint,10,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2768,6 +2772,20 @@ func (x *EventsResponse) GetFirst() *timestamppb.Timestamp {
 		return x.First
 	}
 	return nil
+}
+
+func (x *EventsResponse) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *EventsResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 // MembersRequest names a group.
@@ -7201,7 +7219,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\rEventsRequest\x12\x16\n" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x0e\n" +
 	"\x02of\x18\x02 \x01(\tR\x02of\x12\x12\n" +
-	"\x04here\x18\x03 \x01(\bR\x04here\"\xf4\x01\n" +
+	"\x04here\x18\x03 \x01(\bR\x04here\"\x9e\x02\n" +
 	"\x0eEventsResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
@@ -7210,7 +7228,10 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x03ref\x18\x05 \x01(\tR\x03ref\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x14\n" +
 	"\x05count\x18\a \x01(\rR\x05count\x120\n" +
-	"\x05first\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05first\"&\n" +
+	"\x05first\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05first\x12\x10\n" +
+	"\x03run\x18\t \x01(\tR\x03run\x12\x16\n" +
+	"\x06number\x18\n" +
+	" \x01(\x04R\x06number\"&\n" +
 	"\x0eMembersRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"^\n" +
 	"\x0fMembersResponse\x12\x14\n" +
