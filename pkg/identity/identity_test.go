@@ -321,12 +321,15 @@ func TestSource_FollowsFiles(t *testing.T) {
 
 func TestSource_AuthorityChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		oldCA, newCA := newCA(t), newCA(t)
+		oldCA := newCA(t)
+		time.Sleep(time.Hour)
+		newCA := newCA(t)
 		f := issue(t, oldCA, hqA, t.TempDir(), 0)
 		s, err := identity.Load(f, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		ends := s.AuthorityNotAfter()
 		client := source(t, newCA, gdA)
 		trusting := client.ClientTLS(nil)
 		trusting.VerifyConnection = nil
@@ -339,6 +342,9 @@ func TestSource_AuthorityChanges(t *testing.T) {
 		time.Sleep(identity.CheckInterval)
 		if _, err, _ := handshake(t, s.ServerTLS(), trusting); err != nil {
 			t.Errorf("with both authorities: %v", err)
+		}
+		if later := s.AuthorityNotAfter(); ends.IsZero() || later.Sub(ends) != time.Hour {
+			t.Errorf("the authority ended at %v, both end at %v", ends, later)
 		}
 	})
 }

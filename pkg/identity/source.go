@@ -105,6 +105,18 @@ func (s *Source) NotAfter() time.Time {
 	return s.cur.notAfter
 }
 
+// AuthorityNotAfter is when the authorities in use end: the last of them, where there are several, as while one takes the place of another.
+func (s *Source) AuthorityNotAfter() (last time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ca := range s.cur.bundle.X509Authorities() {
+		if ca.NotAfter.After(last) {
+			last = ca.NotAfter
+		}
+	}
+	return last
+}
+
 // current is what a handshake uses; it reads the files again if they changed.
 func (s *Source) current() *loaded {
 	s.mu.Lock()
