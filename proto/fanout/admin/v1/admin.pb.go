@@ -406,6 +406,8 @@ type TreeGroup struct {
 	EtaSeconds float64 `protobuf:"fixed64,23,opt,name=eta_seconds,json=etaSeconds,proto3" json:"eta_seconds,omitempty"`
 	// detached_since: since when it is attached to no parent; absent: it is attached, or has none.
 	DetachedSince *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=detached_since,json=detachedSince,proto3" json:"detached_since,omitempty"`
+	// answers: its root is heard of now. The state may be unreachable all the same, when a member is.
+	Answers       bool `protobuf:"varint,25,opt,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -578,6 +580,13 @@ func (x *TreeGroup) GetDetachedSince() *timestamppb.Timestamp {
 		return x.DetachedSince
 	}
 	return nil
+}
+
+func (x *TreeGroup) GetAnswers() bool {
+	if x != nil {
+		return x.Answers
+	}
+	return false
 }
 
 // TreeMember is one site.
@@ -7000,7 +7009,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05as_of\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x122\n" +
 	"\x06groups\x18\x02 \x03(\v2\x1a.fanout.admin.v1.TreeGroupR\x06groups\x12/\n" +
 	"\acut_off\x18\x03 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\x12\x17\n" +
-	"\ano_root\x18\x04 \x01(\tR\x06noRoot\"\xe4\x05\n" +
+	"\ano_root\x18\x04 \x01(\tR\x06noRoot\"\xfe\x05\n" +
 	"\tTreeGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x12\n" +
@@ -7025,7 +7034,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"bytes_left\x18\x16 \x01(\x03R\tbytesLeft\x12\x1f\n" +
 	"\veta_seconds\x18\x17 \x01(\x01R\n" +
 	"etaSeconds\x12A\n" +
-	"\x0edetached_since\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x1a9\n" +
+	"\x0edetached_since\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\rdetachedSince\x12\x18\n" +
+	"\aanswers\x18\x19 \x01(\bR\aanswers\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x04\n" +

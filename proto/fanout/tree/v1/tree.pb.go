@@ -1521,8 +1521,10 @@ type SiteHealth struct {
 	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
 	// pending_accepted of pending_total are differences that the settings accept: nothing is to be done about them.
 	PendingAccepted uint64 `protobuf:"varint,23,opt,name=pending_accepted,json=pendingAccepted,proto3" json:"pending_accepted,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// starting: it has not read its log since it was started, so that revision and what is pending say nothing of what it shows.
+	Starting      bool `protobuf:"varint,24,opt,name=starting,proto3" json:"starting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SiteHealth) Reset() {
@@ -1693,6 +1695,13 @@ func (x *SiteHealth) GetPendingAccepted() uint64 {
 		return x.PendingAccepted
 	}
 	return 0
+}
+
+func (x *SiteHealth) GetStarting() bool {
+	if x != nil {
+		return x.Starting
+	}
+	return false
 }
 
 // Disk is the file system on which a directory lies.
@@ -2025,7 +2034,9 @@ type BlobProgress struct {
 	// source site that is asked; empty while there is none.
 	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
 	// rate in bytes per second.
-	Rate          int64 `protobuf:"varint,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	Rate int64 `protobuf:"varint,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	// since when it is asked for.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2093,6 +2104,13 @@ func (x *BlobProgress) GetRate() int64 {
 		return x.Rate
 	}
 	return 0
+}
+
+func (x *BlobProgress) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
 }
 
 // SettledRef is no longer pending.
@@ -3164,7 +3182,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x04lost\x18\x17 \x01(\bR\x04lost\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf8\x05\n" +
 	"\n" +
 	"SiteHealth\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
@@ -3189,7 +3207,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x04disk\x18\x14 \x01(\v2\x14.fanout.tree.v1.DiskR\x04disk\x129\n" +
 	"\rregistry_disk\x18\x15 \x01(\v2\x14.fanout.tree.v1.DiskR\fregistryDisk\x12K\n" +
 	"\x13certificate_expires\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\x12)\n" +
-	"\x10pending_accepted\x18\x17 \x01(\x04R\x0fpendingAccepted\"0\n" +
+	"\x10pending_accepted\x18\x17 \x01(\x04R\x0fpendingAccepted\x12\x1a\n" +
+	"\bstarting\x18\x18 \x01(\bR\bstarting\"0\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\"\xf7\x03\n" +
@@ -3220,13 +3239,14 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x04mend\x18\x03 \x01(\tR\x04mend\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\rR\x06status\x12\x12\n" +
 	"\x04code\x18\x05 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessage\"z\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xac\x01\n" +
 	"\fBlobProgress\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
 	"\x04have\x18\x03 \x01(\x03R\x04have\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x12\n" +
-	"\x04rate\x18\x05 \x01(\x03R\x04rate\"R\n" +
+	"\x04rate\x18\x05 \x01(\x03R\x04rate\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"R\n" +
 	"\n" +
 	"SettledRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1e\n" +
@@ -3414,39 +3434,40 @@ var file_fanout_tree_v1_tree_proto_depIdxs = []int32{
 	45, // 41: fanout.tree.v1.PendingRef.next_attempt:type_name -> google.protobuf.Timestamp
 	21, // 42: fanout.tree.v1.PendingRef.trouble:type_name -> fanout.tree.v1.Trouble
 	22, // 43: fanout.tree.v1.PendingRef.blob:type_name -> fanout.tree.v1.BlobProgress
-	48, // 44: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
-	16, // 45: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
-	26, // 46: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
-	12, // 47: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
-	12, // 48: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
-	15, // 49: fanout.tree.v1.Roster.cut_off:type_name -> fanout.tree.v1.CutOff
-	49, // 50: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
-	29, // 51: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
-	43, // 52: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
-	39, // 53: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
-	33, // 54: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
-	30, // 55: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
-	34, // 56: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
-	48, // 57: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
-	31, // 58: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
-	35, // 59: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
-	5,  // 60: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
-	24, // 61: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
-	27, // 62: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
-	0,  // 63: fanout.tree.v1.TreeService.Vouch:input_type -> fanout.tree.v1.VouchRequest
-	2,  // 64: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
-	30, // 65: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
-	8,  // 66: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
-	25, // 67: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
-	28, // 68: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
-	1,  // 69: fanout.tree.v1.TreeService.Vouch:output_type -> fanout.tree.v1.VouchResponse
-	4,  // 70: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
-	31, // 71: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
-	66, // [66:72] is the sub-list for method output_type
-	60, // [60:66] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	45, // 44: fanout.tree.v1.BlobProgress.since:type_name -> google.protobuf.Timestamp
+	48, // 45: fanout.tree.v1.FollowRequest.member:type_name -> fanout.catalog.v1.Member
+	16, // 46: fanout.tree.v1.FollowRequest.health:type_name -> fanout.tree.v1.HealthUpdate
+	26, // 47: fanout.tree.v1.FollowResponse.roster:type_name -> fanout.tree.v1.Roster
+	12, // 48: fanout.tree.v1.Roster.members:type_name -> fanout.tree.v1.ParentMember
+	12, // 49: fanout.tree.v1.Roster.parents:type_name -> fanout.tree.v1.ParentMember
+	15, // 50: fanout.tree.v1.Roster.cut_off:type_name -> fanout.tree.v1.CutOff
+	49, // 51: fanout.tree.v1.ProposeRequest.changes:type_name -> fanout.catalog.v1.Change
+	29, // 52: fanout.tree.v1.ProposeResponse.results:type_name -> fanout.tree.v1.ChangeResult
+	43, // 53: fanout.tree.v1.ChangeResult.record:type_name -> fanout.catalog.v1.Record
+	39, // 54: fanout.tree.v1.IdentifyResponse.founding:type_name -> fanout.tree.v1.IdentifyResponse.FoundingEntry
+	33, // 55: fanout.tree.v1.RaftHello.channel:type_name -> fanout.tree.v1.RaftChannel
+	30, // 56: fanout.tree.v1.RaftHello.identify:type_name -> fanout.tree.v1.IdentifyRequest
+	34, // 57: fanout.tree.v1.RaftHello.join:type_name -> fanout.tree.v1.JoinRequest
+	48, // 58: fanout.tree.v1.JoinRequest.member:type_name -> fanout.catalog.v1.Member
+	31, // 59: fanout.tree.v1.RaftReply.identify:type_name -> fanout.tree.v1.IdentifyResponse
+	35, // 60: fanout.tree.v1.RaftReply.join:type_name -> fanout.tree.v1.JoinResponse
+	5,  // 61: fanout.tree.v1.TreeService.Attach:input_type -> fanout.tree.v1.AttachRequest
+	24, // 62: fanout.tree.v1.TreeService.Follow:input_type -> fanout.tree.v1.FollowRequest
+	27, // 63: fanout.tree.v1.TreeService.Propose:input_type -> fanout.tree.v1.ProposeRequest
+	0,  // 64: fanout.tree.v1.TreeService.Vouch:input_type -> fanout.tree.v1.VouchRequest
+	2,  // 65: fanout.tree.v1.TreeService.Tunnel:input_type -> fanout.tree.v1.TunnelRequest
+	30, // 66: fanout.tree.v1.TreeService.Identify:input_type -> fanout.tree.v1.IdentifyRequest
+	8,  // 67: fanout.tree.v1.TreeService.Attach:output_type -> fanout.tree.v1.AttachResponse
+	25, // 68: fanout.tree.v1.TreeService.Follow:output_type -> fanout.tree.v1.FollowResponse
+	28, // 69: fanout.tree.v1.TreeService.Propose:output_type -> fanout.tree.v1.ProposeResponse
+	1,  // 70: fanout.tree.v1.TreeService.Vouch:output_type -> fanout.tree.v1.VouchResponse
+	4,  // 71: fanout.tree.v1.TreeService.Tunnel:output_type -> fanout.tree.v1.TunnelResponse
+	31, // 72: fanout.tree.v1.TreeService.Identify:output_type -> fanout.tree.v1.IdentifyResponse
+	67, // [67:73] is the sub-list for method output_type
+	61, // [61:67] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_fanout_tree_v1_tree_proto_init() }
