@@ -122,7 +122,7 @@ func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, hea
 	out := &adminv1.TreeGroup{
 		Group: g.GetGroup(), Parent: g.GetParent(), Tier: uint32(strings.Count(g.GetGroup(), "/")), Root: g.GetRoot(), Term: g.GetTerm(),
 		State: g.GetState(), Reason: g.GetReason(), Revision: g.GetPosition().GetRevision(), LastContact: g.GetLastContact(),
-		Carrier: g.GetCarrier(), Labels: g.GetLabels(), DetachedSince: g.GetDetachedSince(),
+		Carrier: g.GetCarrier(), Labels: g.GetLabels(), DetachedSince: g.GetDetachedSince(), Answers: !g.GetLost() && g.GetRoot() != "",
 	}
 	if head > out.GetRevision() && g.GetPosition() != nil {
 		out.Lag = head - out.GetRevision()

@@ -94,6 +94,24 @@ func TestWorst(t *testing.T) {
 	}
 }
 
+// TestTree_MemberAway: a group is as its worst site is, and whether its root answers is said apart.
+func TestTree_MemberAway(t *testing.T) {
+	hq := runTree(t, nil, "hq")["hq"]
+	for _, c := range []struct {
+		g       *treev1.GroupHealth
+		answers bool
+	}{
+		{&treev1.GroupHealth{Group: "hq/gd", Root: "gd-b", State: "unreachable", Reason: "gd-a: no contact", LastContact: timestamppb.Now()}, true},
+		{&treev1.GroupHealth{Group: "hq/gd", Root: "gd-b", State: "unreachable", Reason: "its stream broke", LastContact: timestamppb.Now(), Lost: true}, false},
+		{&treev1.GroupHealth{Group: "hq/gd", State: "unknown"}, false},
+	} {
+		g := hq.treeGroup(c.g, []*treev1.SiteHealth{{Site: "gd-a", Group: "hq/gd", State: "unreachable"}, {Site: "gd-b", Group: "hq/gd", State: "synced"}}, 0)
+		if g.GetState() != "unreachable" || g.GetAnswers() != c.answers || g.GetLastContact() != c.g.GetLastContact() {
+			t.Errorf("%v: %v", c.g, g)
+		}
+	}
+}
+
 // TestTree_LagOfTheUnheard: a root that has heard nothing of a site yet does not know how far it is; a site that said that it has nothing lacks all.
 func TestTree_LagOfTheUnheard(t *testing.T) {
 	hq := runTree(t, nil, "hq")["hq"]

@@ -51,6 +51,8 @@ type Group struct {
 	BytesLeft     int64      `json:"bytesLeft"`
 	EtaSeconds    float64    `json:"etaSeconds"`
 	DetachedSince *time.Time `json:"detachedSince,omitempty"`
+	// Answers: the group's root is heard of now, also where the state is unreachable because of a member.
+	Answers bool `json:"answers"`
 }
 
 // GroupFreeze is the freeze of a Group that is in force.
@@ -309,7 +311,7 @@ func TreeOf(r *adminv1.TreeResponse) Tree {
 			Group: g.GetGroup(), Parent: g.GetParent(), Tier: g.GetTier(), Root: g.GetRoot(), Term: g.GetTerm(), State: g.GetState(),
 			Revision: g.GetRevision(), Lag: g.GetLag(), LagSeconds: finite(g.GetLagSeconds()), Reason: g.GetReason(), Carrier: g.GetCarrier(),
 			Labels: g.GetLabels(), LastContact: moment(g.GetLastContact()), Members: []Member{},
-			Worst: g.GetWorst(), WorstAt: g.GetWorstAt(), BytesLeft: g.GetBytesLeft(), EtaSeconds: finite(g.GetEtaSeconds()), DetachedSince: moment(g.GetDetachedSince()),
+			Worst: g.GetWorst(), WorstAt: g.GetWorstAt(), BytesLeft: g.GetBytesLeft(), EtaSeconds: finite(g.GetEtaSeconds()), DetachedSince: moment(g.GetDetachedSince()), Answers: g.GetAnswers(),
 		}
 		if doc.Labels == nil {
 			doc.Labels = map[string]string{}

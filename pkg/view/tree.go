@@ -171,7 +171,11 @@ func (p Picture) groupRow(at placed) []cell {
 	if p.Wide {
 		row = append(row, plain(""), plain(""), plain(""), plain(""))
 	}
-	return append(row, plain(ago(p.AsOf, g.LastContact)), plain(g.Reason))
+	reason := g.Reason
+	if g.State == "unreachable" && g.Answers { // a group is as its worst site is
+		reason = strings.TrimSuffix("root "+g.Root+" answers; "+reason, "; ")
+	}
+	return append(row, plain(ago(p.AsOf, g.LastContact)), plain(reason))
 }
 
 func (p Picture) memberRow(at placed, m Member) []cell {

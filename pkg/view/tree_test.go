@@ -34,6 +34,24 @@ var troubled = view.TreeOf(&adminv1.TreeResponse{AsOf: before(0), Groups: []*adm
 	{Group: "hq/jx", Parent: "hq", Tier: 1, Root: "jx-a", State: "synced", Worst: "synced", WorstAt: "hq/jx", Revision: 42, Members: []*adminv1.TreeMember{{Site: "jx-a", State: "synced"}}},
 }})
 
+// TestTree_MemberAway: of a group that is unreachable because of a member its line says that the root answers; of one that is away it does not.
+func TestTree_MemberAway(t *testing.T) {
+	at := before(0)
+	text := view.TreeOf(&adminv1.TreeResponse{AsOf: at, Groups: []*adminv1.TreeGroup{
+		{Group: "hq", Root: "hq-a", State: "degraded", Answers: true, LastContact: at, Reason: "hq-a: registry"},
+		{Group: "hq/gd", Parent: "hq", Root: "gd-b", State: "unreachable", Answers: true, LastContact: at, Reason: "gd-a: no contact"},
+		{Group: "hq/hn", Parent: "hq", Root: "hn-a", State: "unreachable", LastContact: before(time.Minute), Reason: "its stream broke"},
+	}}).Text(view.Style{})
+	for _, want := range []string{"now root gd-b answers; gd-a: no contact", "1m00s ago its stream broke", "now hq-a: registry"} {
+		if !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
+			t.Errorf("%q is not in it:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "hn-a answers") || strings.Contains(text, "hq-a answers") {
+		t.Errorf("who is away does not answer, and of others it goes without saying:\n%s", text)
+	}
+}
+
 // fourHundred is a tree in which cities are in the states that are given for them, province and city, and else all is well.
 func fourHundred(odd map[[2]int]*adminv1.TreeMember) *adminv1.TreeResponse {
 	r := &adminv1.TreeResponse{AsOf: before(0)}

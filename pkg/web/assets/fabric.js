@@ -20,7 +20,7 @@ export const remaining = (m) => (m.bytesLeft > 0 && m.rate > 0 ? m.bytesLeft / m
 // note of a group: what is most worth saying in one line.
 export function noteOf(g) {
   const left = g.members.reduce((n, m) => n + m.bytesLeft, 0), rate = g.members.reduce((n, m) => n + m.rate, 0);
-  const parts = [stateName(g.state)];
+  const parts = [g.state === "unreachable" && g.answers ? t("group.memberaway") : stateName(g.state)];
   if (g.freeze) parts.push(t("frozen"));
   if (left > 0) parts.push(t("left", bytes(left)));
   if (left > 0 && rate > 0) parts.push(t("rate", bytes(rate)));
@@ -28,10 +28,16 @@ export function noteOf(g) {
   return parts.join(" · ");
 }
 
+// away says that nobody hears of a group now. One that answers is unreachable too when a member is: a group is as its worst site is.
+export const away = (g) => g.state === "unreachable" && !g.answers;
+
+// cut says that there is no link between a group and the one above.
+export const cut = (g) => away(g) || (g.tier > 0 && !g.parent);
+
 // cards are the groups as the picture wants them.
 export function cards(groups) {
   const list = groups.map((g) => ({
-    path: g.group, state: g.state, note: noteOf(g), flows: g.members.some((m) => m.rate > 0 && m.bytesLeft > 0), apart: g.tier > 0 && !g.parent,
+    path: g.group, state: g.state, note: noteOf(g), flows: g.members.some((m) => m.rate > 0 && m.bytesLeft > 0), cut: cut(g),
     sites: g.members.map((m) => ({ site: m.site, state: m.state, root: m.site === g.root })),
   }));
   return withAbove(list);

@@ -2,7 +2,7 @@
 
 import { h, stateWord, swap, glyph } from "./dom.js";
 import { Picture } from "./picture.js";
-import { counts, groupsOf, withAbove } from "./fabric.js";
+import { counts, cut, groupsOf, withAbove } from "./fabric.js";
 import { severity, worst } from "./states.js";
 import { bytes, count, short, timeOfDay } from "./format.js";
 import { t, stateName } from "./words.js";
@@ -56,7 +56,7 @@ function steps(groups, sites) {
     const here = by.get(g.group) || [], left = here.reduce((n, x) => n + x.bytesLeft, 0), state = worst(here.map((x) => x.state));
     const rate = g.members.reduce((n, m) => n + m.rate, 0), flows = here.some((x) => x.state === "delivering");
     return {
-      path: g.group, state: here.length > 0 ? state : "unsubscribed", flows,
+      path: g.group, state: here.length > 0 ? state : "unsubscribed", flows, cut: cut(g),
       note: [stateName(here.length > 0 ? state : "unsubscribed"), left > 0 ? t("left", bytes(left)) : "", flows && rate > 0 ? t("rate", bytes(rate)) : ""].filter(Boolean).join(" · "),
       sites: here.map((x) => ({ site: x.site, state: x.state, root: x.site === g.root })),
     };

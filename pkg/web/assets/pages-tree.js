@@ -61,7 +61,7 @@ export function groupPage(live, path, go) {
       if (!g) return swap(el, h("h1", {}, path), h("p", {}, t("group.none")));
       const below = groups.filter((x) => x.group.startsWith(path + "/"));
       swap(el, h("div", { class: "headline" }, h("h1", {}, crumbs(path)), stateWord(g.state, stateName(g.state))),
-        g.reason ? h("p", { class: "reason" }, g.reason) : null,
+        g.state === "unreachable" && g.answers ? h("p", { class: "sum" }, t("group.answers", g.root)) : null, g.reason ? h("p", { class: "reason" }, g.reason) : null,
         facts([
           [t("group.parent"), g.parent ? link("/group/" + g.parent, g.parent) : t("group.hq")], [t("group.root"), g.root ? [link("/site/" + g.root, g.root), " ", h("span", { class: "quiet" }, t("group.term", count(g.term)))] : t("none")],
           [t("group.carrier"), g.carrier ? link("/site/" + g.carrier, g.carrier) : null], [t("group.revision"), count(g.revision)], [t("lag.label"), lag(g)],

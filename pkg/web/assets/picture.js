@@ -46,7 +46,7 @@ export class Picture {
   // close ends what goes on.
   close() { this.seen.disconnect(); }
 
-  // show these groups: [{path, state, sites: [{site, state, root}], note, flows, label}]. Called with each change.
+  // show these groups: [{path, state, sites: [{site, state, root}], note, flows, cut, label}]. Called with each change.
   show(groups) {
     this.groups = groups;
     this.draw();
@@ -130,7 +130,7 @@ export class Picture {
 
   line(n, p) {
     const from = n.parent, y = n.y + (p.narrow ? 20 : n.h / 2);
-    const flows = n.flows ? " flows" : "", dead = n.state === "unreachable" || n.apart ? " cut" : "", dim = this.dim(n) && " dim" || "";
+    const flows = n.flows ? " flows" : "", dead = n.cut ? " cut" : "", dim = this.dim(n) && " dim" || "";
     if (p.narrow) {
       const x = from.x + 6;
       return s("path", { class: "link" + flows + dead + dim, d: `M${x} ${from.y + from.h}V${y}H${n.x}` });
