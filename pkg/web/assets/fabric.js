@@ -12,7 +12,7 @@ export function groupsOf(parts) {
   return out.sort((a, b) => byPath(a.group, b.group));
 }
 
-export const sitesOf = (groups) => groups.flatMap((g) => g.members.map((m) => ({ ...m, group: g.group, root: g.root === m.site, carrier: g.carrier === m.site, lag: g.lag })));
+export const sitesOf = (groups) => groups.flatMap((g) => g.members.map((m) => ({ ...m, group: g.group, root: g.root === m.site, carrier: g.carrier === m.site })));
 
 // remaining time at the rate of now, in seconds; 0: not known.
 export const remaining = (m) => (m.bytesLeft > 0 && m.rate > 0 ? m.bytesLeft / m.rate : 0);

@@ -76,7 +76,14 @@ export function groupPage(live, path, go) {
   };
 }
 
-const lag = (g) => (g.lag > 0 ? t("lag.value", count(g.lag), span(g.lagSeconds)) : t("lag.none"));
+// lag is said as the text of the tree says it: revisions, and for how long the oldest of what is lacking has been, which may be a ref of a revision that was seen.
+function lag(x) {
+  if (x.lagSeconds > 0 && (x.lag > 0 || x.lagSeconds >= 1)) return t("lag.value", count(x.lag), span(Math.max(1, x.lagSeconds)));
+  return x.lag > 0 ? t("lag.revisions", count(x.lag)) : t("lag.none");
+}
+
+// unheard says that nobody hears of a site now.
+const unheard = (m) => m.state === "unreachable" || m.state === "unknown";
 
 const crumbs = (path) => path.split("/").flatMap((name, i, all) => [i > 0 ? h("span", { class: "slash" }, "/") : null, i < all.length - 1 ? link("/group/" + all.slice(0, i + 1).join("/"), name) : name]);
 
@@ -94,7 +101,7 @@ export function sitePage(live, name) {
         facts([
           [t("group"), link("/group/" + m.group, m.group)], [t("site.roles"), roles.join(", ") || t("site.member")],
           [t("site.registry"), m.registryType === "none" ? t("site.noregistry") : [m.registry, " ", h("span", { class: "quiet" }, m.registryType)]], [t("site.version"), m.version],
-          [t("site.revision"), count(m.revision)], [t("site.refs"), count(m.pending)], [t("site.bytes"), m.bytesLeft > 0 ? bytes(m.bytesLeft) : t("none")], [t("site.rate"), m.rate > 0 ? t("rate", bytes(m.rate)) : "–"],
+          [t("site.revision"), count(m.revision)], [t("lag.label"), m.registryType === "none" || (unheard(m) && !m.lag) ? null : lag(m)], [t("site.refs"), count(m.pending)], [t("site.bytes"), m.bytesLeft > 0 ? bytes(m.bytesLeft) : t("none")], [t("site.rate"), m.rate > 0 ? t("rate", bytes(m.rate)) : "–"],
           [t("site.eta"), remaining(m) > 0 ? t("eta", span(remaining(m))) : null], [t("site.contact"), ago(m.lastContact, live.now())],
           [t("site.disk"), room(m.disk)], [t("site.registrydisk"), room(m.registryDisk)], [t("site.certificate"), m.certificateExpires ? t("site.certificate.value", stamp(m.certificateExpires)) : null],
         ]),
@@ -110,7 +117,7 @@ function pending(live, feed, m) {
   if (trouble) return h("p", { class: "quiet" }, t("site.pending.unknown", trouble.message));
   if (!parts) return loading();
   const refs = [...parts.values()].sort((a, b) => (severity[b.state] ?? 5) - (severity[a.state] ?? 5) || (a.ref < b.ref ? -1 : 1));
-  if (refs.length === 0 && ["unreachable", "unknown"].includes(m.state)) return h("p", { class: "quiet" }, t("site.pending.unheard"));
+  if (refs.length === 0 && unheard(m)) return h("p", { class: "quiet" }, t("site.pending.unheard"));
   if (refs.length === 0) return h("p", { class: "calm-note" }, glyph("synced"), " ", t("site.pending.none"));
   return [table([t("ref"), t("site.state"), t("ref.left"), t("ref.since"), t("ref.next"), t("ref.why")], refs.map((r) => [
     refLink(r.ref), stateWord(r.state, stateName(r.state)), r.bytesLeft > 0 ? bytes(r.bytesLeft) : "–", timeOfDay(r.since) || "–", r.nextAttempt ? [timeOfDay(r.nextAttempt), " ", h("span", { class: "quiet" }, t("ref.attempts", r.attempts))] : "–",
