@@ -65,7 +65,7 @@ export function groupPage(live, path, go) {
         facts([
           [t("group.parent"), g.parent ? link("/group/" + g.parent, g.parent) : t("group.hq")], [t("group.root"), g.root ? [link("/site/" + g.root, g.root), " ", h("span", { class: "quiet" }, t("group.term", count(g.term)))] : t("none")],
           [t("group.carrier"), g.carrier ? link("/site/" + g.carrier, g.carrier) : null], [t("group.revision"), count(g.revision)], [t("lag.label"), lag(g)],
-          [t("group.contact"), ago(g.lastContact, live.now())], [t("group.labels"), Object.entries(g.labels).map(([k, v]) => h("code", {}, k + "=" + v, " "))],
+          [t("group.contact"), contact(g, g.answers, live)], [t("group.labels"), Object.entries(g.labels).map(([k, v]) => h("code", {}, k + "=" + v, " "))],
           [t("group.freeze"), g.freeze ? t("group.freeze.value", stamp(g.freeze.until), g.freeze.by, g.freeze.reason) : null],
         ]),
         section(t("group.members"), table([t("site"), t("site.state"), t("site.bytes"), t("site.rate"), t("reason")], g.members.map((m) => [
@@ -81,6 +81,9 @@ function lag(x) {
   if (x.lagSeconds > 0 && (x.lag > 0 || x.lagSeconds >= 1)) return t("lag.value", count(x.lag), span(Math.max(1, x.lagSeconds)));
   return x.lag > 0 ? t("lag.revisions", count(x.lag)) : t("lag.none");
 }
+
+// contact: who answers is heard of every second, which does not come here each time, as it changes nothing. While the agent that tells of it is heard, that is now.
+const contact = (x, answers, live) => (answers && x.lastContact && live.connected() && !live.trouble("tree") ? t("just-now") : ago(x.lastContact, live.now()));
 
 // unheard says that nobody hears of a site now.
 const unheard = (m) => m.state === "unreachable" || m.state === "unknown";
@@ -102,7 +105,7 @@ export function sitePage(live, name) {
           [t("group"), link("/group/" + m.group, m.group)], [t("site.roles"), roles.join(", ") || t("site.member")],
           [t("site.registry"), m.registryType === "none" ? t("site.noregistry") : [m.registry, " ", h("span", { class: "quiet" }, m.registryType)]], [t("site.version"), m.version],
           [t("site.revision"), count(m.revision)], [t("lag.label"), m.registryType === "none" || (unheard(m) && !m.lag) ? null : lag(m)], [t("site.refs"), count(m.pending)], [t("site.bytes"), m.bytesLeft > 0 ? bytes(m.bytesLeft) : t("none")], [t("site.rate"), m.rate > 0 ? t("rate", bytes(m.rate)) : "–"],
-          [t("site.eta"), remaining(m) > 0 ? t("eta", span(remaining(m))) : null], [t("site.contact"), ago(m.lastContact, live.now())],
+          [t("site.eta"), remaining(m) > 0 ? t("eta", span(remaining(m))) : null], [t("site.contact"), contact(m, !unheard(m), live)],
           [t("site.disk"), room(m.disk)], [t("site.registrydisk"), room(m.registryDisk)], [t("site.certificate"), m.certificateExpires ? t("site.certificate.value", stamp(m.certificateExpires)) : null],
         ]),
         m.registryType === "none" ? null : section(t("site.pending"), pending(live, feed, m)));
