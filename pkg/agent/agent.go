@@ -112,6 +112,7 @@ type Agent struct {
 	notifiers    []*notifier
 
 	httpCert atomic.Pointer[tls.Certificate] // nil: http.listen has no TLS
+	started  atomic.Bool                     // see starting
 
 	mu         sync.Mutex
 	regErr     error // last check of the registry

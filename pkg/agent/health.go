@@ -42,10 +42,11 @@ func (a *Agent) reportHealth(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
+		starting := a.starting() // before what it is about
 		pending, revision := a.progress.snapshot()
 		boundAccepted(pending)
 		a.addBlobs(pending)
-		a.node.Report(a.health(pending, revision), pending)
+		a.node.Report(a.health(pending, revision, starting), pending)
 		if !sleep(ctx, reportEvery) {
 			return
 		}
@@ -126,14 +127,30 @@ func difference(id string, p *treev1.PendingRef, n int) string {
 	return count(n, "ref") + " differ, as " + id + ": " + p.GetReason()
 }
 
-func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *treev1.SiteHealth {
+// starting says whether this site has still to take note of what it knew before it was started. It never becomes true again.
+func (a *Agent) starting() bool {
+	if a.started.Load() {
+		return false
+	}
+	if !a.node.LogRead() {
+		return true
+	}
+	snap := a.node.Catalog() // looked at after the log
+	if snap.Resyncing() == "" && a.progress.reached() < snap.Position().GetRevision() {
+		return true
+	}
+	a.started.Store(true)
+	return false
+}
+
+func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64, starting bool) *treev1.SiteHealth {
 	a.mu.Lock()
 	regErr, sweepErr, nextSweep := a.regErr, a.sweepError, a.nextSweep
 	a.mu.Unlock()
 	h := &treev1.SiteHealth{
 		Site: a.cfg.Site, Group: a.cfg.Group, Registry: a.registryAddress(), RegistryType: a.cfg.Registry.Type,
 		RegistryOk: a.registry != nil && regErr == nil, Revision: revision, Rate: a.fetcher.Rate(),
-		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(),
+		FabricAddress: a.cfg.Fabric.Advertise, Version: a.opts.Version, Incarnation: a.store.Incarnation(), Starting: starting,
 	}
 	if len(a.fetcher.Active()) == 0 {
 		h.Rate = 0 // it is a mean of the last seconds, and nothing comes now
@@ -175,6 +192,8 @@ func (a *Agent) health(pending map[string]*treev1.PendingRef, revision uint64) *
 		h.State, h.Reason = "degraded", fmt.Sprintf("deletions here that wait for a word: %d; see 'fanoutctl deletions list'", a.deletionsHere())
 	case a.conflictsHere() > 0:
 		h.State, h.Reason = "conflict", lostHere(a.conflictsHere())
+	case starting:
+		h.State, h.Reason = "unknown", "it has just started, and reads what its group has decided"
 	case todo > 0:
 		h.State, h.Reason = "syncing", fmt.Sprintf("refs to deliver: %d", todo)
 	case drifted.n > 0:

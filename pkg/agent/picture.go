@@ -227,7 +227,7 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 		if h.GetState() == "unreachable" {
 			s.State, s.Reason = "waiting", "the site is unreachable; last known: "+pending.GetState()+" "+pending.GetReason()
 		}
-	case h.GetRevision() >= rec.GetRevision() && (h.GetPendingFrom() == 0 || rec.GetRevision() < h.GetPendingFrom()):
+	case !h.GetStarting() && h.GetRevision() >= rec.GetRevision() && (h.GetPendingFrom() == 0 || rec.GetRevision() < h.GetPendingFrom()):
 		s.State, s.Digest = "delivered", want
 		if s.Reason = passedBy(raw, rec); s.Reason != "" {
 			s.State = "held"
@@ -253,8 +253,11 @@ func (a *Agent) inScope(group, repository string) bool {
 	return !ok || catalog.MatchScope(g.GetDemand(), repository)
 }
 
-// heard says whether anything is known of how far a site is. A root knows of a site that is away since before its election only that it is there: from revision 0 on it would lack all that there is.
-func heard(h *treev1.SiteHealth) bool { return h.GetLastContact().IsValid() || h.GetRevision() > 0 }
+// heard says whether anything is known of how far a site is. A root knows of a site that is away since before its election only that it is there, and a site that has just started does not know
+// what it has: from revision 0 on it would lack all that there is.
+func heard(h *treev1.SiteHealth) bool {
+	return !h.GetStarting() && (h.GetLastContact().IsValid() || h.GetRevision() > 0)
+}
 
 // toDo is how many refs a site does not show and is to.
 func toDo(h *treev1.SiteHealth) uint64 {

@@ -130,6 +130,10 @@ func TestTree_LagOfTheUnheard(t *testing.T) {
 	if m := away.GetMembers()[0]; away.GetLag() != 0 || away.GetLagSeconds() != 0 || m.GetLag() != 0 || m.GetLagSeconds() != 0 {
 		t.Errorf("nothing is known of it: %v", away)
 	}
+	starting := of(&treev1.GroupHealth{Group: "hq/gd", Position: &catalogv1.Position{Revision: head}}, &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", State: "unknown", LastContact: timestamppb.Now(), Starting: true})
+	if m := starting.GetMembers()[0]; starting.GetLagSeconds() != 0 || m.GetLag() != 0 || m.GetLagSeconds() != 0 {
+		t.Errorf("it does not know yet what it has: %v", starting)
+	}
 	empty := of(&treev1.GroupHealth{Group: "hq/gd", Position: &catalogv1.Position{}}, &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", LastContact: timestamppb.Now()})
 	if m := empty.GetMembers()[0]; empty.GetLag() != head || empty.GetLagSeconds() <= 0 || m.GetLag() != head || m.GetLagSeconds() <= 0 {
 		t.Errorf("it lacks all: %v", empty)

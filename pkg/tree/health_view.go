@@ -148,7 +148,7 @@ func (t *table) view(refs []catalog.Ref) HealthView {
 			continue
 		}
 		h := e.msg.(*treev1.SiteHealth)
-		if at := e.contact(h.State == unreachable || h.State == unknown); at != nil {
+		if at := e.contact(h.State == unreachable || h.State == unknown && !h.Starting); at != nil {
 			h = proto.CloneOf(h)
 			h.LastContact = at
 		}

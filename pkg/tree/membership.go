@@ -416,6 +416,29 @@ func (n *Node) CaughtUp() bool {
 	return true
 }
 
+// LogRead says whether this member has applied what its log held when Run began. Until then its catalog is an older one than it had before, as raft reads its log only when it has heard from
+// a root what of it is decided. It never becomes false again while Run runs.
+func (n *Node) LogRead() bool {
+	if n.logRead.Load() {
+		return true
+	}
+	r, disk := n.raft.Load(), n.disk.Load()
+	if r == nil || disk == nil {
+		return false
+	}
+	reached := n.fsm.reached()
+	for i := min(n.kept, r.LastIndex()); i > reached; i-- { // the log may have become shorter: its end was decided otherwise
+		var entry raft.Log
+		if err := disk.GetLog(i, &entry); errors.Is(err, raft.ErrLogNotFound) {
+			break // a snapshot has taken its place
+		} else if err != nil || entry.Type == raft.LogCommand {
+			return false
+		}
+	}
+	n.logRead.Store(true)
+	return true
+}
+
 // Server is one member of the raft group.
 type Server struct {
 	ID, Site, Addr string

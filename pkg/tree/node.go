@@ -56,10 +56,13 @@ type Node struct {
 	raft atomic.Pointer[raft.Raft] // while Run runs
 	// caughtUp: see CaughtUp.
 	caughtUp atomic.Bool
-	disk     atomic.Pointer[raftDisk] // since Run opened it
-	office   atomic.Pointer[office]   // while this is the root
-	told     atomic.Pointer[treev1.Roster]
-	learned  atomic.Pointer[learned]
+	// logRead: see LogRead. kept is the index of the last entry that the log had when Run began.
+	logRead atomic.Bool
+	kept    uint64
+	disk    atomic.Pointer[raftDisk] // since Run opened it
+	office  atomic.Pointer[office]   // while this is the root
+	told    atomic.Pointer[treev1.Roster]
+	learned atomic.Pointer[learned]
 	// vouched are sites of which a member said that they are members, too: those that this one's file does not list, until its catalog does.
 	vouched atomic.Pointer[map[string]bool]
 	// expelled: a member said that this site was removed from the group.
@@ -141,6 +144,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.kept = r.LastIndex()
 	n.raft.Store(r)
 	err = n.live(ctx, r, stores.disk)
 	n.raft.Store(nil)

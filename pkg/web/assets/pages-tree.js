@@ -104,7 +104,7 @@ export function sitePage(live, name) {
         facts([
           [t("group"), link("/group/" + m.group, m.group)], [t("site.roles"), roles.join(", ") || t("site.member")],
           [t("site.registry"), m.registryType === "none" ? t("site.noregistry") : [m.registry, " ", h("span", { class: "quiet" }, m.registryType)]], [t("site.version"), m.version],
-          [t("site.revision"), count(m.revision)], [t("lag.label"), m.registryType === "none" || (unheard(m) && !m.lag) ? null : lag(m)], [t("site.refs"), count(m.pending)], [t("site.bytes"), m.bytesLeft > 0 ? bytes(m.bytesLeft) : t("none")], [t("site.rate"), m.rate > 0 ? t("rate", bytes(m.rate)) : "–"],
+          [t("site.revision"), count(m.revision)], [t("lag.label"), m.registryType === "none" || (unheard(m) && !m.lag && !m.lagSeconds) ? null : lag(m)], [t("site.refs"), count(m.pending)], [t("site.bytes"), m.bytesLeft > 0 ? bytes(m.bytesLeft) : t("none")], [t("site.rate"), m.rate > 0 ? t("rate", bytes(m.rate)) : "–"],
           [t("site.eta"), remaining(m) > 0 ? t("eta", span(remaining(m))) : null], [t("site.contact"), contact(m, !unheard(m), live)],
           [t("site.disk"), room(m.disk)], [t("site.registrydisk"), room(m.registryDisk)], [t("site.certificate"), m.certificateExpires ? t("site.certificate.value", stamp(m.certificateExpires)) : null],
         ]),
