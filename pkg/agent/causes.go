@@ -54,6 +54,9 @@ var (
 	errNoFellow = errors.New("no other member is reachable")
 )
 
+// errSilent says of a look at the registry that it got no answer in time: whether the registry hangs or nothing reaches it is not known then.
+var errSilent = errors.New("the registry is silent")
+
 // kind is one reason for which a ref is not delivered. In summary and mend, {project}, {repository}, {ref}, {registry}, {disk}, {site} and {figures} are replaced.
 type kind struct {
 	word string
@@ -112,6 +115,7 @@ var causes = []kind{
 	{"registry-disk", as[*roomError], "the disk of the registry is full", "make room on the disk of {disk}"},
 	{"registry-certificate", as[*tls.CertificateVerificationError], "the certificate of the registry is not trusted", "give {registry} a certificate for its name, or name its authority in registry.caFile of {site}"},
 	{"registry-hangs", of(registry.ErrHangs), "the registry takes requests and does not answer them", "look at {registry}, its storage and its database: it hangs"},
+	{"registry-silent", of(errSilent), "the registry does not answer in time", "look at {registry}, its storage and its database, and at the network between it and {site}: it hangs, or nothing reaches it"},
 	{"registry-error", both(of(registry.ErrUnavailable), answered(400, 999)), "the registry has trouble of its own", "look at the log of {registry}, at its storage and at what is before it"},
 	{"registry-unreachable", both(of(registry.ErrUnavailable), as[*registry.Error]), "the registry does not answer", "start {registry}, or mend the network between it and {site}"},
 	{"registry-deletes-not", of(registry.ErrUnsupported), "the registry does not do what is asked of it", "switch deletion on in {registry}, or do by hand what it refuses"},

@@ -85,6 +85,7 @@ func troubles(t *testing.T) map[string]error {
 	broken := status(500, `{"errors":[{"code":"UNKNOWN","message":"unknown error"}]}`)
 	return map[string]error{
 		"registry-hangs":         asked(t, hang, false, 100*time.Millisecond),
+		"registry-silent":        fmt.Errorf("%w: ping registry: %w", errSilent, context.DeadlineExceeded),
 		"registry-certificate":   asked(t, http.NotFoundHandler(), true, 0),
 		"registry-unreachable":   askedAt(t, refused.URL, 0),
 		"registry-error":         broken,

@@ -57,6 +57,10 @@ func TestVerdict(t *testing.T) {
 			missing(sz, "delivering", nil)
 			sz.Blob, sz.BytesLeft = blob, 90<<20
 		}},
+		{"on-its-way-to-silence", func(_, _, sz *adminv1.WhyHop) {
+			missing(sz, "delivering", &treev1.Trouble{Cause: "registry-silent", Summary: "the registry does not answer in time", Mend: "look at it"})
+			sz.Blob, sz.BytesLeft = blob, 90<<20
+		}},
 		{"nothing-comes", func(_, gd, sz *adminv1.WhyHop) {
 			detach(gd)
 			missing(gd, "delivering", nil)

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,6 +43,7 @@ func (a *Agent) hopHere(ctx context.Context, ref catalog.Ref) *adminv1.WhyHop {
 				h.Blob = blobProgress(f)
 			}
 		}
+		a.addRegistryTrouble(h, ref)
 	default:
 		a.lookHere(ctx, h, ref, rec)
 	}
@@ -68,6 +71,28 @@ func (a *Agent) lookHere(ctx context.Context, h *adminv1.WhyHop, ref catalog.Ref
 		h.Digest = shown
 		a.queue.add(key{repository: ref.Repository, tag: ref.Tag})
 	}
+}
+
+// addRegistryTrouble says what is known to be wrong with this site's registry of a ref of which no attempt has failed yet: against a registry that hangs one takes half a minute.
+func (a *Agent) addRegistryTrouble(h *adminv1.WhyHop, ref catalog.Ref) {
+	switch {
+	case h.GetState() == "waiting" && h.GetTrouble() == nil:
+	case h.GetState() == "delivering" && h.GetAttempts() == 0:
+		h.Trouble = nil // of what it waited for before
+	default:
+		return
+	}
+	a.mu.Lock()
+	err := a.regErr
+	a.mu.Unlock()
+	if err == nil {
+		return
+	}
+	h.Reason = cmp.Or(h.GetReason(), plainWords(err))
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", errSilent, err)
+	}
+	h.Trouble = a.troubleOf(ref, err)
 }
 
 // showsNow says what a registry shows that was not yet looked at.

@@ -162,8 +162,11 @@ func (v *verdict) delivering(last *adminv1.WhyHop) (string, string) {
 	if last.GetAttempts() > 0 && last.GetTrouble() != nil {
 		words += fmt.Sprintf("; tried before, and failed %s: %s", times(last.GetAttempts()), last.GetTrouble().GetSummary())
 	}
-	if !last.GetLive() && last.GetAway() != "" {
+	switch t := last.GetTrouble(); {
+	case !last.GetLive() && last.GetAway() != "":
 		return v.because(fmt.Sprintf("%s, as last heard %s.", words, clock(last.GetLastContact())), away(v.w.GetSite(), last.GetAway()))
+	case last.GetLive() && last.GetAttempts() == 0 && t != nil: // of its registry
+		return v.because(fmt.Sprintf("%s, but %s.", words, t.GetSummary()), t)
 	}
 	return words + ".", ""
 }

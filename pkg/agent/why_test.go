@@ -5,12 +5,14 @@ import (
 	"errors"
 	goflag "flag"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -213,6 +215,30 @@ func TestWhy_Refusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWhy_RegistryHangs: while the first attempt waits for a registry that hangs, why says so, and what to do.
+func TestWhy_RegistryHangs(t *testing.T) {
+	oci := runTree(t, nil, "hq")["hq"] // a registry for the province, behind a gate
+	g := newGate(t, "http://"+oci.reg)
+	tree := runTree(t, map[string]*gate{"hq/gd": g}, "hq", "hq/gd")
+	hq, gd := tree["hq"], tree["hq/gd"]
+	hung := make(chan struct{})
+	let := sync.OnceFunc(func() { close(hung) })
+	t.Cleanup(let)
+	g.refuses(func(*http.Request) bool { <-hung; return false })
+	digest := hq.push("app/web:1")
+	gd.state("app/web:1", "waiting")
+	waitFor(t, "it is said", func() error {
+		gd.registryIs(fmt.Errorf("ping registry: %w", context.DeadlineExceeded)) // as the check of the registry finds some seconds later
+		if w := hq.why("app/web:1", "s1"); w.GetCause() != "registry-silent" {
+			return fmt.Errorf("%v", w)
+		}
+		return nil
+	})
+	golden(t, "registry-silent-at-first", inWords(hq.why("app/web:1", "s1")))
+	let()
+	gd.shows("app/web:1", digest)
 }
 
 // TestWhy_Waits: what keeps a ref from a site that is no failure.

@@ -18,6 +18,7 @@ const zh = {
   "registry-disk": ["镜像仓库的磁盘已满", "在该磁盘上腾出空间"],
   "registry-certificate": ["镜像仓库的证书不受信任", "为它配置与名称相符的证书，或在 registry.caFile 中指定其签发机构"],
   "registry-hangs": ["镜像仓库接收请求但不应答", "检查镜像仓库及其存储和数据库"],
+  "registry-silent": ["镜像仓库没有按时应答", "检查镜像仓库及其存储和数据库，以及到它的网络"],
   "registry-error": ["镜像仓库自身有故障", "查看镜像仓库的日志、存储及其前面的代理"],
   "registry-unreachable": ["镜像仓库没有应答", "启动镜像仓库，或修复到它的网络"],
   "registry-deletes-not": ["镜像仓库不支持所要求的操作", "在镜像仓库中启用删除，或手工完成"],
