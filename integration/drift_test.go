@@ -57,6 +57,12 @@ func TestDrift(t *testing.T) {
 	treeSays(t, hq, "rp-a", "degraded", "2 refs differ")
 	refState(t, hq, "app/web:changes", "ac-a", "accepted", "changed here")
 	refState(t, hq, "app/web:goes", "ac-a", "accepted", "deleted here")
+	if v, code := hq.verify("ac-a", "ac-a"); code != 0 || v.State != "accepted" || len(v.Differences) != 2 {
+		t.Errorf("verify where differences are accepted: exit %d, %+v", code, v)
+	}
+	if v, code := hq.verify("rp-a", "rp-a"); code != 4 || v.State != "different" {
+		t.Errorf("verify where differences are reported: exit %d, %+v", code, v)
+	}
 	treeSays(t, hq, "ac-a", "synced")
 	eventually(t, "nothing is left to do where differences are accepted", func() error {
 		tree, err := asks[view.Tree](hq, "tree")

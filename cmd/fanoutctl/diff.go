@@ -86,10 +86,15 @@ func (a *app) tagsOf(ctx context.Context, c *client.Client, req *adminv1.VerifyR
 	switch {
 	case err != nil:
 		return view.VerifiedSite{}, err
-	case len(doc.Sites) != 1 || doc.Sites[0].State == view.VerifyUnknown:
+	case len(doc.Sites) != 1 || doc.Sites[0].State == view.VerifyUnknown && doc.Sites[0].Reason == "":
 		return view.VerifiedSite{}, awayError(req.GetSite(), "its last word did not come")
 	case doc.Sites[0].State == view.VerifyUnreachable:
 		return view.VerifiedSite{}, awayError(req.GetSite(), doc.Sites[0].Reason)
+	}
+	for _, d := range doc.Sites[0].Differences {
+		if d.Ref == "" && d.Kind == "unreadable" { // what it says that it shows was not looked at
+			return view.VerifiedSite{}, awayError(req.GetSite(), d.Reason)
+		}
 	}
 	return doc.Sites[0], nil
 }

@@ -24,10 +24,12 @@ its registry really shows: each tag, and each manifest and blob under it, is ask
 agent remembers. With --deep every manifest and blob is read and hashed.
 
 With --repair what is missing or wrong is delivered again, from other sites; verify waits until that is done or fails,
-and looks again. A tag that someone deleted or changed stays so where the configuration leaves it so.
+and looks again. A tag that someone deleted or changed stays so where the configuration leaves it so; with "drift:
+accept" it is listed, and the site counts as "accepted".
 
-Exit codes: 0 equal, 4 not equal, 3 equal where it could be looked, and some site (or the one that was named) could not
-be reached; 1 there is no such site, or the agent that is asked can't answer.`,
+Exit codes: 0 equal, or different only where the settings accept it; 4 not equal; 3 nothing was seen to differ, and some
+site (or the one that was named) could not be looked at, or not wholly: it, its registry or the root of its group does
+not answer; 1 there is no such site, or the agent that is asked can't answer.`,
 		Example: `  fanoutctl verify
   fanoutctl verify gd-a --deep --repair --timeout 1h
   fanoutctl verify -o json | jq '.sites[] | select(.state != "equal") | .differences[]'`,
@@ -57,10 +59,12 @@ be reached; 1 there is no such site, or the agent that is asked can't answer.`,
 
 // verifyExit is the exit code of a verify.
 func verifyExit(doc *view.Verify) error {
-	different, away := doc.Count(view.VerifyDifferent), doc.Count(view.VerifyUnreachable)+doc.Count(view.VerifyUnknown)
+	different, away, unknown := doc.Count(view.VerifyDifferent), doc.Count(view.VerifyUnreachable), doc.Count(view.VerifyUnknown)
 	switch {
 	case different > 0:
 		return &exitError{code: exitNotEqual, text: fmt.Sprintf("%d of %s not as the catalog says", different, view.Plural(len(doc.Sites), "site"))}
+	case unknown > 0:
+		return &exitError{code: exitPartial, text: fmt.Sprintf("%d of %s could not be looked at, or not wholly", away+unknown, view.Plural(len(doc.Sites), "site"))}
 	case away > 0:
 		return &exitError{code: exitPartial, text: fmt.Sprintf("%d of %s could not be looked at", away, view.Plural(len(doc.Sites), "site"))}
 	}

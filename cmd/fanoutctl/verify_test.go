@@ -35,7 +35,9 @@ func TestVerifyExit(t *testing.T) {
 		{"equal", []*adminv1.VerifyResponse{doneAt("hq-a", "equal"), doneAt("hq-w", "witness")}, 0, ""},
 		{"different", []*adminv1.VerifyResponse{differsAt("hq-b"), doneAt("hq-a", "equal"), doneAt("hq-b", "different"), doneAt("gd", "unreachable")}, 4, "1 of 3 sites not as the catalog says"},
 		{"unreachable", []*adminv1.VerifyResponse{doneAt("hq-a", "equal"), doneAt("gd", "unreachable")}, 3, "1 of 2 sites could not be looked at"},
-		{"no last word", []*adminv1.VerifyResponse{doneAt("hq-a", "equal"), differsAt("hq-b")}, 3, "1 of 2 sites could not be looked at"},
+		{"no last word", []*adminv1.VerifyResponse{doneAt("hq-a", "equal"), differsAt("hq-b")}, 3, "1 of 2 sites could not be looked at, or not wholly"},
+		{"unknown", []*adminv1.VerifyResponse{doneAt("hq-a", "equal"), doneAt("hq-b", "unknown"), doneAt("gd", "unreachable")}, 3, "2 of 3 sites could not be looked at, or not wholly"},
+		{"accepted", []*adminv1.VerifyResponse{doneAt("hq-a", "equal"), doneAt("hq-b", "accepted")}, 0, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := onSocket(t, &fake{verify: func(req *adminv1.VerifyRequest, s grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
@@ -96,6 +98,10 @@ func TestDiff(t *testing.T) {
 			return r, nil
 		},
 		verify: func(req *adminv1.VerifyRequest, s grpc.ServerStreamingServer[adminv1.VerifyResponse]) error {
+			if views[req.GetSite()] == "unread" {
+				_ = s.Send(&adminv1.VerifyResponse{Site: req.GetSite(), What: &adminv1.VerifyResponse_Difference{Difference: &adminv1.Difference{Kind: "unreadable", Reason: "the registry: no answer"}}})
+				return s.Send(&adminv1.VerifyResponse{Site: req.GetSite(), What: &adminv1.VerifyResponse_Done{Done: &adminv1.VerifyDone{State: "unknown", View: "v", Shown: "v1", Reason: "the registry: no answer"}}})
+			}
 			if views[req.GetSite()] == "away" {
 				return s.Send(&adminv1.VerifyResponse{Site: req.GetSite(), What: &adminv1.VerifyResponse_Done{Done: &adminv1.VerifyDone{State: "unreachable", Reason: "no way there"}}})
 			}
@@ -138,6 +144,11 @@ func TestDiff(t *testing.T) {
 	if r := runCtl(t, "--server", server, "diff", "hq-a", "gd-a"); r.code != 3 || !strings.Contains(r.err, "gd-a could not be looked at: no way there") || !strings.Contains(r.err, "fanoutctl tree") {
 		t.Errorf("%+v", r)
 	}
+	views["gd-a"] = "unread" // what it says that it shows is what the catalog says: nothing was looked at
+	if r := runCtl(t, "--server", server, "diff", "hq-a", "gd-a"); r.code != 3 || !strings.Contains(r.err, "gd-a could not be looked at: the registry: no answer") {
+		t.Errorf("%+v", r)
+	}
+	views["gd-a"] = "away"
 	unseen = "gd-a"
 	if r := runCtl(t, "--server", server, "diff", "hq-a", "gd-a"); r.code != 3 || !strings.Contains(r.err, "gd-a could not be looked at: no way there") {
 		t.Errorf("%+v", r)

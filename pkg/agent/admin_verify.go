@@ -99,7 +99,7 @@ func (s *admin) Verify(req *adminv1.VerifyRequest, stream grpc.ServerStreamingSe
 	root, err := s.rootOnce(ctx)
 	if err != nil && !passedOn(ctx) && (req.GetSite() == "" || req.GetSite() == s.a.cfg.Site) {
 		// Without a root this site can be looked at all the same.
-		note := &adminv1.Difference{Kind: kindCatalogBehind, Reason: "whether the catalog of this site is the newest is not known: " + callWords(err)}
+		note := &adminv1.Difference{Kind: kindCatalogUnknown, Reason: "whether the catalog of this site is the newest is not known: " + callWords(err)}
 		return s.a.verifyHere(ctx, req, actor, noting(note, stream.Send))
 	}
 	if err != nil {
@@ -132,8 +132,9 @@ func noting(d *adminv1.Difference, send func(*adminv1.VerifyResponse) error) fun
 			if err := send(&adminv1.VerifyResponse{Site: m.GetSite(), Group: m.GetGroup(), What: &adminv1.VerifyResponse_Difference{Difference: d}}); err != nil {
 				return err
 			}
-			done.Differences++
-			done.State = "different"
+			var o differing
+			o.add(d)
+			o.judge(done)
 		}
 		return send(m)
 	}

@@ -31,6 +31,7 @@ const (
 	kindMissingReferrer = "missing-referrer"
 	kindCatalogBehind   = "catalog-behind"
 	kindUnreadable      = "unreadable"
+	kindCatalogUnknown  = "catalog-unknown"
 )
 
 const (
@@ -45,10 +46,11 @@ type defect struct {
 	ref                         catalog.Ref
 	kind, digest, shown, reason string
 	manifest                    bool // digest is that of a manifest
+	accepted                    bool // the settings leave it so
 }
 
 func (d defect) message() *adminv1.Difference {
-	m := &adminv1.Difference{Kind: d.kind, Digest: d.digest, Shown: d.shown, Reason: d.reason}
+	m := &adminv1.Difference{Kind: d.kind, Digest: d.digest, Shown: d.shown, Reason: d.reason, Accepted: d.accepted}
 	if d.ref != (catalog.Ref{}) {
 		m.Ref = d.ref.String()
 	}
@@ -135,7 +137,7 @@ func (c *checker) check(ctx context.Context, rec *catalogv1.Record, tagsOnly boo
 		}
 		return f, ctx.Err()
 	case err != nil:
-		add(true, want, &trouble{kindUnreadable, err.Error()})
+		add(true, want, &trouble{kindUnreadable, plainWords(err)})
 		return f, nil
 	}
 	if f.shown = d.GetDigest(); f.shown != want {
@@ -234,7 +236,7 @@ func (c *checker) closure(ctx context.Context, rec *catalogv1.Record, root *cata
 		}
 		m, err := c.content(ctx, rec, root, digest)
 		if named = err != nil; named && t == nil {
-			add(true, digest, &trouble{kindUnreadable, err.Error()})
+			add(true, digest, &trouble{kindUnreadable, plainWords(err)})
 		}
 		return m, err
 	}
@@ -251,7 +253,7 @@ func (c *checker) closure(ctx context.Context, rec *catalogv1.Record, root *cata
 		return ctx.Err()
 	}
 	if err != nil && !named {
-		add(true, root.GetDigest(), &trouble{kindUnreadable, err.Error()})
+		add(true, root.GetDigest(), &trouble{kindUnreadable, plainWords(err)})
 	}
 	troubles := make([]*trouble, len(blobs))
 	g, gctx := errgroup.WithContext(ctx)
@@ -318,7 +320,7 @@ func troubleOf(err error, missing string) *trouble {
 	case errors.Is(err, registry.ErrDigest):
 		return &trouble{kindWrongBytes, err.Error()}
 	}
-	return &trouble{kindUnreadable, err.Error()}
+	return &trouble{kindUnreadable, plainWords(err)}
 }
 
 // blob looks at one blob in the repository. It may be called by several goroutines.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -108,7 +109,7 @@ func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send fun
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		v.site = append(v.site, defect{kind: kindUnreadable, reason: "the registry: " + err.Error()})
+		v.site = append(v.site, defect{kind: kindUnreadable, reason: "the registry: " + plainWords(err)})
 	} else if err := v.look(ctx); err != nil {
 		return err
 	}
@@ -195,7 +196,8 @@ func (v *verifying) lookAtHeld(ctx context.Context) error {
 	return nil
 }
 
-// lookAt checks one ref: the tag as this site's group is to show it, and what is to be here ahead. A tag that is held as it is, by a freeze for one, is no difference.
+// lookAt checks one ref: the tag as this site's group is to show it, and what is to be here ahead. A tag that is held as it is, by a freeze for one, is no difference; one that was changed here and stays so
+// by the settings is one that is accepted.
 func (v *verifying) lookAt(ctx context.Context, raw *catalogv1.Record) (found, error) {
 	rec, f := v.a.shown(raw), found{}
 	if rec.GetDeleted() {
@@ -206,10 +208,15 @@ func (v *verifying) lookAt(ctx context.Context, raw *catalogv1.Record) (found, e
 		if f, err = v.check.check(ctx, rec, v.req.GetTagsOnly()); err != nil {
 			return f, err
 		}
-		pending, _ := v.a.progress.snapshot()
-		p := pending[catalog.RefOf(raw).String()]
-		if len(f.diffs) == 1 && p.GetState() == "held" && p.GetDigest() == f.shown && (f.diffs[0].kind == kindOtherDigest || f.diffs[0].kind == kindMissingTag) {
-			f.diffs, f.held = nil, true
+		if len(f.diffs) == 1 && (f.diffs[0].kind == kindOtherDigest || f.diffs[0].kind == kindMissingTag) {
+			switch p := v.a.progress.get(catalog.RefOf(raw)); {
+			case p.GetDigest() != f.shown:
+			case p.GetState() == "held":
+				f.diffs, f.held = nil, true
+			case p.GetState() == "accepted":
+				f.diffs[0].accepted = true
+				f.diffs[0].reason += "; " + p.GetTrouble().GetSummary()
+			}
 		}
 	}
 	if v.req.GetTagsOnly() || len(raw.GetReleases()) == 0 {
@@ -324,20 +331,25 @@ func (v *verifying) lookAgain(ctx context.Context) error {
 // tell sends what was found, in the order of refs, and sums up.
 func (v *verifying) tell() error {
 	var view, shown catalog.Tally
-	differences := uint64(len(v.site))
+	var all differing
+	differs := func(d defect) error {
+		m := d.message()
+		all.add(m)
+		return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: m}})
+	}
 	for _, d := range v.site {
-		if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
+		if err := differs(d); err != nil {
 			return err
 		}
 	}
 	for raw := range v.shown() {
 		rec := v.a.shown(raw)
 		ref, want, referrers := catalog.RefOf(rec), showsDigest(rec), catalog.ReferrersOf(rec)
-		f, differs := v.found[ref]
+		f, other := v.found[ref]
 		if want != "" {
 			view.Add(ref.Repository, ref.Tag, want, referrers...)
 		}
-		if !differs && want != "" {
+		if !other && want != "" {
 			f = found{shown: want, referrers: referrers}
 		}
 		if f.shown != "" {
@@ -351,30 +363,59 @@ func (v *verifying) tell() error {
 			}
 		}
 		for _, d := range f.diffs {
-			differences++
-			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
+			if err := differs(d); err != nil {
 				return err
 			}
 		}
 	}
 	for _, ref := range slices.SortedFunc(maps.Keys(v.held), catalog.Ref.Compare) {
 		for _, d := range v.held[ref] {
-			differences++
-			if err := v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Difference{Difference: d.message()}}); err != nil {
+			if err := differs(d); err != nil {
 				return err
 			}
 		}
 	}
-	state := "equal"
-	if differences > 0 {
-		state = "different"
-	}
 	if v.repaired > 0 {
 		v.a.events.normal("Repaired", "", count(v.repaired, "ref")+" that the registry did not show as the catalog says")
 	}
-	d := v.summary(state)
-	d.View, d.Shown, d.Differences = view.Digest(), shown.Digest(), differences
+	d := v.summary("equal")
+	d.View, d.Shown = view.Digest(), shown.Digest()
+	all.judge(d)
 	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Done{Done: d}})
+}
+
+// differing is what the differences of a site come to.
+type differing struct {
+	all, accepted uint64
+	different     bool
+	unknown       string // why it is not known whether it is equal
+}
+
+func (o *differing) add(d *adminv1.Difference) {
+	o.all++
+	switch k := d.GetKind(); {
+	case k == kindUnreadable, k == kindCatalogUnknown:
+		o.unknown = cmp.Or(o.unknown, d.GetReason())
+	case d.GetAccepted():
+		o.accepted++
+	default:
+		o.different = true
+	}
+}
+
+// judge adds the outcome to a site's last message. What was seen to differ counts before what is not known, and that before what is accepted: each asks for another thing of a person.
+func (o *differing) judge(d *adminv1.VerifyDone) {
+	d.Differences += o.all
+	switch {
+	case d.GetState() == "different":
+	case o.different:
+		d.State, d.Reason = "different", ""
+	case d.GetState() == "unknown":
+	case o.unknown != "":
+		d.State, d.Reason = "unknown", o.unknown
+	case o.accepted > 0:
+		d.State = "accepted"
+	}
 }
 
 func (v *verifying) summary(state string) *adminv1.VerifyDone {

@@ -15,8 +15,10 @@ const (
 	VerifyDifferent   = "different"
 	VerifyUnreachable = "unreachable"
 	VerifyWitness     = "witness"
-	// VerifyUnknown: the site's last word did not come.
+	// VerifyUnknown: nothing was seen to differ, and something could not be looked at; or the site's last word did not come.
 	VerifyUnknown = "unknown"
+	// VerifyAccepted: all that differs was changed there and stays so by the settings.
+	VerifyAccepted = "accepted"
 )
 
 // Verify is the document of `verify`.
@@ -52,6 +54,8 @@ type Difference struct {
 	Digest string `json:"digest"`
 	Shown  string `json:"shown"`
 	Reason string `json:"reason"`
+	// Accepted: it was changed there and stays so by the settings.
+	Accepted bool `json:"accepted"`
 }
 
 // Add takes a message in. Those of several sites may be mixed.
@@ -67,7 +71,7 @@ func (v *Verify) Add(m *adminv1.VerifyResponse) {
 		s.refs = append(s.refs, m.GetRef())
 	case m.GetDifference() != nil:
 		d := m.GetDifference()
-		s.Differences = append(s.Differences, Difference{Ref: d.GetRef(), Kind: d.GetKind(), Digest: d.GetDigest(), Shown: d.GetShown(), Reason: d.GetReason()})
+		s.Differences = append(s.Differences, Difference{Ref: d.GetRef(), Kind: d.GetKind(), Digest: d.GetDigest(), Shown: d.GetShown(), Reason: d.GetReason(), Accepted: d.GetAccepted()})
 	case m.GetDone() != nil:
 		d := m.GetDone()
 		s.State, s.Reason, s.Epoch, s.Revision, s.View, s.Shown = d.GetState(), d.GetReason(), d.GetEpoch(), d.GetRevision(), d.GetView(), d.GetShown()
@@ -94,11 +98,11 @@ func (v *Verify) Count(state string) (n int) {
 
 func verifyColor(state string) string {
 	switch state {
-	case VerifyEqual:
+	case VerifyEqual, VerifyAccepted:
 		return green
 	case VerifyDifferent:
 		return red
-	case VerifyUnreachable:
+	case VerifyUnreachable, VerifyUnknown:
 		return yellow
 	}
 	return dim

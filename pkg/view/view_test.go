@@ -78,6 +78,10 @@ var verified = func() *view.Verify {
 		done("hq-w", "hq", &adminv1.VerifyDone{State: "witness", Epoch: "e1", Revision: 42, View: "aa"}),
 		done("hq-a", "hq", &adminv1.VerifyDone{State: "equal", Epoch: "e1", Revision: 42, View: "aa", Shown: "aa", Refs: 9}),
 		done("hn", "hq/hunan", &adminv1.VerifyDone{State: "unreachable", Reason: "hn is in group hq/hunan below"}),
+		differs("cs-a", "hq/hunan/changsha", &adminv1.Difference{Kind: "unreadable", Reason: "the registry: 10.2.0.1:443: connection refused"}),
+		done("cs-a", "hq/hunan/changsha", &adminv1.VerifyDone{State: "unknown", Reason: "the registry: 10.2.0.1:443: connection refused", Epoch: "e1", Revision: 42, View: "aa", Differences: 1}),
+		differs("cs-b", "hq/hunan/changsha", &adminv1.Difference{Ref: "team/app:1.4", Kind: "missing-tag", Digest: digestA, Reason: "404 Not Found; its registry was changed there, and drift says accept", Accepted: true}),
+		done("cs-b", "hq/hunan/changsha", &adminv1.VerifyDone{State: "accepted", Epoch: "e1", Revision: 42, View: "aa", Shown: "bb", Refs: 9, Manifests: 12, Blobs: 30, Differences: 1}),
 	} {
 		v.Add(m)
 	}

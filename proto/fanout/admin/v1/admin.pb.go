@@ -5394,14 +5394,16 @@ type Difference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ref as REPOSITORY:TAG; empty: it is about the whole site.
 	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	// kind: missing-tag, other-digest, missing-manifest, missing-blob, wrong-bytes, missing-referrer, catalog-behind, unreadable; the set may grow.
+	// kind: missing-tag, other-digest, missing-manifest, missing-blob, wrong-bytes, missing-referrer, catalog-behind, catalog-unknown, unreadable; the set may grow.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// digest of what is missing or wrong.
 	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	// shown is what is there in its place; may be empty.
 	Shown string `protobuf:"bytes,4,opt,name=shown,proto3" json:"shown,omitempty"`
 	// reason in words, those of the registry where it gave any.
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// accepted: it was changed there and stays so by the settings.
+	Accepted      bool `protobuf:"varint,6,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5471,12 +5473,20 @@ func (x *Difference) GetReason() string {
 	return ""
 }
 
+func (x *Difference) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
 // VerifyDone sums a site up.
 type VerifyDone struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// state: equal, different, unreachable (and then nothing else is known), or witness (its catalog is equal, it has no registry).
+	// state: equal, accepted (all that differs does so by the settings), different, unknown (nothing was seen to differ, and something could not be looked at), unreachable (and then nothing else is known), or
+	// witness (its catalog is equal, it has no registry). The set may grow.
 	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
-	// reason why a site is unreachable.
+	// reason why a site is unreachable or unknown.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// epoch, revision: the position of the site's catalog.
 	Epoch string `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -7401,14 +7411,15 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04want\x18\x02 \x01(\tR\x04want\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05shown\x18\x04 \x01(\tR\x05shown\x12\x1c\n" +
-	"\treferrers\x18\x05 \x01(\rR\treferrers\"x\n" +
+	"\treferrers\x18\x05 \x01(\rR\treferrers\"\x94\x01\n" +
 	"\n" +
 	"Difference\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x14\n" +
 	"\x05shown\x18\x04 \x01(\tR\x05shown\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xb2\x02\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1a\n" +
+	"\baccepted\x18\x06 \x01(\bR\baccepted\"\xb2\x02\n" +
 	"\n" +
 	"VerifyDone\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x16\n" +
