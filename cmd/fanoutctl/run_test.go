@@ -177,7 +177,7 @@ func TestUsage(t *testing.T) {
 		{"where", "one REF"},
 		{"where a b", "one REF"},
 		{"where localhost:5000/app:1", "host"},
-		{"where app@sha256:aa", "digest"},
+		{"where app@sha256:aa", "has a digest; give REPOSITORY:TAG\n"},
 		{"publish UPPER:1", "not a repository name"},
 		{"publish app:", "not a tag"},
 		{"ca init", "required flag"},

@@ -42,27 +42,33 @@ func ValidDigest(s string) bool { return digestPattern.MatchString(s) }
 // MayBeHost.
 func ParseRef(s string) (repository, tag string, err error) {
 	if len(s) > maxRepositoryLength+129 {
-		return "", "", fmt.Errorf("reference of %d bytes is too long: %w", len(s), ErrInvalid)
+		return "", "", invalidRef(fmt.Sprintf("reference of %d bytes is too long", len(s)))
 	}
 	if strings.Contains(s, "@") {
-		return "", "", fmt.Errorf("reference %q has a digest; give REPOSITORY:TAG: %w", s, ErrInvalid)
+		return "", "", invalidRef(fmt.Sprintf("reference %q has a digest; give REPOSITORY:TAG", s))
 	}
 	first, _, nested := strings.Cut(s, "/")
 	if nested && looksLikeHost(first) {
-		return "", "", fmt.Errorf("reference %q begins with a registry's host; give REPOSITORY:TAG without it: %w", s, ErrInvalid)
+		return "", "", invalidRef(fmt.Sprintf("reference %q begins with a registry's host; give REPOSITORY:TAG without it", s))
 	}
 	repository, tag, tagged := strings.Cut(s, ":")
 	if !tagged {
 		tag = "latest"
 	}
 	if !ValidRepository(repository) {
-		return "", "", fmt.Errorf("reference %q: %q is not a repository name (lower-case letters, digits, and . _ - / between them): %w", s, repository, ErrInvalid)
+		return "", "", invalidRef(fmt.Sprintf("reference %q: %q is not a repository name (lower-case letters, digits, and . _ - / between them)", s, repository))
 	}
 	if !ValidTag(tag) {
-		return "", "", fmt.Errorf("reference %q: %q is not a tag (letters, digits, and . _ -; at most 128): %w", s, tag, ErrInvalid)
+		return "", "", invalidRef(fmt.Sprintf("reference %q: %q is not a tag (letters, digits, and . _ -; at most 128)", s, tag))
 	}
 	return repository, tag, nil
 }
+
+// invalidRef says to a person why a text is no reference. It is ErrInvalid.
+type invalidRef string
+
+func (e invalidRef) Error() string { return string(e) }
+func (e invalidRef) Unwrap() error { return ErrInvalid }
 
 func looksLikeHost(part string) bool {
 	if _, err := netip.ParseAddr(part); err == nil {

@@ -42,6 +42,8 @@ func TestParseRef(t *testing.T) {
 			t.Errorf("%q gave %q %q", in, repo, tag)
 		} else if !errors.Is(err, registry.ErrInvalid) {
 			t.Errorf("%q gave %v", in, err)
+		} else if strings.HasSuffix(err.Error(), registry.ErrInvalid.Error()) {
+			t.Errorf("%q: %v: the sentinel is for programs", in, err)
 		}
 	}
 }
