@@ -233,7 +233,7 @@ func (s *admin) Tree(req *adminv1.TreeRequest, stream grpc.ServerStreamingServer
 	}, func() error {
 		t := s.a.tree(req.GetGroup())
 		if len(t.GetGroups()) == 0 {
-			return status.Errorf(codes.NotFound, "no group %q is known here; 'fanoutctl tree' lists them", req.GetGroup())
+			return s.a.unknownGroup(s.a.node.Health(), req.GetGroup())
 		}
 		return stream.Send(t)
 	})
@@ -254,7 +254,7 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 	}, func() error {
 		rec, ok := s.a.node.Catalog().Get(ref)
 		if !ok {
-			return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s%s", ref, hostHint(ref), s.a.nearby(ref))
+			return s.a.unknownRef(s.a.node.Health(), ref)
 		}
 		w := s.a.where(ref, rec)
 		return stream.Send(w)
@@ -264,7 +264,7 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 func parseRef(s string) (catalog.Ref, error) {
 	repo, tag, err := registry.ParseRef(s)
 	if err != nil {
-		return catalog.Ref{}, status.Error(codes.InvalidArgument, strings.TrimSuffix(err.Error(), ": "+registry.ErrInvalid.Error()))
+		return catalog.Ref{}, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return catalog.Ref{Repository: repo, Tag: tag}, nil
 }

@@ -153,7 +153,7 @@ func (a *Agent) named(view tree.HealthView, name string) (subject, error) {
 		}
 		return found[0], nil
 	case 0:
-		names := slices.Concat(groupNames(view), siteNames(view), a.refNames())
+		names := slices.Concat(groupNames(view), siteNames(view, ""), a.refNames())
 		return subject{}, status.Error(codes.NotFound, unknownName("group, site or ref", name, names, "'fanoutctl tree' and 'fanoutctl images' list them"))
 	}
 	var ways []string

@@ -39,7 +39,7 @@ func (a *Agent) reach(ctx context.Context, site string) (adminv1.AdminServiceCli
 	h := a.siteHealth(site)
 	switch {
 	case h == nil:
-		return nil, status.Errorf(codes.NotFound, "no site %q is known here; 'fanoutctl tree' lists them", site)
+		return nil, a.unknownSite(a.node.Health(), site, "verify")
 	case h.GetGroup() == a.cfg.Group:
 		return nil, status.Errorf(codes.Unavailable, "the fabric address of %s is not known; its agent has not come yet", site)
 	}

@@ -86,10 +86,13 @@ func (s *admin) whyFromHere(ctx context.Context, ref catalog.Ref, site, actor st
 	view := a.node.Health(ref)
 	sh := findSite(view, site)
 	if sh == nil {
-		return nil, status.Error(codes.NotFound, unknownName("site", site, siteNames(view), "'fanoutctl tree' lists them"))
+		if err := a.swapped(view, ref, site); err != nil {
+			return nil, err
+		}
+		return nil, a.unknownSite(view, site, "why "+ref.String())
 	}
 	if raw == nil && !s.tunnel {
-		return nil, status.Error(codes.NotFound, unknownName("ref", ref.String(), a.refNames(), "'fanoutctl images' lists what is in the catalog"))
+		return nil, a.unknownRef(view, ref)
 	}
 	resp := &adminv1.WhyResponse{Ref: ref.String(), Site: site, AsOf: now()}
 	way := a.way(view, sh.GetGroup())
@@ -249,9 +252,12 @@ func findSite(view tree.HealthView, site string) *treev1.SiteHealth {
 	return nil
 }
 
-func siteNames(view tree.HealthView) (names []string) {
+// siteNames are those of a group, or of all where it is empty.
+func siteNames(view tree.HealthView, group string) (names []string) {
 	for _, h := range view.Sites {
-		names = append(names, h.GetSite())
+		if group == "" || h.GetGroup() == group {
+			names = append(names, h.GetSite())
+		}
 	}
 	return names
 }
@@ -272,14 +278,6 @@ func (a *Agent) refNames() (names []string) {
 }
 
 // unknownName says that a name is not known, and which are nearest.
-// nearby names refs whose names are like one that is not there.
-func (a *Agent) nearby(ref catalog.Ref) string {
-	if near := nearest(ref.String(), a.refNames()); len(near) > 0 {
-		return "; the nearest: " + strings.Join(near, ", ")
-	}
-	return ""
-}
-
 func unknownName(what, name string, known []string, otherwise string) string {
 	text := fmt.Sprintf("no %s %q is known here; %s", what, name, otherwise)
 	if near := nearest(name, known); len(near) > 0 {
