@@ -64,7 +64,8 @@ restarted; it ends with Ctrl-C or, as done, with --timeout.
 
 With --for they are those about a group, a site or a ref, as told by all agents that it concerns, in and below the
 agent's group: of a group all that its members tell, of a ref what is told of it everywhere. Which agent could not be
-asked is told as an event NotAsked. A name that may be several things is written group/NAME, site/NAME or ref/NAME.`,
+asked is told as an event NotAsked. A name that may be several things is written group/NAME, site/NAME or ref/NAME.
+With --follow the ref may be one that is not pushed yet: write its tag.`,
 		Example: `  fanoutctl events
   fanoutctl events --follow
   fanoutctl events --for team/app:1.4 --follow

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 
+	"github.com/fanout-io/fanout/pkg/catalog"
 	"github.com/fanout-io/fanout/pkg/tree"
 	"github.com/fanout-io/fanout/pkg/view"
 )
@@ -25,6 +27,10 @@ const (
 	eventsTimeout = 8 * time.Second
 	// askAgain is after how long somebody who was lost is asked again.
 	askAgain = 2 * time.Second
+	// toldFor is within what time it is not told again that somebody can't be asked: whoever is followed is asked for what he remembers first, and then again.
+	toldFor = 2 * eventsTimeout
+	// notKnown is the reason of an event that nobody remembers: what is followed is not there yet.
+	notKnown = view.NotKnown
 	// notAsked is the reason of an event that nobody remembers: somebody's events are missing.
 	notAsked = view.NotAsked
 )
@@ -48,10 +54,30 @@ func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingSe
 		return relay(from, err, stream.Send)
 	}
 	x, err := s.a.named(s.a.node.Health(), req.GetOf())
+	if ref, isRef := refToCome(req); status.Code(err) == codes.NotFound && isRef {
+		x, err = subject{kindRef, ref.String()}, nil
+		if !s.tunnel {
+			ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Normal", Reason: notKnown, Site: s.a.cfg.Site, Ref: ref.String(), Count: 1}
+			ev.Message = "it is not in the catalog; what is told of it is shown as it comes" + s.a.nearby(ref)
+			if err := stream.Send(ev); err != nil {
+				return err
+			}
+		}
+	}
 	if err != nil {
 		return err
 	}
 	return s.eventsOf(onBehalf(ctx, actor), x, req.GetFollow(), stream.Send)
+}
+
+// refToCome is the ref that is followed, which may not be there yet. It must have a tag: any word could else be one.
+func refToCome(req *adminv1.EventsRequest) (catalog.Ref, bool) {
+	name := strings.TrimPrefix(req.GetOf(), kindRef+"/")
+	if !req.GetFollow() || !strings.Contains(name, ":") {
+		return catalog.Ref{}, false
+	}
+	ref, err := parseRef(name)
+	return ref, err == nil
 }
 
 // ownEvents are those of this agent; with a ref those about it.
@@ -83,11 +109,21 @@ func (a *Agent) ownEvents(ctx context.Context, follow bool, ref string, send fun
 type source struct {
 	group, site string // site: "" for all of a group that is asked through its root
 	ask         func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error
-	taken       view.EventCursor // what was taken from it
+	taken       view.EventCursor     // what was taken from it
+	told        map[string]time.Time // by site and words: when it was told last that somebody can't be asked
 }
 
 // fresh notes an event, and says whether it was not taken yet.
 func (t *source) fresh(ev *adminv1.EventsResponse) bool {
+	if ev.GetReason() == notAsked { // its time is that of a question, after events of its site that are still to come
+		if t.told == nil {
+			t.told = map[string]time.Time{}
+		}
+		key, at := ev.GetSite()+" "+ev.GetMessage(), ev.GetTime().AsTime()
+		before, again := t.told[key]
+		t.told[key] = at
+		return !again || at.Sub(before) > toldFor
+	}
 	if !t.taken.Before(ev) {
 		return false
 	}
@@ -244,10 +280,12 @@ func (s *admin) followSource(ctx context.Context, x subject, t *source, send fun
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != nil && told != err.Error() {
-			told = err.Error()
-			if err := send(s.a.unasked(x, t, err)); err != nil {
-				return err
+		if err != nil && told != callWords(err) {
+			told = callWords(err)
+			if ev := s.a.unasked(x, t, err); t.fresh(ev) {
+				if err := send(ev); err != nil {
+					return err
+				}
 			}
 		}
 		if !sleep(ctx, askAgain) {
@@ -273,7 +311,9 @@ func (s *admin) gather(ctx context.Context, x subject, sources []*source) (out [
 				return nil
 			})
 			if err != nil {
-				list = append(list, s.a.unasked(x, t, err))
+				ev := s.a.unasked(x, t, err)
+				t.fresh(ev) // it was told
+				list = append(list, ev)
 			}
 			mu.Lock()
 			defer mu.Unlock()

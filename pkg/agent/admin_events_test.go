@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -29,8 +31,11 @@ func TestSource_Fresh(t *testing.T) {
 		{at("sz-a", "Failed", -3599), true}, // its clock is an hour behind
 		{at("gd-a", notAsked, 8), true},     // a city hung
 		{at("gd-a", "Failed", 3), true},     // meanwhile
-		{at("gd-a", notAsked, 8), true},
+		{at("gd-a", notAsked, 16), false},   // gathered, then followed
+		{at("sz-a", notAsked, 16), true},    // another one says it
 		{at("gd-a", "Failed", 2), false},
+		{at("gd-a", notAsked, 16), false},
+		{at("gd-a", notAsked, 33), true},
 	} {
 		if got := x.fresh(c.ev); got != c.want {
 			t.Errorf("%d, %v: %t", i, c.ev, got)
@@ -110,4 +115,74 @@ func TestAboveAdmin_Events(t *testing.T) {
 			t.Errorf("%v: %v", req, err)
 		}
 	}
+}
+
+// TestEvents_Follow: that a member is down is told once, in plain words, although it is asked for what it remembers and then again; and a ref may be followed before it is pushed, which is said.
+func TestEvents_Follow(t *testing.T) {
+	hq := runTree(t, nil, "hq")["hq"]
+	s := &admin{a: hq.Agent, local: true}
+	asked := make(chan struct{}, 100)
+	down := &source{group: "hq", site: "hq-z", ask: func(context.Context, bool, func(*adminv1.EventsResponse) error) error {
+		asked <- struct{}{}
+		return status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`)
+	}}
+	x := subject{kindGroup, "hq"}
+	if got := s.gather(t.Context(), x, []*source{down}); len(got) != 1 || got[0].GetMessage() != "the events of hq-z are not among these: 127.0.0.1:1: connection refused" {
+		t.Errorf("%v", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for range 3 { // once above
+			<-asked
+		}
+		cancel()
+	}()
+	if err := s.followSource(ctx, x, down, func(ev *adminv1.EventsResponse) error {
+		t.Errorf("told again: %v", ev)
+		return nil
+	}); ctx.Err() == nil {
+		t.Error(err)
+	}
+
+	for _, req := range []*adminv1.EventsRequest{{Of: "team/app:1"}, {Of: "team/app", Follow: true}, {Of: "nowhere", Follow: true}, {Of: "Team:1", Follow: true}} {
+		if err := s.Events(req, &sent[adminv1.EventsResponse]{ctx: t.Context()}); status.Code(err) != codes.NotFound {
+			t.Errorf("%v: %v", req, err)
+		}
+	}
+	follow, stop := context.WithCancel(t.Context())
+	defer stop()
+	came := make(chan *adminv1.EventsResponse, 100)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Events(&adminv1.EventsRequest{Of: "team/app:1", Follow: true}, &piped{sent[adminv1.EventsResponse]{ctx: follow}, came})
+	}()
+	if ev := <-came; ev.GetReason() != notKnown || ev.GetRef() != "team/app:1" {
+		t.Errorf("%v", ev)
+	}
+	hq.push("team/app:1")
+	waitFor(t, "the push is told of", func() error {
+		select {
+		case ev := <-came:
+			if ev.GetReason() == "Published" {
+				return nil
+			}
+			return errors.New(ev.GetReason())
+		default:
+			return errors.New("nothing came")
+		}
+	})
+	stop()
+	<-done
+}
+
+// piped gives what is sent to somebody who waits for it.
+type piped struct {
+	sent[adminv1.EventsResponse]
+	to chan<- *adminv1.EventsResponse
+}
+
+func (p *piped) Send(ev *adminv1.EventsResponse) error {
+	p.to <- ev
+	return nil
 }

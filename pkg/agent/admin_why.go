@@ -65,7 +65,7 @@ func (a *Agent) whyAlone(ctx context.Context, ref catalog.Ref, site, noRoot stri
 	sh := findSite(view, site)
 	switch {
 	case sh == nil:
-		return nil, status.Error(codes.NotFound, unknownName("site", site, siteNames(view), "'fanoutctl tree' lists them"))
+		return nil, status.Error(codes.NotFound, unknownName("site", site, siteNames(view, ""), "'fanoutctl tree' lists them"))
 	case raw == nil:
 		return nil, status.Error(codes.NotFound, unknownName("ref", ref.String(), a.refNames(), "'fanoutctl images --local' lists what this agent has"))
 	}

@@ -7,8 +7,18 @@ import (
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
-// NotAsked is the reason of an event that nobody remembers: somebody's events are missing among those that come.
-const NotAsked = "NotAsked"
+// The reasons of events that nobody remembers, each of a question of its own.
+const (
+	// NotAsked: somebody's events are missing among those that come.
+	NotAsked = "NotAsked"
+	// NotKnown: what is followed is not there yet.
+	NotKnown = "NotKnown"
+)
+
+// remembered says of an event that its agent gives it again to who asks later.
+func remembered(ev *adminv1.EventsResponse) bool {
+	return ev.GetReason() != NotAsked && ev.GetReason() != NotKnown
+}
 
 // EventCursor is up to where the events of each site have come, for who asks for them again. It goes by the numbers that a site's agent gives to them, and by the site's times only where the
 // agent's version gives none: a clock may be set back. The zero value is before all events. Not safe for concurrent use.
@@ -27,7 +37,7 @@ type reached struct {
 func (c *EventCursor) Before(ev *adminv1.EventsResponse) bool {
 	was, ok := c.sites[ev.GetSite()]
 	switch {
-	case ev.GetReason() == NotAsked, !ok:
+	case !remembered(ev), !ok:
 		return true
 	case ev.GetRun() != was.run:
 		return true // the agent started anew, and remembers nothing of before
@@ -39,7 +49,7 @@ func (c *EventCursor) Before(ev *adminv1.EventsResponse) bool {
 
 // Note notes that an event has come.
 func (c *EventCursor) Note(ev *adminv1.EventsResponse) {
-	if ev.GetReason() == NotAsked || !c.Before(ev) {
+	if !remembered(ev) || !c.Before(ev) {
 		return
 	}
 	if c.sites == nil {
