@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
@@ -233,7 +234,7 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 			s.State = "held"
 		}
 	case h.GetState() == "unreachable":
-		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", h.GetLastContact()
+		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", later(h.GetLastContact(), rec.GetPublishedAt())
 	case h.GetState() == "" || h.GetState() == "unknown":
 		s.State, s.Reason = "unknown", cmp.Or(h.GetReason(), "the site was not heard of yet")
 	default:
@@ -242,7 +243,18 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 			s.Reason += "; " + h.GetReason()
 		}
 	}
+	if s.GetState() == "held" && passedBy(raw, rec) != "" {
+		s.Held = raw.GetReleases()[len(raw.GetReleases())-1].GetTarget().GetDigest()
+	}
 	return s
+}
+
+// later gives the later of two times. Nobody can wait for what was not there yet.
+func later(x, y *timestamppb.Timestamp) *timestamppb.Timestamp {
+	if x == nil || x.AsTime().Before(y.AsTime()) {
+		return y
+	}
+	return x
 }
 
 func (a *Agent) inScope(group, repository string) bool {

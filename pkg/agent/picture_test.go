@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -137,5 +138,28 @@ func TestTree_LagOfTheUnheard(t *testing.T) {
 	empty := of(&treev1.GroupHealth{Group: "hq/gd", Position: &catalogv1.Position{}}, &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", LastContact: timestamppb.Now()})
 	if m := empty.GetMembers()[0]; empty.GetLag() != head || empty.GetLagSeconds() <= 0 || m.GetLag() != head || m.GetLagSeconds() <= 0 {
 		t.Errorf("it lacks all: %v", empty)
+	}
+}
+
+// TestWhere_SinceIsNotBeforeThePush: a site that is away lacks a ref since it was pushed, not since before that; or since it was last heard.
+func TestWhere_SinceIsNotBeforeThePush(t *testing.T) {
+	hq := runTree(t, nil, "hq")["hq"]
+	ref := at("app/web:1")
+	hq.push(ref.String())
+	waitFor(t, "it is published", func() error {
+		if raw, _ := hq.record(ref); raw == nil {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	raw, _ := hq.record(ref)
+	pushed := raw.GetPublishedAt().AsTime()
+	for heard, want := range map[*timestamppb.Timestamp]time.Time{
+		nil: pushed, timestamppb.New(pushed.Add(-time.Hour)): pushed, timestamppb.New(pushed.Add(time.Hour)): pushed.Add(time.Hour),
+	} {
+		s := hq.siteRef(hq.node.Health(ref), &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", State: "unreachable", LastContact: heard}, ref, raw)
+		if s.GetState() != "waiting" || !s.GetSince().AsTime().Equal(want) {
+			t.Errorf("heard of at %v: %v, pushed at %v", heard, s, pushed)
+		}
 	}
 }

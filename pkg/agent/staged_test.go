@@ -373,6 +373,9 @@ func TestStaged_ContentAheadOfTags(t *testing.T) {
 		raw, _ := hq.record(at("prod/web:1"))
 		sites := hq.where(at("prod/web:1"), raw).GetSites()
 		for _, s := range sites {
+			if want := map[bool]string{true: "", false: one}[s.GetGroup() == "hq"]; s.GetHeld() != want {
+				return fmt.Errorf("%s holds %q", s.GetGroup(), s.GetHeld())
+			}
 			if want := map[bool]string{true: "delivered", false: "held"}[s.GetGroup() == "hq"]; s.GetState() != want {
 				return fmt.Errorf("%s is told as %s %s, want %s", s.GetSite(), s.GetState(), s.GetReason(), want)
 			}

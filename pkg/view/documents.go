@@ -123,6 +123,7 @@ type Site struct {
 	Attempts    uint32     `json:"attempts"`
 	Cause       string     `json:"cause,omitempty"`
 	Mend        string     `json:"mend,omitempty"`
+	Held        string     `json:"held,omitempty"` // the digest that waits there for a promotion or a wave
 }
 
 // Pending is the document of /api/v1/pending.
@@ -347,7 +348,7 @@ func SitesOf(refs []*adminv1.SiteRef) []Site {
 		sites = append(sites, Site{
 			Site: s.GetSite(), Group: s.GetGroup(), State: s.GetState(), Digest: s.GetDigest(), Want: s.GetWant(), Reason: s.GetReason(),
 			Since: moment(s.GetSince()), BytesLeft: s.GetBytesLeft(), NextAttempt: moment(s.GetNextAttempt()), Attempts: s.GetAttempts(),
-			Cause: s.GetTrouble().GetCause(), Mend: s.GetTrouble().GetMend(),
+			Cause: s.GetTrouble().GetCause(), Mend: s.GetTrouble().GetMend(), Held: s.GetHeld(),
 		})
 	}
 	return sites

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -24,12 +25,12 @@ func SitesText(s Style, sites []Site, now *time.Time) string {
 	rows := make([][]cell, 0, len(sites))
 	for _, x := range sites {
 		digest := shortDigest(x.Digest)
-		if x.Want != "" && x.Want != x.Digest {
+		if next := cmp.Or(x.Held, x.Want); next != "" && next != x.Digest {
 			none := "none"
 			if x.State == "unknown" {
 				none = "?"
 			}
-			digest = fallback(digest, none) + " → " + shortDigest(x.Want)
+			digest = fallback(digest, none) + " → " + shortDigest(next)
 		}
 		rows = append(rows, []cell{
 			plain(x.Site), plain(x.Group), state(x.State), plain(digest), number(bytesText(x.BytesLeft)), plain(ago(now, x.Since)),

@@ -49,6 +49,8 @@ var where = view.WhereOf(&adminv1.WhereResponse{Ref: "team/app:1.4", Revision: 4
 	{Site: "gd-b", Group: "hq/guangdong", State: "delivering", Want: digestB, BytesLeft: 3 << 30, Since: before(12 * time.Second)},
 	{Site: "hn", Group: "hq/hunan", State: "unsubscribed"},
 	{Site: "sz", Group: "hq/guangdong/shenzhen", State: "waiting", Digest: digestA, Want: digestB, Reason: "parent has not got it", NextAttempt: before(time.Second), Attempts: 1},
+	{Site: "fs", Group: "hq/guangdong/foshan", State: "held", Held: digestB, Reason: "waits for a promotion; its content is here"},
+	{Site: "zh", Group: "hq/guangdong/zhuhai", State: "held", Digest: digestA, Want: digestA, Held: digestB, Reason: "waits for a wave of rollout r1; its content is here"},
 }})
 
 var images = view.Images{SchemaVersion: 1, Images: []view.Image{

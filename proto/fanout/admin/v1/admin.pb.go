@@ -958,7 +958,9 @@ type SiteRef struct {
 	// attempts that failed in a row.
 	Attempts uint32 `protobuf:"varint,10,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	// trouble: what keeps the ref from the site, where that is known.
-	Trouble       *v1.Trouble `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	Trouble *v1.Trouble `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// held is the digest that waits there for a promotion or a wave; empty where none does.
+	Held          string `protobuf:"bytes,12,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1068,6 +1070,13 @@ func (x *SiteRef) GetTrouble() *v1.Trouble {
 		return x.Trouble
 	}
 	return nil
+}
+
+func (x *SiteRef) GetHeld() string {
+	if x != nil {
+		return x.Held
+	}
+	return ""
 }
 
 // PendingRequest names one site.
@@ -7082,7 +7091,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05as_of\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12.\n" +
 	"\x05sites\x18\x05 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\x12/\n" +
 	"\acut_off\x18\x06 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\x12\x17\n" +
-	"\ano_root\x18\a \x01(\tR\x06noRoot\"\xec\x02\n" +
+	"\ano_root\x18\a \x01(\tR\x06noRoot\"\x80\x03\n" +
 	"\aSiteRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -7096,7 +7105,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\fnext_attempt\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1a\n" +
 	"\battempts\x18\n" +
 	" \x01(\rR\battempts\x121\n" +
-	"\atrouble\x18\v \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\":\n" +
+	"\atrouble\x18\v \x01(\v2\x17.fanout.tree.v1.TroubleR\atrouble\x12\x12\n" +
+	"\x04held\x18\f \x01(\tR\x04held\":\n" +
 	"\x0ePendingRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\"\xbf\x01\n" +
