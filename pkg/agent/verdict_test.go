@@ -49,6 +49,10 @@ func TestVerdict(t *testing.T) {
 		{"unreachable", func(_, _, sz *adminv1.WhyHop) {
 			sz.Live, sz.Away, sz.LastContact = false, "no contact with its root", ago(time.Minute)
 		}},
+		{"never-heard", func(_, _, sz *adminv1.WhyHop) {
+			sz.Live, sz.Away, sz.LastContact = false, "not heard of since gd-b became root of hq/gd at 08:00:00 UTC", nil
+			missing(sz, "waiting", away("sz-a", "sz-a: "+sz.Away))
+		}},
 		{"delivered-unseen", func(_, _, sz *adminv1.WhyHop) {
 			sz.Trouble = &treev1.Trouble{Cause: "registry-unreachable", Summary: "the registry does not answer", Mend: "start it"}
 		}},

@@ -206,6 +206,7 @@ func (a *Agent) fillReported(h *adminv1.WhyHop, sh *treev1.SiteHealth, s *adminv
 		if h.Away == "" {
 			h.Away = sh.GetReason()
 		}
+		h.Away = strings.TrimPrefix(h.GetAway(), sh.GetSite()+": ") // the group's reason names the site of which it is
 	}
 	switch {
 	case h.GetTrouble() != nil, h.State == "delivered", h.State == "delivering", h.State == "unsubscribed":
@@ -219,6 +220,7 @@ func (a *Agent) fillReported(h *adminv1.WhyHop, sh *treev1.SiteHealth, s *adminv
 }
 
 func away(who, reason string) *treev1.Trouble {
+	reason = strings.TrimPrefix(reason, who+": ")
 	return waitsBecause(causeUnreachable, strings.TrimSuffix(who+" is unreachable: "+reason, ": "), "start the agent of "+who+", or mend the network to it")
 }
 

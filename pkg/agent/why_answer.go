@@ -133,7 +133,7 @@ func (v *verdict) delivered(last *adminv1.WhyHop) (string, string) {
 	case last.GetTrouble() != nil:
 		return v.because(fmt.Sprintf("%s, but it can't be looked at now: %s.", what, last.GetTrouble().GetSummary()), last.GetTrouble())
 	case !last.GetLive() && last.GetAway() != "":
-		return v.because(fmt.Sprintf("%s, as last heard %s.", what, clock(last.GetLastContact())), away(site, last.GetAway()))
+		return v.because(fmt.Sprintf("%s, as last heard%s.", what, atTime(last.GetLastContact())), away(site, last.GetAway()))
 	case last.GetReason() != "" && last.GetDigest() != v.w.GetDigest():
 		return what + ", but " + last.GetReason() + ".", ""
 	case last.GetReason() != "":
@@ -164,7 +164,7 @@ func (v *verdict) delivering(last *adminv1.WhyHop) (string, string) {
 	}
 	switch t := last.GetTrouble(); {
 	case !last.GetLive() && last.GetAway() != "":
-		return v.because(fmt.Sprintf("%s, as last heard %s.", words, clock(last.GetLastContact())), away(v.w.GetSite(), last.GetAway()))
+		return v.because(fmt.Sprintf("%s, as last heard%s.", words, atTime(last.GetLastContact())), away(v.w.GetSite(), last.GetAway()))
 	case last.GetLive() && last.GetAttempts() == 0 && t != nil: // of its registry
 		return v.because(fmt.Sprintf("%s, but %s.", words, t.GetSummary()), t)
 	}
@@ -217,7 +217,11 @@ func (v *verdict) above() (string, *treev1.Trouble) {
 		case h.GetDetachedSince() != nil:
 			return v.detached(h)
 		case h.GetAway() != "":
-			return fmt.Sprintf("%s is unreachable since %s", h.GetGroup(), clock(h.GetLastContact())), awayGroup(h.GetGroup())
+			s := h.GetGroup() + " is unreachable"
+			if h.GetLastContact() != nil {
+				s += " since " + clock(h.GetLastContact())
+			}
+			return s, awayGroup(h.GetGroup())
 		case !last && h.GetState() == "failed" && contentIsAway(h.GetTrouble()):
 			return fmt.Sprintf("%s does not have it either: %s", h.GetSite(), h.GetTrouble().GetSummary()), h.GetTrouble()
 		}
@@ -256,6 +260,14 @@ func clock(t *timestamppb.Timestamp) string {
 		return "an unknown time"
 	}
 	return t.AsTime().UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// atTime is a time after what happened then; nothing where it is not known.
+func atTime(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return ""
+	}
+	return " " + clock(t)
 }
 
 func firstLine(s string) string {

@@ -133,7 +133,7 @@ func documents() map[string]document {
 		"restored": view.RestoredOf(&adminv1.RestoreCatalogResponse{Epoch: "e2", From: "e1", Revision: 42, Records: 17}),
 		"verify":   verified,
 		"doctor":   doctor,
-		"why":      why,
+		"why":      why, "why_away": whyAway,
 
 		"tree_wide": view.Picture{Tree: troubled, Wide: true}, "tree_depth": view.Picture{Tree: troubled, Depth: 2}, "tree_fold": view.Picture{Tree: troubled, Fold: true},
 		"tree_unhealthy": view.Picture{Tree: troubled, Unhealthy: true},

@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,6 +140,14 @@ func (h Hop) write(b *strings.Builder, s Style, now *time.Time, last bool) {
 	}
 }
 
+// waitingCauses are those of which the summary says what the reason says, in other words.
+var waitingCauses = []string{"held-for-promotion", "held-by-wave"}
+
+// saysAway says of a text that it has nothing but what is said already of a hop that does not answer.
+func (h Hop) saysAway(text string) bool {
+	return h.Away != "" && (text == "the site is unreachable" || text == "the site was not heard of yet" || strings.HasSuffix(text, h.Away))
+}
+
 func (h Hop) details(now *time.Time, last bool) (lines []string) {
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	var group []string
@@ -154,8 +163,12 @@ func (h Hop) details(now *time.Time, last bool) (lines []string) {
 	case h.Parent != "":
 		group = append(group, "attached to "+h.Parent)
 	}
-	if !h.Live {
-		group = append(group, "as reported "+fallback(ago(now, h.LastContact), "at an unknown time"))
+	switch {
+	case h.Live:
+	case h.LastContact != nil:
+		group = append(group, "as reported "+ago(now, h.LastContact))
+	case h.Away == "": // else that says since when
+		group = append(group, "not heard of")
 	}
 	if len(group) > 0 {
 		add("%s", strings.Join(group, ", "))
@@ -169,10 +182,10 @@ func (h Hop) details(now *time.Time, last bool) (lines []string) {
 	if r := h.Receipt; r != nil && last {
 		add("delivered %s, %s%s", ago(now, r.At), Bytes(r.Bytes), from(r.Sources))
 	}
-	if h.State != "delivered" && h.Summary != "" {
+	if h.State != "delivered" && h.Summary != "" && !h.saysAway(h.Summary) {
 		add("%s", h.Summary)
 	}
-	if h.Reason != "" && !strings.Contains(h.Summary, h.Reason) { // the summary says it in more words
+	if h.Reason != "" && !strings.Contains(h.Summary, h.Reason) && !slices.Contains(waitingCauses, h.Cause) && !h.saysAway(h.Reason) { // the summary says it in more words
 		add("%s", h.Reason)
 	}
 	if h.Attempts > 0 {

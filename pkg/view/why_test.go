@@ -28,6 +28,22 @@ var why = view.WhyOf(&adminv1.WhyResponse{
 	},
 })
 
+// A site that is away, and one that holds content for a promotion: each thing is said once.
+var whyAway = view.WhyOf(&adminv1.WhyResponse{
+	Ref: "team/app:1.4", Site: "sz-a", Digest: digestB, Revision: 42, State: "waiting", Cause: "unreachable", AsOf: before(0),
+	Answer: "team/app:1.4 is not at sz-a: sz-a is unreachable: not heard of since sz-b became root.", Mend: "start the agent of sz-a, or mend the network to it",
+	Hops: []*adminv1.WhyHop{
+		{
+			Group: "hq", Root: "hq-a", Site: "hq-a", State: "held", Revision: 42, Want: 42, Live: true, LastContact: before(0), Reason: "waits for a promotion; its content is here",
+			Trouble: &treev1.Trouble{Cause: "held-for-promotion", Summary: "nobody has promoted it yet; its content is there"},
+		},
+		{
+			Group: "hq/guangdong/shenzhen", Root: "sz-b", Parent: "hq", Site: "sz-a", State: "waiting", Revision: 41, Want: 42, Reason: "the site is unreachable", Since: before(time.Minute),
+			Away: "not heard of since sz-b became root", Trouble: &treev1.Trouble{Cause: "unreachable", Summary: "sz-a is unreachable: not heard of since sz-b became root", Mend: "start the agent of sz-a"},
+		},
+	},
+})
+
 var top = view.TopOf(&adminv1.TopResponse{AsOf: before(0), LeftOut: 3, Transfers: []*adminv1.Transfer{
 	{Group: "hq/guangdong/shenzhen", Site: "sz-a", FromGroup: "hq/guangdong", From: "gd-a", Ref: "team/app:1.4", Digest: digestA, Size: 1 << 30, Have: 1 << 28, Rate: 1 << 20, Pieces: 1024, PiecesHave: 256, Since: before(time.Minute)},
 	{Group: "hq/guangdong", Site: "gd-a", FromGroup: "hq", From: "hq-a", Ref: "team/app:1.4", Digest: digestA, Size: 1 << 30, Have: 1 << 29, Rate: 25 << 20, Pieces: 1024, PiecesHave: 512, Since: before(time.Minute)},

@@ -38,21 +38,27 @@ export function because(x) {
 // reasonCell is that in a table, with the link to the whole way.
 export const reasonCell = (x, site, ref) => [because(x), " ", whyLink(site, ref)];
 
+// waiting are the causes of which the summary says what the reason says, in other words.
+const waiting = ["held-for-promotion", "held-by-wave"];
+
+// saysAway says of a text that it has nothing but what is said already of a hop that does not answer.
+const saysAway = (x, text) => x.away && (text === "the site is unreachable" || text === "the site was not heard of yet" || text.endsWith(x.away));
+
 function lines(x, now) {
   const out = [], group = [];
   if (x.root) group.push(t("why.root", x.root));
   if (x.carrier && x.carrier !== x.root) group.push(t("why.carrier", x.carrier));
   if (x.detachedSince) group.push(t("why.detached", stamp(x.detachedSince)));
   else if (x.parent) group.push(t("why.parent", x.parent));
-  if (!x.live) group.push(t("why.reported", ago(x.lastContact, now)));
+  if (!x.live && (x.lastContact || !x.away)) group.push(t("why.reported", ago(x.lastContact, now)));
   if (group.length > 0) out.push(h("span", { class: "quiet" }, group.join(" · ")));
   if (x.link) out.push(t("why.link", x.link));
   if (x.away) out.push(t("why.away", x.away));
   if (x.receipt) out.push([glyph("delivered", 14), " ", t("why.receipt", stamp(x.receipt.at), bytes(x.receipt.bytes), x.receipt.sources.join(", ") || t("why.here"))]);
   const [cause] = causeWords(x.cause) || [];
   if (cause) out.push(cause);
-  if (x.summary && x.state !== "delivered") out.push(cause ? h("span", { class: "quiet" }, x.summary) : x.summary);
-  if (x.reason && !x.summary.includes(x.reason)) out.push(x.reason);
+  if (x.summary && x.state !== "delivered" && !saysAway(x, x.summary)) out.push(cause ? h("span", { class: "quiet" }, x.summary) : x.summary);
+  if (x.reason && !x.summary.includes(x.reason) && !waiting.includes(x.cause) && !saysAway(x, x.reason)) out.push(x.reason);
   if (x.attempts > 0) out.push([t("ref.attempts", x.attempts), x.nextAttempt ? " · " + t("ref.next") + " " + timeOfDay(x.nextAttempt) : ""].join(""));
   if (x.blob) out.push([h("code", {}, short(x.blob)), " ", t("why.blob", bytes(x.bytesDone), bytes(x.bytesTotal), x.source || "–"), " · ", x.rate > 0 ? t("rate", bytes(x.rate)) : t("why.nothing")]);
   if (x.bytesLeft > 0) out.push(t("left", bytes(x.bytesLeft)));
