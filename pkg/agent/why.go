@@ -135,6 +135,7 @@ func (a *Agent) freshen(h *adminv1.WhyHop, ref catalog.Ref) {
 	}
 	h.Site, h.Registry, h.State, h.Digest, h.Reason, h.Since, h.Trouble, h.Blob = a.cfg.Site, a.registryAddress(), own.State, own.Digest, own.Reason, own.Since, own.Trouble, own.Blob
 	h.BytesLeft, h.Attempts, h.NextAttempt = own.BytesLeft, own.Attempts, own.NextAttempt
+	h.Live, h.Away, h.LastContact = true, "", now() // it answers, whatever was reported of it last
 }
 
 // tookNote says whether this site has taken note of a record: what is then not pending is delivered.
