@@ -210,14 +210,23 @@ func (r Rollout) waveNotes(w RolloutWave) (notes []string) {
 	if w.Reason != "" && w.Reason != r.Reason && !strings.HasSuffix(r.Reason, ": "+w.Reason) {
 		notes = append(notes, w.Reason)
 	}
-	for _, g := range w.Gates {
-		if !over || g.Result != "pending" {
-			notes = append(notes, g.text())
+	gates := func(when string) {
+		for _, g := range w.Gates {
+			if g.When == when && (!over || g.Result != "pending") {
+				notes = append(notes, g.text())
+			}
 		}
 	}
-	if over {
-		return notes
+	gates("before") // all in the order in which it happens
+	if !over {
+		notes = append(notes, r.windowAndSoak(w)...)
 	}
+	gates("after")
+	return notes
+}
+
+// windowAndSoak says what a wave that is not over waits for between its gates.
+func (r Rollout) windowAndSoak(w RolloutWave) (notes []string) {
 	switch {
 	case len(w.Window) == 0:
 	case w.WindowNext == nil:
