@@ -439,12 +439,15 @@ func (s *admin) SetFreeze(ctx context.Context, req *adminv1.SetFreezeRequest) (*
 	if !req.GetThaw() {
 		set.Freeze = &catalogv1.Freeze{Group: group, Reason: req.GetReason(), By: actor, Until: req.GetUntil()}
 	}
-	if err := s.a.change(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: set}}); err != nil {
+	before := s.a.node.Catalog().Freeze()
+	unchanged, err := s.a.changes(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: set}})
+	if err != nil {
 		return nil, proposed(err)
 	}
 	if req.GetThaw() {
+		over := before != nil && !before.GetUntil().AsTime().After(time.Now())
 		s.a.logger.Info("the group was thawed", "actor", actor)
-		return &adminv1.SetFreezeResponse{}, nil
+		return &adminv1.SetFreezeResponse{Thawed: unchanged == "" && !over}, nil
 	}
 	s.a.logger.Info("the group was frozen", "actor", actor, "until", req.GetUntil().AsTime(), "reason", req.GetReason())
 	if f := s.a.node.Catalog().Freeze(); f.GetUntil().AsTime().Equal(set.Freeze.GetUntil().AsTime()) {

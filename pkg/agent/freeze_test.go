@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
 )
@@ -72,7 +73,12 @@ func TestFreeze(t *testing.T) {
 		}
 		return nil
 	})
-	gd.must(&catalogv1.Change{Kind: &catalogv1.Change_SetFreeze{SetFreeze: &catalogv1.SetFreeze{}}})
+	for _, frozen := range []bool{true, false} { // the second time nothing is frozen, which is said
+		r, err := (&admin{a: gd.Agent, local: true}).SetFreeze(t.Context(), &adminv1.SetFreezeRequest{Thaw: true})
+		if err != nil || r.GetThawed() != frozen || r.GetFreeze() != nil {
+			t.Errorf("thawed, %t: %v %v", frozen, r, err)
+		}
+	}
 	told("GroupThawed", "hq/gd")
 	for _, l := range []*live{gd, city} {
 		l.shows("app/web:1", two)

@@ -61,6 +61,8 @@ type Freeze struct {
 	Until         *time.Time `json:"until,omitempty"`
 	// Shorter are refs that are frozen for less time, as their policies bound it.
 	Shorter []ShorterFreeze `json:"shorter,omitempty"`
+	// Thawed: a freeze was in force and was ended.
+	Thawed bool `json:"thawed,omitempty"`
 }
 
 // ShorterFreeze says of how many refs a freeze ends sooner.
@@ -73,7 +75,7 @@ type ShorterFreeze struct {
 // FreezeOf makes the document of an answer about a group; without a freeze there is none.
 func FreezeOf(group string, r *adminv1.SetFreezeResponse) Freeze {
 	f := r.GetFreeze()
-	doc := Freeze{SchemaVersion: SchemaVersion, Group: group}
+	doc := Freeze{SchemaVersion: SchemaVersion, Group: group, Thawed: r.GetThawed()}
 	if f != nil {
 		doc.Frozen, doc.Reason, doc.By, doc.Since, doc.Until = true, f.GetReason(), f.GetBy(), moment(f.GetSince()), moment(f.GetUntil())
 	}
@@ -86,6 +88,9 @@ func FreezeOf(group string, r *adminv1.SetFreezeResponse) Freeze {
 // Text says what is in force.
 func (f Freeze) Text(s Style) string {
 	group := s.paint(bold, Clean(f.Group))
+	if f.Thawed {
+		return group + " is thawed: its tags move again\n"
+	}
 	if !f.Frozen {
 		return group + " is not frozen: its tags move\n"
 	}

@@ -152,7 +152,8 @@ func rolloutDocuments() map[string]document {
 		}),
 		"freeze": view.FreezeOf("hq/guangdong", &adminv1.SetFreezeResponse{Freeze: &catalogv1.Freeze{Group: "hq/guangdong", Reason: "stocktaking in all shops", By: "li", Since: before(0), Until: before(-36 * time.Hour)},
 			Shorter: []*adminv1.SetFreezeResponse_Shorter{{Until: before(-time.Hour), Refs: 3, Example: "prod/web:1"}}}),
-		"thaw": view.FreezeOf("hq/guangdong", nil),
+		"thaw":         view.FreezeOf("hq/guangdong", &adminv1.SetFreezeResponse{Thawed: true}),
+		"thaw_nothing": view.FreezeOf("hq/guangdong", &adminv1.SetFreezeResponse{}),
 	}
 }
 

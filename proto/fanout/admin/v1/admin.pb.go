@@ -6884,7 +6884,9 @@ type SetFreezeResponse struct {
 	// freeze of the group; absent: none.
 	Freeze *v11.Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	// shorter: what is frozen for less time than the freeze says, the shortest first.
-	Shorter       []*SetFreezeResponse_Shorter `protobuf:"bytes,2,rep,name=shorter,proto3" json:"shorter,omitempty"`
+	Shorter []*SetFreezeResponse_Shorter `protobuf:"bytes,2,rep,name=shorter,proto3" json:"shorter,omitempty"`
+	// thawed: a freeze was in force, and was ended. Not set by agents of older versions.
+	Thawed        bool `protobuf:"varint,3,opt,name=thawed,proto3" json:"thawed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6931,6 +6933,13 @@ func (x *SetFreezeResponse) GetShorter() []*SetFreezeResponse_Shorter {
 		return x.Shorter
 	}
 	return nil
+}
+
+func (x *SetFreezeResponse) GetThawed() bool {
+	if x != nil {
+		return x.Thawed
+	}
+	return false
 }
 
 // Shorter are refs of which a policy bounds how long they are frozen.
@@ -7525,10 +7534,11 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04thaw\x18\x02 \x01(\bR\x04thaw\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
-	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xf7\x01\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x8f\x02\n" +
 	"\x11SetFreezeResponse\x121\n" +
 	"\x06freeze\x18\x01 \x01(\v2\x19.fanout.catalog.v1.FreezeR\x06freeze\x12D\n" +
-	"\ashorter\x18\x02 \x03(\v2*.fanout.admin.v1.SetFreezeResponse.ShorterR\ashorter\x1ai\n" +
+	"\ashorter\x18\x02 \x03(\v2*.fanout.admin.v1.SetFreezeResponse.ShorterR\ashorter\x12\x16\n" +
+	"\x06thawed\x18\x03 \x01(\bR\x06thawed\x1ai\n" +
 	"\aShorter\x120\n" +
 	"\x05until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x12\n" +
 	"\x04refs\x18\x02 \x01(\x04R\x04refs\x12\x18\n" +
