@@ -15,8 +15,7 @@ import (
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 
-	"github.com/fanout-io/fanout/internal/wording"
-	"github.com/fanout-io/fanout/pkg/registry"
+	"github.com/fanout-io/fanout/pkg/catalog"
 )
 
 // States of a check.
@@ -49,16 +48,16 @@ func fail(name, detail, mend string) check { return check{name, checkFail, detai
 func (c check) message() *adminv1.Check {
 	return &adminv1.Check{Name: c.name, State: c.state, Detail: c.detail, Mend: c.mend}
 }
-func failed(name string, err error, mend string) check {
-	var re *registry.Error
-	switch {
-	case !errors.As(err, &re):
-	case re.Status == 0:
-		return fail(name, wording.Plain(err.Error()), "start the registry, or mend the network to it; see registry.url")
-	case re.Status >= 500: // no right that is given mends that
-		mend = "the registry has trouble of its own, or something before it: look at its log, its storage and its disk"
+
+// vague are causes of which the doctor knows more than the table: what it tried, and which right that needs.
+var vague = []string{"rights", "immutable-tag", "registry-lacks", "registry-refuses", "registry-answer", "agent-error"}
+
+// registryFailed is a check of the registry that failed. What a person does about it is what why says of the same error; mend is for what only the check knows.
+func (a *Agent) registryFailed(name string, err error, mend string) check {
+	if t := a.troubleOf(catalog.Ref{Repository: scratchRepository, Tag: markerTag(a.cfg.Site)}, err); !slices.Contains(vague, t.GetCause()) {
+		mend = t.GetMend()
 	}
-	return fail(name, err.Error(), mend)
+	return fail(name, plainWords(err), mend)
 }
 
 // doctor looks at this site. The order of the checks is fixed.
@@ -244,7 +243,7 @@ func (a *Agent) checkCertificates(now time.Time) []check {
 func certificate(name, file string, now time.Time) check {
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return failed(name, err, "put a certificate there")
+		return fail(name, err.Error(), "put a certificate there")
 	}
 	var last *x509.Certificate
 	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
@@ -280,7 +279,7 @@ func judgeCertificate(name, file string, from, until, now time.Time) check {
 func (a *Agent) checkDisk() check {
 	const name = "disk"
 	if err := a.node.DiskTrouble(); err != nil {
-		return fail(name, "the raft log can't be written: "+err.Error(), "make room on the disk of "+a.cfg.DataDir)
+		return fail(name, "the raft log can't be written: "+plainWords(err), "make room on the disk of "+a.cfg.DataDir)
 	}
 	left, known := room(a.cfg.DataDir)
 	if !known {

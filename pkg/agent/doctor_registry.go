@@ -12,16 +12,15 @@ import (
 // scratchRepository is where the doctor tries the registry's rights. What it puts is always the same, and its tag is taken away again.
 const scratchRepository = "fanout/doctor"
 
+// mayLogIn is the mend where the registry does not let the account in, and does not say more.
+const mayLogIn = "set registry.username and registry.passwordFile to an account that may log in, and registry.url to the registry"
+
 // checkRights tries in a repository of its own all that a delivery, a publish and a sweep need of the registry. What depends on something that failed is left out.
 func (a *Agent) checkRights(ctx context.Context) []check {
 	ctx, cancel := context.WithTimeout(ctx, rightsTimeout)
 	defer cancel()
 	if err := a.registry.Ping(ctx); err != nil {
-		mend := "start the registry, or mend the network to it"
-		if errors.Is(err, registry.ErrUnauthorized) || errors.Is(err, registry.ErrDenied) {
-			mend = "set registry.username and registry.passwordFile to an account that may log in"
-		}
-		return []check{failed("registry", err, mend)}
+		return []check{a.registryFailed("registry", err, mayLogIn)}
 	}
 	r := &rights{a: a, tag: markerTag(a.cfg.Site), blob: []byte("{}")}
 	return append([]check{ok("registry", "it answers and takes the credentials")}, r.run(ctx)...)
@@ -58,7 +57,7 @@ func (r *rights) run(ctx context.Context) []check {
 	var out []check
 	for _, s := range steps {
 		if err := s.try(); err != nil {
-			out = append(out, failed(s.name, err, s.mend))
+			out = append(out, r.a.registryFailed(s.name, err, s.mend))
 			if s.needed {
 				return out
 			}
@@ -130,11 +129,11 @@ func (r *rights) deleteTag(ctx context.Context, grant string) check {
 	case err == nil:
 		return ok(name, "the tag was taken away again")
 	case errors.Is(err, registry.ErrUnsupported):
-		return warn(name, err.Error(), "switch deletion on in the registry; until then deletions do not travel to it, and its garbage grows")
+		return warn(name, plainWords(err), "switch deletion on in the registry; until then deletions do not travel to it, and its garbage grows")
 	case r.a.cfg.Registry.Type == registry.TypeHarbor:
 		grant = "give the robot account the right to delete tags and artifacts, see docs/harbor.md"
 	}
-	return failed(name, err, grant+"; until then deletions do not travel to it")
+	return r.a.registryFailed(name, err, grant+"; until then deletions do not travel to it")
 }
 
 // inMemory is a blob for the registry.

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"errors"
-	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,19 +66,55 @@ func TestJudgeCertificate(t *testing.T) {
 	}
 }
 
-// What a registry can't do is not mended by rights.
-func TestDoctorsMend(t *testing.T) {
+// TestRegistryFailed: a person is told by doctor what why tells him of the same error, in plain words; only where a right lacks the doctor knows better which.
+func TestRegistryFailed(t *testing.T) {
+	const closed = `Get "https://registry.sz/v2/": dial tcp 127.0.0.1:1: connect: connection refused`
+	a := siteOf(t)
+	refused := httptest.NewServer(http.NotFoundHandler())
+	refused.Close()
+	gone, err := registry.New(registry.Config{URL: refused.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gone.CloseIdle()
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
 	for _, c := range []struct {
-		err  error
-		want string
+		name         string
+		err          error
+		detail, mend string
 	}{
-		{&registry.Error{Op: "push blob", Status: 403, Code: "DENIED"}, "give rights"},
-		{&registry.Error{Op: "push blob", Status: 503}, "the registry has trouble of its own"},
-		{fmt.Errorf("pushing: %w", &registry.Error{Op: "push blob"}), "start the registry"},
-		{errors.New("other"), "give rights"},
+		{"not running", gone.Ping(t.Context()), "ping registry: " + refused.URL + "/v2/: " + strings.TrimPrefix(refused.URL, "http://") + ": connection refused", "start https://registry.sz, or mend the network between it and sz-a"},
+		{"no answer", gone.Ping(late), "ping registry: no answer in time", "look at the load of sz-a and of https://registry.sz"},
+		{"403", &registry.Error{Op: "push blob", Status: 403, Code: "DENIED"}, "push blob: 403 Forbidden DENIED", "give rights"},
+		{"other", errors.New(closed), "https://registry.sz/v2/: 127.0.0.1:1: connection refused", "give rights"},
 	} {
-		if got := failed("x", c.err, "give rights"); !strings.HasPrefix(got.mend, c.want) {
-			t.Errorf("%v: %q, want %q", c.err, got.mend, c.want)
+		got := a.registryFailed("x", c.err, "give rights")
+		if got.state != checkFail || !strings.Contains(got.mend, c.mend) || got.detail != c.detail {
+			t.Errorf("%s: %+v\nwant %s, %s", c.name, got, c.detail, c.mend)
+		}
+	}
+}
+
+// TestDoctor_NoRegistry: of a registry that is not running /readyz, doctor and the preflight of a rollout say the same, without the words of the language.
+func TestDoctor_NoRegistry(t *testing.T) {
+	g := &gate{url: "http://" + freeAddr(t)}
+	hq := runTree(t, map[string]*gate{"hq": g}, "hq")["hq"]
+	want := "ping registry: " + g.url + "/v2/: " + strings.TrimPrefix(g.url, "http://") + ": connection refused"
+	waitFor(t, "it was noticed", func() error {
+		if got := hq.checks()["registry"]; got != want {
+			return errors.New(got)
+		}
+		return nil
+	})
+	for _, c := range []check{hq.checkRights(t.Context())[0], hq.registryAnswers(t.Context())} {
+		if c.detail != want || c.mend != "start "+g.url+", or mend the network between it and s0" {
+			t.Errorf("%+v", c)
+		}
+	}
+	for name, why := range hq.checks() {
+		if strings.Contains(why, "dial tcp") || strings.Contains(why, "\n") {
+			t.Errorf("%s: %s", name, why)
 		}
 	}
 }

@@ -86,13 +86,10 @@ func (a *Agent) readiness(ctx context.Context, needs []*adminv1.Need) *adminv1.R
 func (a *Agent) registryAnswers(ctx context.Context) check {
 	begin := time.Now()
 	err := a.registry.Ping(ctx)
-	switch {
-	case err == nil:
+	if err == nil {
 		return ok("registry", "it answered in "+time.Since(begin).Round(time.Millisecond).String())
-	case errors.Is(err, registry.ErrUnauthorized), errors.Is(err, registry.ErrDenied):
-		return fail("registry", err.Error(), "set registry.username and registry.passwordFile to an account that may log in")
 	}
-	return failed("registry", err, "start the registry, or mend the network to it")
+	return a.registryFailed("registry", err, mayLogIn)
 }
 
 // spoolRoom compares the largest blob with the spool, through which each has to pass whole.
@@ -158,7 +155,7 @@ func (a *Agent) quota(ctx context.Context, project string, want int64) check {
 	case errors.Is(err, registry.ErrDenied), errors.Is(err, registry.ErrUnauthorized):
 		return unknown(name, "this account is not told; the right to read quotas is in docs/harbor.md")
 	case err != nil:
-		return unknown(name, err.Error())
+		return unknown(name, plainWords(err))
 	case q.Limit < 0:
 		return ok(name, size(q.Used)+" are used; there is no limit")
 	}

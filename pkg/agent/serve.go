@@ -211,14 +211,17 @@ func (a *Agent) checks() map[string]string {
 		checks["raft"] = a.removedReason()
 	}
 	if err := a.node.DiskTrouble(); err != nil {
-		checks["raft"] = "the raft log can't be written: " + err.Error()
+		checks["raft"] = "the raft log can't be written: " + plainWords(err)
 	}
 	check("catalog", a.node.Catalog().Position().GetEpoch() != "", "no catalog was received yet")
 	if a.registry != nil {
-		check("registry", regErr == nil, fmt.Sprint(regErr))
+		checks["registry"] = "ok"
+		if regErr != nil {
+			checks["registry"] = plainWords(regErr)
+		}
 		why := "the registry was not looked through yet"
 		if sweepErr != nil {
-			why += ": " + sweepErr.Error()
+			why += ": " + plainWords(sweepErr)
 		}
 		check("sweep", swept, why)
 	}
