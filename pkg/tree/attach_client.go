@@ -183,7 +183,9 @@ func (a *attachClient) run() {
 
 // lost notes that the group is attached to none now.
 func (a *attachClient) lost(err error) {
-	why := wording.Plain(strings.ReplaceAll(err.Error(), "\n", "; "))
+	a.mu.Lock()
+	why := lostWords(err, a.group)
+	a.mu.Unlock()
 	a.set(func() {
 		if a.detached.IsZero() {
 			a.detached = time.Now()
@@ -195,6 +197,18 @@ func (a *attachClient) lost(err error) {
 	if !errors.Is(err, errAgain) {
 		a.changed("", "", false, why)
 	}
+}
+
+// lostWords says to a person why the group is attached to none; from is the group to which it was attached just now, if any.
+func lostWords(err error, from string) string {
+	why := wording.Plain(strings.ReplaceAll(err.Error(), "\n", "; "))
+	if !errors.Is(err, ErrNotRoot) {
+		return why
+	}
+	if from == "" {
+		return strings.ReplaceAll(why, ErrNotRoot.Error(), "it is not the root of its group now")
+	}
+	return strings.ReplaceAll(why, ErrNotRoot.Error(), "who was root of "+from+" is it no more; the next one is looked for")
 }
 
 // changed passes on to which parent the group is attached, when that is another than was told last.

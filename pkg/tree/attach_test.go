@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fanout-io/fanout/pkg/catalog"
+	"github.com/fanout-io/fanout/pkg/tree"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
 	treev1 "github.com/fanout-io/fanout/proto/fanout/tree/v1"
@@ -464,4 +465,21 @@ func TestAttach_CutOffIsToldDownward(t *testing.T) {
 	all("it is the province again", "hq/gd")
 	hq[0].start()
 	all("all are attached again", "")
+}
+
+// TestLostWords: that the parent's root lost its office is told as that, and not in the word by which members tell it each other; other reasons stay as they are.
+func TestLostWords(t *testing.T) {
+	for _, c := range []struct {
+		status     error
+		from, want string
+	}{
+		{tree.EndOfOffice(), "hq", "who was root of hq is it no more; the next one is looked for"},
+		{tree.EndOfOffice(), "", "it is not the root of its group now"},
+		{status.Error(codes.FailedPrecondition, "stopped"), "hq", "stopped"},
+		{status.Error(codes.Unavailable, "error reading from server: EOF"), "hq", "the connection was cut"},
+	} {
+		if got := tree.LostWords(c.status, c.from); got != c.want {
+			t.Errorf("%v, from %q: %q, want %q", c.status, c.from, got, c.want)
+		}
+	}
 }

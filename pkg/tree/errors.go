@@ -146,6 +146,10 @@ func fromStream(err error) error {
 		return err
 	case codes.Aborted:
 		return fmt.Errorf("%w: %s", errAgain, strings.TrimPrefix(st.Message(), errAgain.Error()+": "))
+	case codes.FailedPrecondition:
+		if st.Message() == ErrNotRoot.Error() {
+			return ErrNotRoot
+		}
 	case codes.AlreadyExists:
 		return fmt.Errorf("%w: %s", errReplaced, strings.TrimPrefix(st.Message(), errReplaced.Error()+": "))
 	case codes.PermissionDenied, codes.Unauthenticated:

@@ -164,3 +164,9 @@ func (n *Node) TakeSnapshot() error { return n.raft.Load().Snapshot().Error() }
 
 // ComparePaths is comparePaths.
 var ComparePaths = comparePaths
+
+// LostWords says what a person is told when a stream to a parent ended with a status; from is the group to which it led.
+func LostWords(status error, from string) string { return lostWords(fromStream(status), from) }
+
+// EndOfOffice is with what a root ends the streams of those below it when it is root no more.
+func EndOfOffice() error { return toStatus(ErrNotRoot) }
