@@ -294,8 +294,11 @@ func (a *app) persist(ctx context.Context, c *client.Client, came *bool, lost fu
 		if *came {
 			ever, wait = true, retryMost/10
 		}
-		if err == nil || ctx.Err() != nil || !ever || !client.Lost(err) {
+		if err == nil || !ever || !client.Lost(err) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // and not that the agent was lost when the time was over
 		}
 		lost(c.Explain(err).Error() + "; trying again")
 		timer := time.NewTimer(wait)
@@ -303,7 +306,7 @@ func (a *app) persist(ctx context.Context, c *client.Client, came *bool, lost fu
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return err
+			return context.Cause(ctx)
 		}
 		wait = min(2*wait, retryMost)
 	}

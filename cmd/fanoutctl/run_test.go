@@ -385,6 +385,21 @@ func TestWatch_EndsWithTimeoutAsDone(t *testing.T) {
 	if r := runCtl(t, "--server", server, "events"); r.code != exitOK || !strings.Contains(r.out, "Published") {
 		t.Errorf("%+v", r)
 	}
+	// Also while there is no root.
+	var calls atomic.Int32
+	server = onSocket(t, &fake{tree: func(_ *adminv1.TreeRequest, s grpc.ServerStreamingServer[adminv1.TreeResponse]) error {
+		if calls.Add(1) > 1 {
+			return status.Error(codes.Unavailable, "group hq has no root now")
+		}
+		if err := s.Send(&adminv1.TreeResponse{Groups: []*adminv1.TreeGroup{{Group: "hq"}}}); err != nil {
+			return err
+		}
+		return status.Error(codes.Unavailable, "hq-a is no longer the root")
+	}})
+	r = runCtl(t, "--server", server, "tree", "--watch", "--timeout", "800ms", "-o", "json")
+	if r.code != exitOK || strings.Count(r.out, "\n") != 1 || !strings.Contains(r.err, "no root now; ") || calls.Load() < 2 {
+		t.Errorf("%+v, %d calls", r, calls.Load())
+	}
 }
 
 // TestEvents_ClockSetBack: the agent is lost, and meanwhile its clock was set back by an hour. What happened after that is shown, and what was shown before is not shown again.
