@@ -50,7 +50,7 @@ func (p Picture) rows() (rows [][]cell) {
 	var folded foldedGroups
 	flush := func() {
 		if folded.groups > 0 {
-			rows = append(rows, []cell{{text: strings.Repeat("  ", folded.depth) + folded.text(), color: dim}})
+			rows = append(rows, folded.row())
 		}
 		folded = foldedGroups{}
 	}
@@ -69,10 +69,16 @@ func (p Picture) rows() (rows [][]cell) {
 			continue
 		}
 		rows = append(rows, p.groupRow(at))
+		well := foldedGroups{depth: at.depth + 1} // sites of a group that is shown
 		for _, m := range at.group.Members {
-			if !p.Unhealthy || !p.well(m) {
+			if p.Unhealthy && p.well(m) {
+				well.site(m)
+			} else {
 				rows = append(rows, p.memberRow(at, m))
 			}
+		}
+		if well.sites > 0 {
+			rows = append(rows, well.row())
 		}
 		i++
 	}
@@ -111,7 +117,7 @@ func (p Picture) allWell(all []placed) bool {
 	})
 }
 
-// foldedGroups sums up groups that are not shown.
+// foldedGroups sums up groups, or sites of one, that are not shown.
 type foldedGroups struct {
 	depth, groups, sites int
 	left                 int64 // bytes
@@ -122,23 +128,32 @@ type foldedGroups struct {
 func (f *foldedGroups) add(g Group) {
 	f.groups++
 	for _, m := range g.Members {
-		f.sites++
-		f.left += m.BytesLeft
-		if m.State == "witness" {
-			continue
-		}
-		if f.counts == nil {
-			f.counts = map[string]int{}
-		}
-		if f.counts[m.State] == 0 {
-			f.order = append(f.order, m.State)
-		}
-		f.counts[m.State]++
+		f.site(m)
 	}
 }
 
+func (f *foldedGroups) site(m Member) {
+	f.sites++
+	f.left += m.BytesLeft
+	if f.counts == nil {
+		f.counts = map[string]int{}
+	}
+	if f.counts[m.State] == 0 {
+		f.order = append(f.order, m.State)
+	}
+	f.counts[m.State]++
+}
+
+func (f *foldedGroups) row() []cell {
+	return []cell{{text: strings.Repeat("  ", f.depth) + f.text(), color: dim}}
+}
+
 func (f *foldedGroups) text() string {
-	text := "… " + plural(f.groups, "group") + ", " + plural(f.sites, "site")
+	text := "… "
+	if f.groups > 0 {
+		text += plural(f.groups, "group") + ", "
+	}
+	text += plural(f.sites, "site")
 	var parts []string
 	for _, st := range f.order {
 		if parts = append(parts, fmt.Sprintf("%d %s", f.counts[st], st)); len(f.order) == 1 {

@@ -31,7 +31,7 @@ var troubled = view.TreeOf(&adminv1.TreeResponse{AsOf: before(0), Groups: []*adm
 	{Group: "hq/gd/sz", Parent: "hq/gd", Tier: 2, Root: "sz-a", State: "unreachable", Worst: "unreachable", WorstAt: "hq/gd/sz", Revision: 40, Lag: 2, LagSeconds: 600, Members: []*adminv1.TreeMember{{Site: "sz-a", State: "unreachable", Lag: 2, LagSeconds: 600, Reason: "no contact"}}},
 	{Group: "hq/hn", Parent: "hq", Tier: 1, Root: "hn-a", State: "synced", Worst: "synced", WorstAt: "hq/hn", Revision: 42, Members: []*adminv1.TreeMember{{Site: "hn-a", State: "synced"}}},
 	{Group: "hq/hn/cs", Parent: "hq/hn", Tier: 2, Root: "cs-a", State: "synced", Worst: "synced", WorstAt: "hq/hn/cs", Revision: 42, Members: []*adminv1.TreeMember{{Site: "cs-a", State: "synced"}}},
-	{Group: "hq/jx", Parent: "hq", Tier: 1, Root: "jx-a", State: "synced", Worst: "synced", WorstAt: "hq/jx", Revision: 42, Members: []*adminv1.TreeMember{{Site: "jx-a", State: "synced"}}},
+	{Group: "hq/jx", Parent: "hq", Tier: 1, Root: "jx-a", State: "synced", Worst: "synced", WorstAt: "hq/jx", Revision: 42, Members: []*adminv1.TreeMember{{Site: "jx-a", State: "synced"}, {Site: "jx-w", State: "witness", RegistryType: "none"}}},
 }})
 
 // TestTree_MemberAway: of a group that is unreachable because of a member its line says that the root answers; of one that is away it does not.
