@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
@@ -24,6 +25,8 @@ import (
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/view"
 )
 
 // traced is one that a collector was told of.
@@ -373,4 +376,50 @@ func TestTrace_Promotion(t *testing.T) {
       sz-a: gather manifests
       sz-a: put tag
 `)
+	// Back from a second one: below the promotion, too.
+	next := push(t, hq, "prod/web:1", image(t, 1<<12, 1))
+	hq.held("prod/web:1", "gd-a", "sz-a")
+	pipeline(hq, "promote", "prod/web:1", "--yes", "--wait")
+	shows(t, sites["sz-a"], "prod/web:1", next)
+	list, err := asks[view.Rollouts](hq, "rollout", "list")
+	if err != nil || len(list.Rollouts) != 2 {
+		t.Fatalf("%v: %+v", err, list)
+	}
+	second := slices.MaxFunc(list.Rollouts, func(x, y view.RolloutSummary) int { return x.Started.Compare(*y.Started) })
+	began := uint64(time.Now().UnixNano())
+	if out, code := hq.ctl("rollout", "rollback", second.ID, "--yes"); code != 0 {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	shows(t, sites["sz-a"], "prod/web:1", digest)
+	seen.below(t, "prod/web:1", "promote", "deliver", func(s traced) bool { return s.attrs["oci.manifest.digest"] == next }, "gd-a", "sz-a")
+	seen.below(t, "prod/web:1", "promote", "deliver", func(s traced) bool {
+		return s.attrs["oci.manifest.digest"] == digest && s.GetStartTimeUnixNano() > began
+	}, "gd-a", "sz-a")
+
+	// A deletion: below what the pipeline asked for.
+	gone := push(t, hq, "app/web:1", image(t, 1<<12, 1))
+	shows(t, sites["sz-a"], "app/web:1", gone)
+	pipeline(hq, "unpublish", "app/web:1")
+	seen.below(t, "app/web:1", "unpublish", "remove tag", func(s traced) bool { return s.attrs["oci.manifest.digest"] == gone && s.trace == pipelineTrace }, "hq-a", "gd-a", "sz-a")
+}
+
+// below waits until, for a ref, spans of a name that are as they should be stand below one of another name, one of each of these sites.
+func (c *spans) below(t *testing.T, ref, parent, name string, ok func(traced) bool, sites ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%q below %q at %q", name, parent, sites), func() error {
+		all := c.of(ref)
+		var got []string
+		for _, s := range all {
+			if s.GetName() == name && ok(s) && slices.ContainsFunc(all, func(p traced) bool {
+				return p.GetName() == parent && p.trace == s.trace && bytes.Equal(p.GetSpanId(), s.GetParentSpanId())
+			}) {
+				got = append(got, s.site)
+			}
+		}
+		slices.Sort(got)
+		if want := slices.Sorted(slices.Values(sites)); !slices.Equal(got, want) {
+			return fmt.Errorf("they are at %q:\n%s", got, draw(all))
+		}
+		return nil
+	})
 }

@@ -71,7 +71,7 @@ days, no content is moved.`,
 			}
 			return a.talk(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := unary(ctx, func(ctx context.Context) (*adminv1.UndoResponse, error) {
-					return c.Undo(ctx, &adminv1.UndoRequest{Ref: ref})
+					return c.Undo(a.traced(ctx), &adminv1.UndoRequest{Ref: ref})
 				})
 				if err != nil {
 					return err

@@ -123,7 +123,7 @@ func goneVerdict(ref string, r *adminv1.UnpublishResponse, last *adminv1.WhereRe
 func (a *app) unpublish(ctx context.Context, ref string, wait bool) error {
 	return a.talk(ctx, func(ctx context.Context, c *client.Client) error {
 		r, err := unary(ctx, func(ctx context.Context) (*adminv1.UnpublishResponse, error) {
-			return c.Unpublish(ctx, &adminv1.UnpublishRequest{Ref: ref})
+			return c.Unpublish(a.traced(ctx), &adminv1.UnpublishRequest{Ref: ref})
 		})
 		if err != nil {
 			return err

@@ -106,6 +106,7 @@ func (s *admin) Unpublish(ctx context.Context, req *adminv1.UnpublishRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	ctx = s.a.tracer.Join(ctx, askedTrace(ctx))
 	for range changeTries {
 		rec, err := s.record(ref)
 		if err != nil {
@@ -170,7 +171,7 @@ func (s *admin) Undo(ctx context.Context, req *adminv1.UndoRequest) (*adminv1.Un
 		if err := s.contentAt(ctx, ref, rec.GetTarget().GetDigest()); err != nil {
 			return nil, err
 		}
-		got, err := s.a.tracePublish(ctx, spanUndo, ref, "", actor, func(ctx context.Context) (*catalogv1.Record, error) {
+		got, err := s.a.tracePublish(s.a.tracer.Join(ctx, askedTrace(ctx)), spanUndo, ref, "", actor, func(ctx context.Context) (*catalogv1.Record, error) {
 			return s.a.propose(ctx, ref, rec, rec.GetTarget(), rec.GetReferrers(), "", now().AsTime(), actor)
 		})
 		if errors.Is(err, errChanged) {

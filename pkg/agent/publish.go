@@ -90,13 +90,22 @@ func (a *Agent) proposePublish(ctx context.Context, p *catalogv1.Publish, actor 
 // unpublish proposes a tombstone for a ref, and gives the record as it then stands. Origin is this site where its registry no longer shows the tag and nobody asked for the deletion: then it may be
 // refused as catalog.ErrHeld. Else it is empty.
 func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, origin, actor string) (*catalogv1.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	return a.tracePublish(ctx, spanUnpublish, ref, rec.GetTraceparent(), actor, func(ctx context.Context) (*catalogv1.Record, error) {
+		return a.proposeUnpublish(ctx, ref, &catalogv1.Unpublish{
+			Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: origin, Observed: origin != "", Traceparent: a.tracer.Traceparent(ctx),
+		}, actor)
+	})
+}
+
+func (a *Agent) proposeUnpublish(ctx context.Context, ref catalog.Ref, u *catalogv1.Unpublish, actor string) (*catalogv1.Record, error) {
+	pctx, span := a.tracer.Start(ctx, spanPropose)
+	pctx, cancel := context.WithTimeout(pctx, proposeTimeout)
 	defer cancel()
-	results, err := a.node.Propose(ctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: &catalogv1.Unpublish{
-		Expect: rec.GetRevision(), Repository: ref.Repository, Tag: ref.Tag, Origin: origin, Observed: origin != "",
-	}}})
+	results, err := a.node.Propose(pctx, actor, &catalogv1.Change{Kind: &catalogv1.Change_Unpublish{Unpublish: u}})
 	if err != nil {
-		return nil, fmt.Errorf("unpublishing: %w", err)
+		err = fmt.Errorf("unpublishing: %w", err)
+		a.traceEnd(ctx, span, ref, err)
+		return nil, err
 	}
 	switch r := results[0]; {
 	case errors.Is(r.Err, catalog.ErrConflict), errors.Is(r.Err, catalog.ErrStale):
@@ -106,6 +115,7 @@ func (a *Agent) unpublish(ctx context.Context, ref catalog.Ref, rec *catalogv1.R
 	case r.Err != nil:
 		return nil, fmt.Errorf("unpublishing: %w", r.Err)
 	default:
+		span.End()
 		a.events.normal("Unpublished", ref.String(), fmt.Sprintf("revision %d, by %s", r.Record.GetRevision(), actor))
 		return r.Record, nil
 	}

@@ -421,6 +421,10 @@ func (a *Agent) reconcileTag(ctx context.Context, ref catalog.Ref, why cause) er
 
 // removeTag takes a tag away, unless it changed since it was looked at.
 func (a *Agent) removeTag(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
+	return a.traceRemoval(ctx, ref, rec, ours, func(ctx context.Context) error { return a.takeAway(ctx, ref, rec, ours) })
+}
+
+func (a *Agent) takeAway(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string) error {
 	// What may be undone must not be collected: the hold comes before the tag goes.
 	if time.Now().Before(undoUntil(rec)) {
 		if err := a.hold(ctx, ref.Repository, ours); err != nil {

@@ -21,6 +21,7 @@ const (
 	spanPublish   = "publish"
 	spanReferrers = "publish referrers"
 	spanUndo      = "undo"
+	spanUnpublish = "unpublish"
 	spanSettle    = "settle conflict"
 	spanPropose   = "propose"
 	spanDeliver   = "deliver"
@@ -29,6 +30,7 @@ const (
 	spanGather    = "gather manifests"
 	spanBlob      = "put blob"
 	spanTag       = "put tag"
+	spanRemove    = "remove tag"
 	spanPromote   = "promote"
 	spanWave      = "wave"
 	spanRollout   = "rollout"
@@ -93,14 +95,52 @@ func (a *Agent) tracePublish(ctx context.Context, name string, ref catalog.Ref, 
 		made, _ = a.node.Catalog().Get(ref) // it may be there, and only the answer was lost
 	}
 	switch {
-	case span.Traceparent() == made.GetTraceparent():
+	case span.Traceparent() == recordTrace(made):
 		traceRecord(span, ref, made)
 		a.traceEnd(ctx, span, ref, nil)
-	case err != nil && !errors.Is(err, errChanged):
+	case err != nil && !errors.Is(err, errChanged) && !errors.Is(err, catalog.ErrHeld): // what is held is asked for again
 		span.Text(tracing.Ref, ref.String())
 		a.traceEnd(ctx, span, ref, err)
 	}
 	return rec, err
+}
+
+// recordTrace is the span of the change that made a record what it is; of a tombstone that of its deletion.
+func recordTrace(rec *catalogv1.Record) string {
+	if catalog.Tombstone(rec) {
+		return rec.GetRemovalTraceparent()
+	}
+	return rec.GetTraceparent()
+}
+
+// owedTo is the span to which it is owed that a tag moves on from what it showed: on the way back from a release that of the promotion, for whose sake all that moves is one trace; else that of the
+// record, as this group is to show it.
+func owedTo(raw, rec *catalogv1.Record, group, ours string) string {
+	if rollout, back := moveOf(raw, group, ours); back {
+		for _, r := range raw.GetReleases() {
+			if r.GetRollout() == rollout {
+				return r.GetTraceparent()
+			}
+		}
+	}
+	if catalog.Tombstone(raw) {
+		return raw.GetRemovalTraceparent()
+	}
+	return rec.GetTraceparent()
+}
+
+// traceRemoval has do take a tag away, below a span.
+func (a *Agent) traceRemoval(ctx context.Context, ref catalog.Ref, rec *catalogv1.Record, ours string, do func(context.Context) error) error {
+	if a.tracer == nil {
+		return do(ctx)
+	}
+	raw, _ := a.record(ref)
+	ctx, span := a.tracer.StartFrom(ctx, spanRemove, tracing.From{Parent: owedTo(raw, rec, a.cfg.Group, ours)})
+	traceRecord(span, ref, rec)
+	span.Text(tracing.Digest, ours)
+	err := do(ctx)
+	a.traceEnd(ctx, span, ref, err)
+	return err
 }
 
 // traceEnd ends a span as something that came out so.
@@ -125,6 +165,9 @@ func (a *Agent) traceDelivery(ctx context.Context, d *delivery) (context.Context
 	from, name := tracing.From{Parent: d.rec.GetTraceparent()}, spanDeliver
 	if d.hold {
 		name = spanHold
+	} else {
+		raw, _ := a.record(d.ref)
+		from.Parent = owedTo(raw, d.rec, a.cfg.Group, d.ours)
 	}
 	if a.had(d) {
 		from, name = tracing.From{Link: d.rec.GetTraceparent(), Anew: true}, spanRepair

@@ -11,6 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	catalogv1 "github.com/fanout-io/fanout/proto/fanout/catalog/v1"
+
+	"github.com/fanout-io/fanout/pkg/catalog"
 )
 
 // constants gives the values of the string constants of a file that pick chooses by name and type.
@@ -88,6 +92,35 @@ func TestTracingPage(t *testing.T) {
 			if !slices.Contains(want, l) {
 				t.Errorf("docs/tracing.md lists %q under %s, which nothing has", l, heading)
 			}
+		}
+	}
+}
+
+// TestOwedTo: a tag that moves on to a release, or back from it, does so for the sake of the promotion; one that goes with a tombstone for that of the deletion; else it is owed to the publish.
+func TestOwedTo(t *testing.T) {
+	d := func(name string) *catalogv1.Descriptor { return &catalogv1.Descriptor{Digest: name} }
+	released := func(groups ...string) *catalogv1.Record {
+		return &catalogv1.Record{Target: d("old"), Traceparent: "push", Releases: []*catalogv1.Release{
+			{Target: d("older"), Rollout: "r1", Traceparent: "first"}, {Target: d("new"), Rollout: "r2", Groups: groups, Traceparent: "second"},
+		}}
+	}
+	for _, c := range []struct {
+		name string
+		raw  *catalogv1.Record
+		ours string
+		want string
+	}{
+		{"a push", &catalogv1.Record{Target: d("new"), Traceparent: "push"}, "old", "push"},
+		{"a release", released("hq/gd"), "old", "second"},
+		{"back from it", released(), "new", "second"},
+		{"back from one before", released(), "older", "first"},
+		{"not back from anything", released(), "", "push"},
+		{"a deletion", &catalogv1.Record{Target: d("old"), Deleted: true, RemovalTraceparent: "deletion"}, "old", "deletion"},
+		{"a deletion of which nothing is known", &catalogv1.Record{Target: d("old"), Deleted: true}, "old", ""},
+		{"nothing", nil, "old", ""},
+	} {
+		if got := owedTo(c.raw, catalog.Project(c.raw, "hq/gd"), "hq/gd", c.ours); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
 }

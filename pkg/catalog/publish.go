@@ -165,7 +165,7 @@ func (e *edit) push(held *catalogv1.Record, p *catalogv1.Publish) *Refusal {
 // unpublish makes a record a tombstone for every group, whatever it shows.
 func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) ([]Ref, *Refusal) {
 	ref := Ref{u.GetRepository(), u.GetTag()}
-	if err := validateWords(actor, u.GetOrigin()); err != nil {
+	if err := validateWords(actor, u.GetOrigin(), u.GetTraceparent()); err != nil {
 		return nil, err
 	}
 	held, err := m.atHeadquarters(ref, u.GetRevision(), u.GetExpect())
@@ -192,7 +192,7 @@ func (m *Machine) unpublish(u *catalogv1.Unpublish, actor string) ([]Ref, *Refus
 		}
 	}
 	rec.Releases, rec.Deleted = nil, true
-	rec.Origin, rec.Traceparent = u.Origin, ""
+	rec.Origin, rec.Traceparent, rec.RemovalTraceparent = u.Origin, "", u.Traceparent
 	return e.commit(ref), nil
 }
 

@@ -129,6 +129,7 @@ func copyRecord(r *catalogv1.Record) *catalogv1.Record {
 	return &catalogv1.Record{
 		Repository: r.Repository, Tag: r.Tag, Target: r.Target, Referrers: r.Referrers, Revision: r.Revision, PublishedAt: r.PublishedAt, PublishedBy: r.PublishedBy,
 		Origin: r.Origin, PushedAt: r.PushedAt, Deleted: r.Deleted, History: r.History, Sum: r.Sum, Traceparent: r.Traceparent, Releases: r.Releases, MaxFreeze: r.MaxFreeze,
+		RemovalTraceparent: r.RemovalTraceparent,
 	}
 }
 

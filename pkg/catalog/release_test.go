@@ -25,7 +25,7 @@ func fullRecord(t testing.TB) *catalogv1.Record {
 	rec := &catalogv1.Record{
 		Repository: "app", Tag: "v1", Target: descriptor("base"), Referrers: []*catalogv1.Descriptor{descriptor("S")}, Revision: 7,
 		PublishedAt: timestamppb.New(time.Unix(1, 0)), PublishedBy: "ann", Origin: "hq-a", PushedAt: timestamppb.New(time.Unix(2, 0)), Deleted: true,
-		History: []string{digest("old"), digest("A")}, Sum: wordSum("x"), Traceparent: "t", MaxFreeze: durationpb.New(time.Hour),
+		History: []string{digest("old"), digest("A")}, Sum: wordSum("x"), Traceparent: "t", RemovalTraceparent: "tD", MaxFreeze: durationpb.New(time.Hour),
 		Releases: []*catalogv1.Release{
 			{Target: descriptor("A"), Groups: []string{"hq/a", "hq/b"}, Rollout: "r1", Traceparent: "tA"},
 			{Target: descriptor("B"), Referrers: []*catalogv1.Descriptor{descriptor("T")}, Groups: []string{"hq/b"}, Rollout: "r2", Traceparent: "tB"},
@@ -130,7 +130,7 @@ func TestNextSum_CoversAllFields(t *testing.T) {
 		fields := msg(rec).Descriptor().Fields()
 		for i := range fields.Len() {
 			f := fields.Get(i)
-			if what == "record" && f.Name() == "sum" || what == "release" && f.Name() == "traceparent" { // which an older agent does not know
+			if what == "record" && (f.Name() == "sum" || f.Name() == "removal_traceparent") || what == "release" && f.Name() == "traceparent" { // which an older agent does not know
 				continue
 			}
 			altered := proto.CloneOf(rec)

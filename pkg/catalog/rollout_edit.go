@@ -92,6 +92,9 @@ func (e *edit) commit(first Ref) []Ref {
 			// A rollout's doing: no registry showed it of its own accord, and none may take it for its own push.
 			rec.Traceparent, rec.Origin = "", ""
 		}
+		if !Tombstone(rec) {
+			rec.RemovalTraceparent = ""
+		}
 		rec.Revision = e.m.position.Revision + 1
 		rec.PublishedAt, rec.PublishedBy = e.m.now(), e.by
 		rec.History = nextHistory(held, rec, lost)

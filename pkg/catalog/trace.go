@@ -8,16 +8,19 @@ import (
 
 // A release's traceparent is in no snapshot of headquarters. A replica that does not know of the field keeps what it reads of it aside, where a copy of the release, as every look of a
 // rollout makes it, has it not: to that replica the record would have changed, and it alone would give it a revision. What is left out here is in the rollout, which is never compared.
+// The trace of a tombstone is left out for the same reason, and is nowhere else: whoever hears of the deletion later, from a member that has read a snapshot since, removes the tag in a trace of its own.
 
 // edits says whether records may be edited here; rollouts are kept there alone.
 func (s *state) edits() bool { return s.founded || s.restoring != "" }
 
 // untraced returns a record as a snapshot has it.
 func (s *state) untraced(rec *catalogv1.Record) *catalogv1.Record {
-	if !s.edits() || !slices.ContainsFunc(rec.Releases, func(r *catalogv1.Release) bool { return r.Traceparent != "" }) {
+	if !s.edits() || rec.RemovalTraceparent == "" && !slices.ContainsFunc(rec.Releases, func(r *catalogv1.Release) bool { return r.Traceparent != "" }) {
 		return rec
 	}
-	return withTraces(rec, func(*catalogv1.Release) string { return "" })
+	out := withTraces(rec, func(*catalogv1.Release) string { return "" })
+	out.RemovalTraceparent = ""
+	return out
 }
 
 // retraced returns a record of a snapshot with the traces that were left out, as far as they are remembered. Rollouts come before records.
@@ -35,6 +38,9 @@ func (s *state) retraced(rec *catalogv1.Record) *catalogv1.Record {
 
 func withTraces(rec *catalogv1.Record, of func(*catalogv1.Release) string) *catalogv1.Record {
 	out := copyRecord(rec)
+	if len(rec.Releases) == 0 {
+		return out
+	}
 	out.Releases = make([]*catalogv1.Release, len(rec.Releases))
 	for i, r := range rec.Releases {
 		out.Releases[i] = copyRelease(r)

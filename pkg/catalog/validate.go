@@ -240,7 +240,7 @@ func validateRecord(rec *catalogv1.Record) *Refusal {
 			return err
 		}
 	}
-	return validateWords(rec.PublishedBy, rec.Origin, rec.Traceparent)
+	return validateWords(rec.PublishedBy, rec.Origin, rec.Traceparent, rec.RemovalTraceparent)
 }
 
 func validatePosition(p *catalogv1.Position) *Refusal {

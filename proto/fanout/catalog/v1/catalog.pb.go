@@ -131,9 +131,11 @@ type Record struct {
 	// releases let groups show something else than the target, oldest first. With releases, deleted says that the groups that none of them names show nothing.
 	Releases []*Release `protobuf:"bytes,14,rep,name=releases,proto3" json:"releases,omitempty"`
 	// max_freeze bounds how long a group may keep this tag as it is; absent: not bounded.
-	MaxFreeze     *durationpb.Duration `protobuf:"bytes,15,opt,name=max_freeze,json=maxFreeze,proto3" json:"max_freeze,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxFreeze *durationpb.Duration `protobuf:"bytes,15,opt,name=max_freeze,json=maxFreeze,proto3" json:"max_freeze,omitempty"`
+	// removal_traceparent of what made a tombstone of it, as traceparent; may be empty. It is in no sum: an agent that does not know of it keeps a record without it.
+	RemovalTraceparent string `protobuf:"bytes,16,opt,name=removal_traceparent,json=removalTraceparent,proto3" json:"removal_traceparent,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Record) Reset() {
@@ -269,6 +271,13 @@ func (x *Record) GetMaxFreeze() *durationpb.Duration {
 		return x.MaxFreeze
 	}
 	return nil
+}
+
+func (x *Record) GetRemovalTraceparent() string {
+	if x != nil {
+		return x.RemovalTraceparent
+	}
+	return ""
 }
 
 // Position says how far a group has followed headquarters' catalog.
@@ -1644,7 +1653,9 @@ type Unpublish struct {
 	// origin as in Record.
 	Origin string `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
 	// observed: no person asked for it; the origin's registry no longer shows the tag. It is refused unless that was noted, a while ago, and is not held.
-	Observed      bool `protobuf:"varint,6,opt,name=observed,proto3" json:"observed,omitempty"`
+	Observed bool `protobuf:"varint,6,opt,name=observed,proto3" json:"observed,omitempty"`
+	// traceparent is the record's removal_traceparent.
+	Traceparent   string `protobuf:"bytes,7,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1719,6 +1730,13 @@ func (x *Unpublish) GetObserved() bool {
 		return x.Observed
 	}
 	return false
+}
+
+func (x *Unpublish) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // Import takes over what a parent sent. A record applies where its revision is higher than that of the record held. A resync is a run of imports with the same
@@ -5300,7 +5318,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12#\n" +
-	"\rartifact_type\x18\x04 \x01(\tR\fartifactType\"\xd7\x04\n" +
+	"\rartifact_type\x18\x04 \x01(\tR\fartifactType\"\x88\x05\n" +
 	"\x06Record\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -5320,7 +5338,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vtraceparent\x18\r \x01(\tR\vtraceparent\x126\n" +
 	"\breleases\x18\x0e \x03(\v2\x1a.fanout.catalog.v1.ReleaseR\breleases\x128\n" +
 	"\n" +
-	"max_freeze\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\"d\n" +
+	"max_freeze\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\tmaxFreeze\x12/\n" +
+	"\x13removal_traceparent\x18\x10 \x01(\tR\x12removalTraceparent\"d\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x10\n" +
@@ -5419,7 +5438,7 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vtraceparent\x18\t \x01(\tR\vtraceparent\x12\x14\n" +
 	"\x05group\x18\n" +
 	" \x01(\tR\x05group\x12\x18\n" +
-	"\asettles\x18\v \x03(\tR\asettles\"\xa5\x01\n" +
+	"\asettles\x18\v \x03(\tR\asettles\"\xc7\x01\n" +
 	"\tUnpublish\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\x04R\x06expect\x12\x1e\n" +
@@ -5428,7 +5447,8 @@ const file_fanout_catalog_v1_catalog_proto_rawDesc = "" +
 	"repository\x12\x10\n" +
 	"\x03tag\x18\x04 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06origin\x18\x05 \x01(\tR\x06origin\x12\x1a\n" +
-	"\bobserved\x18\x06 \x01(\bR\bobserved\"\xa5\x02\n" +
+	"\bobserved\x18\x06 \x01(\bR\bobserved\x12 \n" +
+	"\vtraceparent\x18\a \x01(\tR\vtraceparent\"\xa5\x02\n" +
 	"\x06Import\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.fanout.catalog.v1.RecordR\arecords\x127\n" +
 	"\bposition\x18\x02 \x01(\v2\x1b.fanout.catalog.v1.PositionR\bposition\x129\n" +
