@@ -74,7 +74,7 @@ func (a *Agent) addBlobs(pending map[string]*treev1.PendingRef) {
 }
 
 func blobProgress(f transfer.Progress) *treev1.BlobProgress {
-	return &treev1.BlobProgress{Digest: f.Digest, Size: f.Size, Have: f.Have, Source: f.Source.Site, Rate: f.Rate}
+	return &treev1.BlobProgress{Digest: f.Digest, Size: f.Size, Have: f.Have, Source: f.Source.Site, Rate: f.Rate, Since: timestampOf(f.Since)}
 }
 
 // failure says why a ref fails, when it is tried again or that it is, and how many others fail.

@@ -15,6 +15,14 @@ import (
 	"github.com/fanout-io/fanout/pkg/tree"
 )
 
+// TestBlobProgress: who asks why is told since when a blob is asked for, so that one that was asked for just now is not said not to come.
+func TestBlobProgress(t *testing.T) {
+	since := time.Now().Add(-time.Minute)
+	if b := blobProgress(transfer.Progress{Digest: "sha256:1", Size: 10, Have: 3, Rate: 2, Since: since, Source: transfer.Source{Site: "hq-a"}}); !b.GetSince().AsTime().Equal(since) || b.GetSource() != "hq-a" || b.GetHave() != 3 {
+		t.Errorf("%v", b)
+	}
+}
+
 // TestTop_Bounded: those that began first are listed, and how many are left out is said, what others left out counted.
 func TestTop_Bounded(t *testing.T) {
 	r := &adminv1.TopResponse{LeftOut: 7}

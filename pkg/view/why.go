@@ -61,6 +61,8 @@ type Hop struct {
 	Away          string     `json:"away"`
 	Receipt       *Receipt   `json:"receipt,omitempty"`
 	Summary       string     `json:"summary"`
+	// BlobSince is since when the blob is asked for.
+	BlobSince *time.Time `json:"blobSince,omitempty"`
 }
 
 // Receipt says how a ref came to a site.
@@ -88,7 +90,7 @@ func hopOf(h *adminv1.WhyHop) Hop {
 		Group: h.GetGroup(), Root: h.GetRoot(), Parent: h.GetParent(), DetachedSince: moment(h.GetDetachedSince()), Link: h.GetLink(), Carrier: h.GetCarrier(),
 		Site: h.GetSite(), Registry: h.GetRegistry(), State: h.GetState(), Revision: h.GetRevision(), Want: h.GetWant(), Digest: h.GetDigest(), Reason: h.GetReason(),
 		Cause: t.GetCause(), Mend: t.GetMend(), Status: t.GetStatus(), Code: t.GetCode(), Message: t.GetMessage(), Summary: t.GetSummary(),
-		Since: moment(h.GetSince()), Source: b.GetSource(), Blob: b.GetDigest(), BytesDone: b.GetHave(), BytesTotal: b.GetSize(), BytesLeft: h.GetBytesLeft(), Rate: b.GetRate(),
+		Since: moment(h.GetSince()), Source: b.GetSource(), Blob: b.GetDigest(), BytesDone: b.GetHave(), BytesTotal: b.GetSize(), BytesLeft: h.GetBytesLeft(), Rate: b.GetRate(), BlobSince: moment(b.GetSince()),
 		Attempts: h.GetAttempts(), NextAttempt: moment(h.GetNextAttempt()), LastContact: moment(h.GetLastContact()), Live: h.GetLive(), Away: h.GetAway(),
 	}
 	if r := h.GetReceipt(); r != nil {
@@ -197,13 +199,20 @@ func (h Hop) details(now *time.Time, last bool) (lines []string) {
 		if h.Source != "" {
 			line += " from " + h.Source
 		}
-		add("%s, %s", line, fallback(rate(h.Rate), "nothing comes"))
+		still := "nothing comes"
+		if now != nil && h.BlobSince != nil && now.Sub(*h.BlobSince) < justAsked {
+			still = "asked for just now"
+		}
+		add("%s, %s", line, fallback(rate(h.Rate), still))
 	}
 	if h.BytesLeft > 0 {
 		add("%s left in all", humanize.IBytes(uint64(h.BytesLeft)))
 	}
 	return lines
 }
+
+// justAsked is for how long nothing has to come of a blob that was asked for.
+const justAsked = 5 * time.Second
 
 func from(sources []string) string {
 	if len(sources) == 0 {

@@ -1,6 +1,8 @@
 package view_test
 
 import (
+	"strings"
+	"testing"
 	"time"
 
 	"github.com/fanout-io/fanout/pkg/view"
@@ -51,3 +53,23 @@ var top = view.TopOf(&adminv1.TopResponse{AsOf: before(0), LeftOut: 3, Transfers
 	{Group: "hq/guangdong", Site: "gd-b", Ref: "team/app:1.5", Digest: digestB, Size: 1 << 20, Pieces: 1, Since: before(0), Queued: true},
 	{Group: "hq/hunan", Site: "hn-a", Ref: "team/app:1.5", Digest: digestB, Size: 0, Since: before(0), Error: "no source \x1b[2J"},
 }, Absent: []*adminv1.Absent{{Group: "hq/hunan", Reason: "not attached here"}, {Group: "hq", Site: "hq-c", Reason: "connection refused"}}})
+
+// TestWhy_JustAsked: in the first seconds in which a blob is asked for nothing has to come.
+func TestWhy_JustAsked(t *testing.T) {
+	for says, b := range map[string]*treev1.BlobProgress{
+		"from hq-b, asked for just now": {Since: before(time.Second)},
+		"from hq-b, nothing comes":      {Since: before(6 * time.Second)},
+		"from hq-b, 2 B/s":              {Since: before(time.Second), Rate: 2},
+	} {
+		b.Digest, b.Size, b.Source = "sha256:a6a8dd8e7100", 95<<20, "hq-b"
+		text := view.WhyOf(&adminv1.WhyResponse{AsOf: before(0), Hops: []*adminv1.WhyHop{{Group: "hq/gd", Site: "gd-a", State: "delivering", Live: true, Blob: b}}}).Text(view.Style{})
+		if !strings.Contains(text, "0 B of 95 MiB "+says+"\n") {
+			t.Errorf("%v: want %q in\n%s", b, says, text)
+		}
+	}
+	// An agent of an earlier version does not say since when.
+	text := view.WhyOf(&adminv1.WhyResponse{AsOf: before(0), Hops: []*adminv1.WhyHop{{Group: "hq/gd", State: "delivering", Blob: &treev1.BlobProgress{Digest: "sha256:1", Size: 1}}}}).Text(view.Style{})
+	if !strings.Contains(text, "nothing comes") {
+		t.Errorf("%s", text)
+	}
+}

@@ -6,6 +6,8 @@ import { causeWords } from "./causes.js";
 import { t, stateName } from "./words.js";
 import { link, loading, refLink, section, whyLink } from "./parts.js";
 
+const justAsked = 5000; // ms in which nothing has to come of a blob that was asked for
+
 export function whyPage(live, site, ref) {
   const feed = "why:" + site + " " + ref, head = h("div"), way = h("div");
   return {
@@ -60,7 +62,7 @@ function lines(x, now) {
   if (x.summary && x.state !== "delivered" && !saysAway(x, x.summary)) out.push(cause ? h("span", { class: "quiet" }, x.summary) : x.summary);
   if (x.reason && !x.summary.includes(x.reason) && !waiting.includes(x.cause) && !saysAway(x, x.reason)) out.push(x.reason);
   if (x.attempts > 0) out.push([t("ref.attempts", x.attempts), x.nextAttempt ? " · " + t("ref.next") + " " + timeOfDay(x.nextAttempt) : ""].join(""));
-  if (x.blob) out.push([h("code", {}, short(x.blob)), " ", t("why.blob", bytes(x.bytesDone), bytes(x.bytesTotal), x.source || "–"), " · ", x.rate > 0 ? t("rate", bytes(x.rate)) : t("why.nothing")]);
+  if (x.blob) out.push([h("code", {}, short(x.blob)), " ", t("why.blob", bytes(x.bytesDone), bytes(x.bytesTotal), x.source || "–"), " · ", x.rate > 0 ? t("rate", bytes(x.rate)) : t(x.blobSince && now - Date.parse(x.blobSince) < justAsked ? "why.asked" : "why.nothing")]);
   if (x.bytesLeft > 0) out.push(t("left", bytes(x.bytesLeft)));
   return out;
 }
