@@ -183,7 +183,7 @@ spec:
 	for _, l := range looks {
 		l.at("/rollouts", "the rollout is listed", reads("shop/web:stable"))
 		l.at("/images", "the images are listed", reads("base/os:12", "shop/web:2.5.0"))
-		l.at("/events", "events are listed", reads("Published", "shop/web:2.5.0"))
+		l.at("/events", "events are listed", reads("shop/web:2.5.0")+` && document.querySelector('[title=Published]')`)
 		l.at("/conflicts", "there is none", `document.querySelector('.calm-note')`)
 		l.at("/site/gd-a", "the site's facts", reads("gd-a", "embedded"))
 		l.at("/group/hq/guangdong", "the group's facts", reads("gd-a", "shenzhen"))

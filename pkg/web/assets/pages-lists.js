@@ -4,6 +4,7 @@ import { h, stateWord, swap, glyph } from "./dom.js";
 import { ask } from "./live.js";
 import { groupsOf } from "./fabric.js";
 import { bytes, count, short, stamp, timeOfDay } from "./format.js";
+import { reasonName } from "./reasons.js";
 import { t } from "./words.js";
 import { link, loading, refLink, section, table } from "./parts.js";
 
@@ -93,11 +94,11 @@ export function eventsPage(live, me) {
       const parts = live.get("events"), trouble = live.trouble("events"), words = search.value.trim().toLowerCase();
       if (trouble) return swap(out, h("p", { class: "callout" }, trouble.message));
       if (!parts) return swap(out, loading());
-      const list = [...parts.values()].filter((e) => (!warn.checked || e.type === "Warning") && (!words || [e.reason, e.ref, e.message].join(" ").toLowerCase().includes(words)))
+      const list = [...parts.values()].filter((e) => (!warn.checked || e.type === "Warning") && (!words || [e.reason, reasonName(e.reason), e.ref, e.message].join(" ").toLowerCase().includes(words)))
         .sort((a, b) => (a.time < b.time ? 1 : a.time > b.time ? -1 : 0));
       if (list.length === 0) return swap(out, h("p", { class: "calm-note" }, parts.size === 0 ? t("events.none") : t("events.nomatch")));
       swap(out, table([t("time"), t("reason"), t("ref"), t("message")], list.map((e) => [
-        h("time", { datetime: e.time, title: stamp(e.time) }, timeOfDay(e.time)), h("span", { class: "state " + (e.type === "Warning" ? "bad" : "calm") }, glyph(e.type === "Warning" ? "failed" : "witness"), h("span", {}, e.reason)),
+        h("time", { datetime: e.time, title: stamp(e.time) }, timeOfDay(e.time)), h("span", { class: "state " + (e.type === "Warning" ? "bad" : "calm") }, glyph(e.type === "Warning" ? "failed" : "witness"), h("span", { title: e.reason }, reasonName(e.reason))),
         e.ref ? refLink(e.ref) : "–", [e.message, e.count > 1 ? h("span", { class: "quiet" }, " ", t("events.count", e.count, timeOfDay(e.first))) : null]]), "events"));
     },
   };
