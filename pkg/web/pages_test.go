@@ -67,6 +67,7 @@ func troubled() *fabric {
 func TestPages(t *testing.T) {
 	b := browser.Start(t)
 	t.Run("Every", func(t *testing.T) { everyPage(t, b) })
+	t.Run("AsItIs", func(t *testing.T) { asItIs(t, b) })
 	t.Run("Search", func(t *testing.T) { search(t, b) })
 	t.Run("Reconnect", func(t *testing.T) { reconnect(t, b) })
 }
@@ -110,6 +111,58 @@ func everyPage(t *testing.T, b *browser.Browser) {
 		}
 		p.Close()
 	}
+}
+
+// asItIs: what the page makes of a group that answers while a member does not, of contact that is now, of a lag without revisions, of a blob that was asked for just now, and of events in Chinese.
+func asItIs(t *testing.T, b *browser.Browser) {
+	ago := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(-d)) }
+	f := newFabric()
+	late := member("gd-b", "degraded")
+	late.LagSeconds, late.LastContact = 77, ago(40*time.Second)
+	gd := group("hq/gd", late, member("gd-a", "unreachable"))
+	gd.Answers, gd.LagSeconds, gd.LastContact = true, 77, ago(40*time.Second)
+	hn := group("hq/hn", member("hn-a", "unreachable"))
+	hn.LastContact = ago(40 * time.Second)
+	hn.Members[0].LastContact = ago(40 * time.Second)
+	hq := group("hq", member("hq-a", "synced"))
+	hq.Answers = true
+	f.tree.Groups = []*adminv1.TreeGroup{hq, gd, hn}
+	f.events = []*adminv1.EventsResponse{{Time: timestamppb.Now(), First: timestamppb.Now(), Type: "Normal", Reason: "Published", Ref: "shop/web:1", Message: "as revision 812", Count: 1}, {Time: timestamppb.Now(), First: timestamppb.Now(), Reason: "NewWord", Message: "m", Count: 1}}
+	asked := func(site string, since time.Duration) {
+		f.why[site+" shop/web:1"] = &adminv1.WhyResponse{Ref: "shop/web:1", Site: site, Answer: "it is on its way", Hops: []*adminv1.WhyHop{{Group: "hq/gd", Site: site, State: "delivering", Live: true, Blob: &treev1.BlobProgress{Digest: "sha256:77be", Size: 9 << 20, Source: "hq-a", Since: ago(since)}}}}
+	}
+	asked("gd-a", -time.Hour) // the test may be slow
+	asked("gd-b", 6*time.Second)
+	srv := serve(t, web.Config{Fabric: f, Tick: 50 * time.Millisecond, Retry: 50 * time.Millisecond})
+	says := func(yes bool, words ...string) string {
+		q := make([]string, 0, len(words))
+		for _, w := range words {
+			q = append(q, fmt.Sprintf(`document.querySelector('main').innerText.replace(/\s/g, ' ').includes(%q) === %v`, w, yes))
+		}
+		return strings.Join(q, " && ")
+	}
+	p := b.Open(t, srv.URL+"/", browser.View{Width: 1280, Height: 900})
+	p.Wait(t, patience, "one link of two is cut, and the other's group says why it is not well", `document.querySelectorAll('.link').length === 2 && document.querySelectorAll('.link.cut').length === 1 && document.querySelector('[data-path="hq/gd"]').getAttribute('aria-label').includes('a member is unreachable')`)
+	for _, at := range []struct{ hash, shown string }{
+		{"/group/hq/gd", says(true, "Its root gd-b answers", "just now", "0 revisions, 1 min 17 s") + " && " + says(false, "s ago")},
+		{"/group/hq/hn", says(true, "s ago", "none") + " && " + says(false, "just now", "answers")},
+		{"/site/gd-b", says(true, "just now", "0 revisions, 1 min 17 s")},
+		{"/site/hn-a", says(true, "s ago") + " && " + says(false, "just now")},
+		{"/why/gd-a/shop/web:1", says(true, "asked for just now")},
+		{"/why/gd-b/shop/web:1", says(true, "nothing comes")},
+		{"/events", says(true, "Published")},
+	} {
+		p.Go(t, at.hash)
+		p.Wait(t, patience, at.hash, at.shown)
+	}
+	p.Close()
+	p = b.Open(t, srv.URL+"/", browser.View{Width: 1280, Height: 900, Language: "zh-CN"})
+	p.Go(t, "/events")
+	p.Wait(t, patience, "events in Chinese, and a word that is new as it came", says(true, "已发布", "NewWord")+` && document.querySelector('[title=Published]')`)
+	for _, w := range append(p.Audit(t), p.Wrong()...) {
+		t.Error(w)
+	}
+	p.Close()
 }
 
 // search: what is looked for is unfolded and all else pales; a state is looked for in the same way; all can be unfolded.
