@@ -95,6 +95,38 @@ func TestWorst(t *testing.T) {
 	}
 }
 
+// TestTree_RateOfNothing: the rate is a mean of some seconds, and where nothing is under way any more it is none.
+func TestTree_RateOfNothing(t *testing.T) {
+	tree := runTree(t, nil, "hq", "hq/gd")
+	hq, gd := tree["hq"], tree["hq/gd"]
+	hq.push("app/web:1")
+	waitFor(t, "its content has come", func() error {
+		if gd.fetcher.Rate() == 0 {
+			return errors.New("nothing has")
+		}
+		return nil
+	})
+	gd.state("app/web:1", "")
+	waitFor(t, "nothing is under way", func() error {
+		if n := len(gd.fetcher.Active()); n > 0 {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+	mean := gd.fetcher.Rate()
+	if h := gd.health(nil, 1, false); mean == 0 || h.GetRate() != 0 {
+		t.Errorf("the mean is %d, and the rate %d", mean, h.GetRate())
+	}
+	waitFor(t, "headquarters sees it", func() error {
+		for _, g := range hq.tree("hq/gd").GetGroups() {
+			if m := g.GetMembers()[0]; m.GetState() != "synced" || m.GetRate() != 0 {
+				return fmt.Errorf("%v", m)
+			}
+		}
+		return nil
+	})
+}
+
 // TestTree_MemberAway: a group is as its worst site is, and whether its root answers is said apart.
 func TestTree_MemberAway(t *testing.T) {
 	hq := runTree(t, nil, "hq")["hq"]
