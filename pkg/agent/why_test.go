@@ -228,6 +228,7 @@ func TestWhy_RegistryHangs(t *testing.T) {
 	t.Cleanup(let)
 	g.refuses(func(*http.Request) bool { <-hung; return false })
 	digest := hq.push("app/web:1")
+	hq.state("app/web:1", "")
 	gd.state("app/web:1", "waiting")
 	waitFor(t, "it is said", func() error {
 		gd.registryIs(fmt.Errorf("ping registry: %w", context.DeadlineExceeded)) // as the check of the registry finds some seconds later
