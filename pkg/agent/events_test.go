@@ -14,7 +14,7 @@ import (
 
 // TestEventReasons_InChinese: the page has a Chinese word for each reason that an event of an agent can have, and for nothing else.
 func TestEventReasons_InChinese(t *testing.T) {
-	reasons := map[string]bool{notAsked: true, stepReason("group"): true}
+	reasons := map[string]bool{notAsked: true, notKnown: true, stepReason("group"): true}
 	for _, kind := range stepKinds {
 		reasons[stepReason(kind)] = true
 	}

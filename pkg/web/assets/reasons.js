@@ -27,6 +27,7 @@ const zh = {
   "MemberAdded": "已添加成员",
   "MemberRemoved": "已移除成员",
   "NotAsked": "未能询问",
+  "NotKnown": "目录中尚无",
   "NotPutBack": "未能放回",
   "PoliciesSet": "已设置策略",
   "Published": "已发布",
