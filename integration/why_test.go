@@ -250,13 +250,13 @@ func TestProvinceWithoutHeadquarters(t *testing.T) {
 		if c := city.CutOff; c == nil || c.Group != "hq/gd" || c.Since == nil || city.Groups[0].Group != "hq/gd/sz" {
 			return fmt.Errorf("cut off: %+v", c)
 		}
-		return says(sz.does("tree"), "hq/gd, above, is attached to no parent since ")
+		return says(sz.does("tree"), "hq/gd is attached to no parent since ")
 	})
 	if at, err := asks[view.Where](sz, "where", "app/web:1"); err != nil || at.CutOff == nil {
 		t.Errorf("where, in the city: %v, %+v", err, at.CutOff)
 	}
 	w = sz.why("app/web:1", "sz-a", func(w view.Why) bool { return w.State == "delivered" })
-	if err := says(strings.Join(w.Notes, " "), "hq/gd, above, is attached to no parent since "); err != nil {
+	if err := says(strings.Join(w.Notes, " "), "hq/gd is attached to no parent since "); err != nil {
 		t.Errorf("why, in the city: %v", err)
 	}
 	if doctor, _ := sz.doctor(); doctor["sz-a"]["parent"].State != "warn" {

@@ -79,7 +79,7 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 		s.describeRunning(ctx, d, findSite(view, x.name).GetGroup(), x.name, actor)
 	}
 	if cut := s.a.cutOff(); cut != nil {
-		d.Notes = append(d.Notes, cut.GetGroup()+", above, "+cutOffWords(cut))
+		d.Notes = append(d.Notes, cut.GetGroup()+" "+cutOffWords(cut))
 	}
 	d.Events = lastEvents(s.gather(onBehalf(ctx, actor), x, s.sources(view, x)))
 	return d, nil
@@ -154,7 +154,7 @@ func (a *Agent) named(view tree.HealthView, name string) (subject, error) {
 		return found[0], nil
 	case 0:
 		names := slices.Concat(groupNames(view), siteNames(view, ""), a.refNames())
-		return subject{}, status.Error(codes.NotFound, unknownName("group, site or ref", name, names, "'fanoutctl tree' and 'fanoutctl images' list them"))
+		return subject{}, status.Error(codes.NotFound, unknownName("group, site or ref", name, names, "'fanoutctl tree' and 'fanoutctl images' list them")+a.notAll())
 	}
 	var ways []string
 	for _, x := range found {

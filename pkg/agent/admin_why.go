@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -59,15 +60,20 @@ func (a *Agent) whyAlone(ctx context.Context, ref catalog.Ref, site, noRoot stri
 	if site == a.cfg.Site {
 		resp.Notes = append(resp.Notes, noRoot+": what is above this site is not known; "+mend)
 		a.judge(resp, raw, rec)
+		if raw == nil && !a.node.LogRead() {
+			resp.Hops[0].State, resp.Hops[0].Trouble = "unknown", waitsBecause(causeNoRoot, "the agent has started, and learns from a root what of its log is decided", mend)
+			resp.State, resp.Cause, resp.Mend = "unknown", causeNoRoot, mend
+			resp.Answer = fmt.Sprintf("whether %s is to be at %s is not known: %s.", ref, site, resp.GetHops()[0].GetTrouble().GetSummary())
+		}
 		return resp, nil
 	}
 	view := a.node.Health(ref)
 	sh := findSite(view, site)
 	switch {
 	case sh == nil:
-		return nil, status.Error(codes.NotFound, unknownName("site", site, siteNames(view, ""), "'fanoutctl tree' lists them"))
+		return nil, a.unknownSite(view, site, "why "+ref.String())
 	case raw == nil:
-		return nil, status.Error(codes.NotFound, unknownName("ref", ref.String(), a.refNames(), "'fanoutctl images --local' lists what this agent has"))
+		return nil, a.unknownRef(view, ref)
 	}
 	unknown := waitsBecause(causeNoRoot, "only the root of "+a.cfg.Group+" would know", mend)
 	for _, g := range a.way(view, sh.GetGroup())[1:] {
@@ -164,7 +170,7 @@ func (s *admin) hops(ctx context.Context, view tree.HealthView, way []*treev1.Gr
 	hops = append(hops, own())
 	below, err := s.askBelow(ctx, way[1].GetGroup(), ref, sh.GetSite(), actor)
 	if err == nil && len(below.GetHops()) > 0 {
-		return append(hops, below.GetHops()...), below.GetNotes()
+		return append(hops, a.remembered(view, way, sh, ref, raw, below.GetHops())...), below.GetNotes()
 	}
 	reported(1)
 	if err != nil && hops[1].GetAway() == "" {
@@ -174,6 +180,25 @@ func (s *admin) hops(ctx context.Context, view tree.HealthView, way []*treev1.Gr
 		h.Live = false
 	}
 	return hops, nil
+}
+
+// remembered puts what is known here in place of hops of which who was asked has not heard: a root below that was elected just now knows less than this one.
+func (a *Agent) remembered(view tree.HealthView, way []*treev1.GroupHealth, sh *treev1.SiteHealth, ref catalog.Ref, raw *catalogv1.Record, hops []*adminv1.WhyHop) []*adminv1.WhyHop {
+	for i, h := range hops {
+		at := slices.IndexFunc(way, func(g *treev1.GroupHealth) bool { return g.GetGroup() == h.GetGroup() })
+		if h.GetLive() || h.GetState() != "unknown" || at < 0 || raw == nil {
+			continue
+		}
+		site := ""
+		if i == len(hops)-1 {
+			site = sh.GetSite()
+		}
+		if own := a.hopReported(view, way[at], site, ref, raw); own.GetState() != "unknown" {
+			own.Live, own.Away = false, cmp.Or(own.GetAway(), h.GetAway())
+			hops[i] = own
+		}
+	}
+	return hops
 }
 
 // withSite puts a site at the end of a way. Where it is the one by which its group was told, it takes the group's place.

@@ -35,7 +35,7 @@ func (a *Agent) checkParents(ctx context.Context) []check {
 	roster := a.node.Roster()
 	attachment := judgeAttachment(a.cfg.Group, roster.Root, roster.Parent, answers)
 	if cut := a.cutOff(); cut != nil && attachment.state == checkOK {
-		attachment = warn(attachment.name, fmt.Sprintf("%s; %s, above, %s", attachment.detail, cut.GetGroup(), cutOffWords(cut)), "nothing is to be done here; see fanoutctl doctor at an agent of "+cut.GetGroup())
+		attachment = warn(attachment.name, fmt.Sprintf("%s; above, %s %s", attachment.detail, cut.GetGroup(), cutOffWords(cut)), "nothing is to be done here; see fanoutctl doctor at an agent of "+cut.GetGroup())
 	}
 	return append([]check{attachment}, checks...)
 }

@@ -74,7 +74,7 @@ func (a *Agent) unknownSite(view tree.HealthView, name, with string) error {
 	if ref, ok := a.refNamed(name); ok {
 		return status.Errorf(codes.NotFound, "%s is a ref, and a site is wanted; where it is: fanoutctl where %s", name, ref)
 	}
-	return status.Error(codes.NotFound, unknownName("site", name, siteNames(view, ""), "'fanoutctl tree' lists them"))
+	return status.Error(codes.NotFound, unknownName("site", name, siteNames(view, ""), "'fanoutctl tree' lists them")+a.notAll())
 }
 
 // unknownGroup says that no group of a name is known, and what the name is of otherwise.
@@ -85,7 +85,7 @@ func (a *Agent) unknownGroup(view tree.HealthView, name string) error {
 	if ref, ok := a.refNamed(name); ok {
 		return status.Errorf(codes.NotFound, "%s is a ref: fanoutctl where %s", name, ref)
 	}
-	return status.Error(codes.NotFound, unknownName("group", name, groupNames(view), "'fanoutctl tree' lists them"))
+	return status.Error(codes.NotFound, unknownName("group", name, groupNames(view), "'fanoutctl tree' lists them")+a.notAll())
 }
 
 // unknownRef says that no ref of a name is known, and what the name is of otherwise. Of a repository that is known the nearest tags are told.
@@ -98,7 +98,7 @@ func (a *Agent) unknownRef(view tree.HealthView, ref catalog.Ref) error {
 			return status.Errorf(codes.NotFound, "%s is a group, and a ref is wanted; what is at its sites: fanoutctl tree %s", ref.Repository, ref.Repository)
 		}
 	}
-	return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s%s", ref, hostHint(ref), a.nearby(ref))
+	return status.Errorf(codes.NotFound, "%s is not in the catalog; 'fanoutctl images' lists what is%s%s%s", ref, hostHint(ref), a.nearby(ref), a.notAll())
 }
 
 // swapped says that a ref and a site were given in the wrong order; nil: they were not.

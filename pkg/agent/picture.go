@@ -81,17 +81,23 @@ func (a *Agent) tree(top string) *adminv1.TreeResponse {
 	return t
 }
 
-// cutOff is a group above this one that is attached to no parent. That this one is, its own line says.
-func (a *Agent) cutOff() *treev1.CutOff {
-	if c := a.node.Roster().CutOff; c.GetGroup() != a.cfg.Group {
-		return c
+// cutOff is the group, this one or one above it, that is attached to no parent; nil: none is, as far as is known.
+func (a *Agent) cutOff() *treev1.CutOff { return a.node.Roster().CutOff }
+
+// notAll says why what is not known here may be all the same; empty where all is known that there is.
+func (a *Agent) notAll() string {
+	if why := a.rootless(); why != "" {
+		return "; " + why + ", and " + a.cfg.Site + " may have read a part of the catalog only"
 	}
-	return nil
+	if c := a.cutOff(); c != nil {
+		return "; " + c.GetGroup() + " " + cutOffWords(c)
+	}
+	return ""
 }
 
 // cutOffWords say what a cut-off means to those below.
 func cutOffWords(c *treev1.CutOff) string {
-	return "is attached to no parent since " + clock(c.GetSince()) + ": whether there are newer revisions above is not known here"
+	return "is attached to no parent since " + clock(c.GetSince()) + ": what headquarters has published since is not known here"
 }
 
 // worst puts at each group the worst state of all that is below it in the tree as it hangs now: a group that went over to another parent counts there. One whose parent is not in the
@@ -225,18 +231,20 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 	case pending != nil:
 		s.State, s.Digest, s.Reason, s.Since = pending.GetState(), pending.GetDigest(), pending.GetReason(), pending.GetSince()
 		s.BytesLeft, s.NextAttempt, s.Attempts, s.Trouble = pending.GetBytesLeft(), pending.GetNextAttempt(), pending.GetAttempts(), pending.GetTrouble()
-		if h.GetState() == "unreachable" {
-			s.State, s.Reason = "waiting", "the site is unreachable; last known: "+pending.GetState()+" "+pending.GetReason()
+		if silent(h) {
+			s.State, s.NextAttempt = "waiting", nil
+			s.Trouble = away(h.GetSite(), h.GetReason())
+			s.Reason = strings.TrimSuffix("the site does not answer; last known: "+pending.GetState()+", "+pending.GetReason(), ", ")
 		}
 	case !h.GetStarting() && h.GetRevision() >= rec.GetRevision() && (h.GetPendingFrom() == 0 || rec.GetRevision() < h.GetPendingFrom()):
 		s.State, s.Digest = "delivered", want
 		if s.Reason = passedBy(raw, rec); s.Reason != "" {
 			s.State = "held"
 		}
-	case h.GetState() == "unreachable":
-		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", later(h.GetLastContact(), rec.GetPublishedAt())
-	case h.GetState() == "" || h.GetState() == "unknown":
+	case silent(h) && !heard(h):
 		s.State, s.Reason = "unknown", cmp.Or(h.GetReason(), "the site was not heard of yet")
+	case silent(h):
+		s.State, s.Reason, s.Since = "waiting", "the site is unreachable", later(h.GetLastContact(), rec.GetPublishedAt())
 	default:
 		s.State, s.Reason, s.Since = "waiting", "the site has not received the record yet", rec.GetPublishedAt()
 		if h.GetState() == "degraded" && h.GetReason() != "" {
@@ -247,6 +255,11 @@ func (a *Agent) siteRef(view tree.HealthView, h *treev1.SiteHealth, ref catalog.
 		s.Held = raw.GetReleases()[len(raw.GetReleases())-1].GetTarget().GetDigest()
 	}
 	return s
+}
+
+// silent says of a site that it is not heard of now.
+func silent(h *treev1.SiteHealth) bool {
+	return h.GetState() == "unreachable" || h.GetState() == "unknown" || h.GetState() == ""
 }
 
 // later gives the later of two times. Nobody can wait for what was not there yet.

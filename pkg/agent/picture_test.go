@@ -187,11 +187,15 @@ func TestWhere_SinceIsNotBeforeThePush(t *testing.T) {
 	raw, _ := hq.record(ref)
 	pushed := raw.GetPublishedAt().AsTime()
 	for heard, want := range map[*timestamppb.Timestamp]time.Time{
-		nil: pushed, timestamppb.New(pushed.Add(-time.Hour)): pushed, timestamppb.New(pushed.Add(time.Hour)): pushed.Add(time.Hour),
+		timestamppb.New(pushed.Add(-time.Hour)): pushed, timestamppb.New(pushed.Add(time.Hour)): pushed.Add(time.Hour),
 	} {
 		s := hq.siteRef(hq.node.Health(ref), &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", State: "unreachable", LastContact: heard}, ref, raw)
 		if s.GetState() != "waiting" || !s.GetSince().AsTime().Equal(want) {
 			t.Errorf("heard of at %v: %v, pushed at %v", heard, s, pushed)
 		}
+	}
+	// Of whom nobody here has heard it is not known what he shows, though he be unreachable.
+	if s := hq.siteRef(hq.node.Health(ref), &treev1.SiteHealth{Site: "gd-a", Group: "hq/gd", State: "unreachable", Reason: "not heard of since"}, ref, raw); s.GetState() != "unknown" || s.GetReason() != "not heard of since" {
+		t.Errorf("never heard of: %v", s)
 	}
 }

@@ -51,7 +51,19 @@ func TestVerdict(t *testing.T) {
 		}},
 		{"never-heard", func(_, _, sz *adminv1.WhyHop) {
 			sz.Live, sz.Away, sz.LastContact = false, "not heard of since gd-b became root of hq/gd at 08:00:00 UTC", nil
-			missing(sz, "waiting", away("sz-a", "sz-a: "+sz.Away))
+			sz.Revision = 0
+			missing(sz, "unknown", waitsBecause(causeUnheard, "sz-a: "+sz.Away, "start it"))
+		}},
+		{"below-a-silent-group", func(_, gd, sz *adminv1.WhyHop) {
+			gd.Live, gd.Away, gd.LastContact = false, "no contact with the root of hq/gd", ago(time.Minute)
+			missing(sz, "waiting", away("sz-a", gd.Away))
+			sz.Live, sz.Away, sz.LastContact = false, gd.Away, ago(time.Minute)
+		}},
+		{"below-a-group-not-heard-of", func(_, gd, sz *adminv1.WhyHop) {
+			gd.Live, gd.Away, gd.LastContact, gd.Revision = false, "not heard of yet since hq-b became root of hq 4s ago", nil, 0
+			missing(gd, "unknown", nil)
+			missing(sz, "unknown", waitsBecause(causeUnheard, "sz-a: "+gd.Away, "start it"))
+			sz.Live, sz.Away, sz.LastContact, sz.Revision = false, gd.Away, nil, 0
 		}},
 		{"delivered-unseen", func(_, _, sz *adminv1.WhyHop) {
 			sz.Trouble = &treev1.Trouble{Cause: "registry-unreachable", Summary: "the registry does not answer", Mend: "start it"}

@@ -203,7 +203,7 @@ func (a *Agent) fillReported(h *adminv1.WhyHop, sh *treev1.SiteHealth, s *adminv
 	}
 	h.State, h.Reason, h.Since, h.Digest = s.GetState(), s.GetReason(), s.GetSince(), s.GetDigest()
 	if st := sh.GetState(); st == "unreachable" || st == "unknown" || st == "" {
-		h.Live, h.LastContact = false, sh.GetLastContact()
+		h.Live, h.LastContact, h.Revision = false, sh.GetLastContact(), sh.GetRevision()
 		if h.Away == "" {
 			h.Away = sh.GetReason()
 		}
@@ -212,7 +212,7 @@ func (a *Agent) fillReported(h *adminv1.WhyHop, sh *treev1.SiteHealth, s *adminv
 	switch {
 	case h.GetTrouble() != nil, h.State == "delivered", h.State == "delivering", h.State == "unsubscribed":
 	case h.State == "unknown":
-		h.Trouble = waitsBecause(causeUnheard, sh.GetSite()+" was not heard of yet", "start the agent of "+sh.GetSite()+", or mend the network to it")
+		h.Trouble = waitsBecause(causeUnheard, strings.TrimSuffix(sh.GetSite()+": "+cmp.Or(h.GetAway(), "not heard of yet"), ": "), "ask again in some seconds; if it stays so, start the agent of "+sh.GetSite()+", or mend the network to it")
 	case h.GetAway() != "":
 		h.Trouble = away(sh.GetSite(), h.GetAway())
 	case p == nil:

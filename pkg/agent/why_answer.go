@@ -75,10 +75,16 @@ func (v *verdict) answer(last *adminv1.WhyHop) (string, string) {
 	case last.GetState() == "unsubscribed":
 		return v.because(fmt.Sprintf("%s is not wanted at %s: %s.", ref, site, last.GetTrouble().GetSummary()), last.GetTrouble())
 	}
+	t := last.GetTrouble()
+	if last.GetState() == "unknown" {
+		if s, up := v.away(); s != "" {
+			return v.because(fmt.Sprintf("%s: %s.", v.unknown(), s), up)
+		}
+		return v.because(fmt.Sprintf("%s: %s.", v.unknown(), t.GetSummary()), t)
+	}
 	if s, t := v.stuck(); s != "" {
 		return v.because(fmt.Sprintf("%s: %s.", v.missing(), s), t)
 	}
-	t := last.GetTrouble()
 	switch last.GetState() {
 	case "delivered":
 		return v.delivered(last)
@@ -91,6 +97,9 @@ func (v *verdict) answer(last *adminv1.WhyHop) (string, string) {
 		return v.because(fmt.Sprintf("%s: %s%s.", v.missing(), t.GetSummary(), v.tries(last)), t)
 	case "delivering":
 		return v.delivering(last)
+	}
+	if s, up := v.away(); s != "" && t.GetCause() == causeUnreachable {
+		return v.because(fmt.Sprintf("%s: %s.", v.missing(), s), up)
 	}
 	if t == nil {
 		t = waitsBecause("", "it waits for its turn", "")
@@ -109,6 +118,31 @@ func (v *verdict) missing() string {
 		return fmt.Sprintf("%s is deleted, and not yet gone from %s", v.w.GetRef(), v.w.GetSite())
 	}
 	return fmt.Sprintf("%s is not at %s", v.w.GetRef(), v.w.GetSite())
+}
+
+// unknown begins an answer that can't be given.
+func (v *verdict) unknown() string {
+	if v.deleted {
+		return fmt.Sprintf("whether %s, which is deleted, is gone from %s is not known", v.w.GetRef(), v.w.GetSite())
+	}
+	return fmt.Sprintf("whether %s is at %s is not known", v.w.GetRef(), v.w.GetSite())
+}
+
+// away finds the first group above the site that does not answer: of what is below it nobody hears.
+func (v *verdict) away() (string, *treev1.Trouble) {
+	hops := v.w.GetHops()
+	for _, h := range hops[:len(hops)-1] {
+		if h.GetAway() == "" || h.GetLive() || h.GetGroup() == hops[len(hops)-1].GetGroup() {
+			continue
+		}
+		if h.GetLastContact() == nil {
+			t := awayGroup(h.GetGroup())
+			t.Mend = "ask again in some seconds; if it stays so, " + t.GetMend()
+			return h.GetGroup() + ": " + h.GetAway(), t
+		}
+		return fmt.Sprintf("%s is unreachable since %s", h.GetGroup(), clock(h.GetLastContact())), awayGroup(h.GetGroup())
+	}
+	return "", nil
 }
 
 func (v *verdict) delivered(last *adminv1.WhyHop) (string, string) {
@@ -150,7 +184,7 @@ func (v *verdict) delivering(last *adminv1.WhyHop) (string, string) {
 	b := last.GetBlob()
 	switch {
 	case b.GetRate() > 0:
-		words += fmt.Sprintf(", coming from %s at %s/s", b.GetSource(), humanize.IBytes(uint64(b.GetRate())))
+		words += fmt.Sprintf("; blob %s comes from %s at %s/s", shortDigest(b.GetDigest()), b.GetSource(), humanize.IBytes(uint64(b.GetRate())))
 	case b != nil:
 		if s, t := v.above(); s != "" {
 			return v.because(fmt.Sprintf("%s, and nothing comes: %s.", words, s), t)
@@ -179,16 +213,20 @@ func (v *verdict) stuck() (string, *treev1.Trouble) {
 		if !behind && !foreign || i == 0 && len(v.w.GetHops()) > 1 {
 			continue
 		}
-		who := h.GetGroup()
+		who, mend := h.GetGroup(), awayGroup(h.GetGroup())
+		if i > 0 && i == len(v.w.GetHops())-1 && h.GetSite() == v.w.GetSite() && h.GetRoot() != h.GetSite() && v.w.GetHops()[i-1].GetGroup() == who {
+			who = h.GetSite()
+			mend = away(who, "")
+		}
 		switch {
 		case foreign && h.GetLive() && h.GetDetachedSince() == nil:
 			return who + " holds the catalog of another epoch", waitsBecause(causeForeign, "", "if this headquarters is the right one: fanoutctl epoch accept, at an agent of "+who+"; see docs/operations.md")
 		case h.GetDetachedSince() != nil:
 			return v.detached(h)
 		case h.GetAway() != "" && h.GetLastContact() == nil:
-			return fmt.Sprintf("whether its record has reached %s is not known: %s", who, h.GetAway()), awayGroup(who)
+			return fmt.Sprintf("whether its record has reached %s is not known: %s", who, h.GetAway()), mend
 		case h.GetAway() != "":
-			return fmt.Sprintf("its record has not reached %s, which is unreachable since %s", who, clock(h.GetLastContact())), awayGroup(who)
+			return fmt.Sprintf("its record has not reached %s, which is unreachable since %s", who, clock(h.GetLastContact())), mend
 		default:
 			return fmt.Sprintf("its record is on the way to %s, which is at revision %d of %d", who, h.GetRevision(), h.GetWant()), waitsBecause(causeRecord, "", "")
 		}
@@ -274,3 +312,6 @@ func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
 }
+
+// shortDigest tells a digest from others on a screen.
+func shortDigest(d string) string { return d[:min(len(d), len("sha256:")+12)] }

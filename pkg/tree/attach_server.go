@@ -154,7 +154,7 @@ func (o *office) lostChild(c *child) {
 	}
 	o.n.metrics.children.Set(float64(len(o.children)))
 	o.mu.Unlock()
-	o.table.leave(c.src, "no contact with its root")
+	o.table.leave(c.src, "no contact with the root of "+c.group)
 	for _, other := range above {
 		// While it was attached here itself, what the group between said of it did not count. That one comes again and tells everything.
 		other.held.cancel(fmt.Errorf("%w: %s is to be reported anew", errAgain, c.group))

@@ -345,7 +345,7 @@ func (t *table) groupsBelow(group string) []*catalogv1.Group {
 
 // missing calls unreachable what should have reported since this root took office, and did not.
 func (t *table) missing(snap *catalog.Snapshot, n *Node, since time.Time) {
-	reason := fmt.Sprintf("not heard of since %s became root of %s at %s UTC; nothing that was known before is known to it", n.cfg.Site, n.cfg.Group, since.UTC().Format(time.TimeOnly))
+	reason := fmt.Sprintf("not heard of since %s became root of %s at %s UTC", n.cfg.Site, n.cfg.Group, since.UTC().Format(time.TimeOnly))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.seq

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -347,12 +348,7 @@ func (d Describe) writeSite(b *described) {
 		return
 	}
 	if len(*d.Pending) == 0 {
-		switch m.State {
-		case "unreachable", "unknown", "":
-			b.part("Pending", "Not known: it is not heard of now. When it was last, nothing was up to its revision above.\n")
-		default:
-			b.part("Pending", "Nothing: it shows all that it should.\n")
-		}
+		b.part("Pending", m.nothingPending()+"\n")
 		return
 	}
 	rows := make([][]cell, 0, len(*d.Pending))
@@ -364,7 +360,29 @@ func (d Describe) writeSite(b *described) {
 		rows = append(rows, []cell{plain(p.Ref), state(p.State), plain(shortDigest(p.Want)), number(bytesText(p.BytesLeft)), plain(ago(d.AsOf, p.Since)), plain(reason)})
 	}
 	b.part(fmt.Sprintf("Pending, %d of %s", len(rows), plural(int(d.PendingTotal), "ref")), table(b.s, []string{"REF", "STATE", "WANT", "BYTES LEFT", "SINCE", "REASON"}, rows))
+	if m.Lag > 0 {
+		b.WriteString("\n" + m.unreceived() + "\n")
+	}
 	b.WriteString("\nThe whole way of one: fanoutctl why REF " + Clean(d.Name) + "\n")
+}
+
+// nothingPending says what it means that a site lists nothing as pending.
+func (m Member) nothingPending() string {
+	silent := m.State == "unreachable" || m.State == "unknown" || m.State == ""
+	switch {
+	case silent && m.Revision == 0:
+		return "Not known: it was not heard of yet."
+	case m.Lag > 0:
+		return "Nothing up to its revision above. " + m.unreceived()
+	case silent:
+		return "Not known: it is not heard of now. When it was last, nothing was up to its revision above."
+	}
+	return "Nothing: it shows all that it should."
+}
+
+// unreceived says what is not in the list of a site that is behind: it has not heard of it.
+func (m Member) unreceived() string {
+	return plural(int(min(m.Lag, math.MaxInt32)), "newer revision") + " of the catalog it has not received yet; what they change is not in this list."
 }
 
 func (d Describe) writeRef(b *described) {

@@ -10,7 +10,7 @@ import (
 
 // Limits say what a picture can't show.
 type Limits struct {
-	// CutOff: a group above the one that answers is attached to no parent.
+	// CutOff: the group that answers, or one above it, is attached to no parent.
 	CutOff *CutOff `json:"cutOff,omitempty"`
 	// NoRoot says why the group of the agent that answers has no root: only what that agent knows itself is shown.
 	NoRoot string `json:"noRoot,omitempty"`
@@ -44,7 +44,7 @@ func (l Limits) text(s Style, asOf *time.Time) string {
 				since += " (" + age + ")"
 			}
 		}
-		fmt.Fprintln(&b, s.paint(yellow, Clean(c.Group+", above, is attached to no parent"+since+": what headquarters has published since is not known here.")))
+		fmt.Fprintln(&b, s.paint(yellow, Clean(c.Group+" is attached to no parent"+since+": what headquarters has published since is not known here.")))
 	}
 	return b.String()
 }

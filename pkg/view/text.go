@@ -58,7 +58,11 @@ func (x Site) why(now *time.Time) string {
 	case x.Reason == "":
 		return strings.Join(more, ", ")
 	}
-	return x.Reason + " (" + strings.Join(more, ", ") + ")"
+	text := x.Reason + " (" + strings.Join(more, ", ") + ")"
+	if x.State == "delivering" {
+		return "before: " + text // what comes now is another attempt
+	}
+	return text
 }
 
 // SitesSummary counts the sites that show what they should. Sites that do not want the ref are not counted.

@@ -328,7 +328,7 @@ func (t Tree) arrange() []placed {
 	var tops []Group
 	for _, g := range t.Groups {
 		up := g.Parent
-		if up == "" && g.State == "unknown" {
+		if up == "" && !g.Answers {
 			up = parentPath(g.Group) // it is not known to be attached to none
 		}
 		if up == "" || !known[up] || up == g.Group {

@@ -7,7 +7,7 @@ export const words = {
     "language": "中文", "language.label": "Switch the language to Chinese", "theme": "Theme", "theme.auto": "Theme: as the system", "theme.light": "Theme: light", "theme.dark": "Theme: dark",
     "served": "seen from {0}", "live": "live", "live.label": "Live: changes show as they happen", "stale": "no contact for {0}", "connecting": "connecting…",
     "trouble": "The picture is old: {0}", "trouble.stale": "The agent does not answer. What is shown is {0} old; the page tries again by itself.",
-    "noroot": "Only what this agent knows itself is shown: {0}.", "cutoff": "{0}, above, is attached to no parent since {1}. What headquarters has published since is not known here.",
+    "noroot": "Only what this agent knows itself is shown: {0}.", "cutoff": "{0} is attached to no parent since {1}. What headquarters has published since is not known here.",
     "cut": "This agent answers for {0} and what is below. What is above is not seen from here.",
    
     "state.synced": "synced", "state.syncing": "syncing", "state.behind": "behind", "state.degraded": "degraded", "state.conflict": "conflict", "state.unreachable": "unreachable",
@@ -51,7 +51,7 @@ export const words = {
     "language": "English", "language.label": "切换为英文", "theme": "主题", "theme.auto": "主题：跟随系统", "theme.light": "主题：浅色", "theme.dark": "主题：深色",
     "served": "由 {0} 提供", "live": "实时", "live.label": "实时：变化即刻显示", "stale": "已失去联系 {0}", "connecting": "连接中…",
     "trouble": "画面已旧：{0}", "trouble.stale": "代理没有应答。所示内容为 {0} 前；页面会自动重试。",
-    "noroot": "仅显示本代理自身所知：{0}。", "cutoff": "上级 {0} 自 {1} 起未连接到任何上级。此后总部发布的内容这里尚不知道。",
+    "noroot": "仅显示本代理自身所知：{0}。", "cutoff": "{0} 自 {1} 起未连接到任何上级。此后总部发布的内容这里尚不知道。",
     "cut": "本代理负责 {0} 及其下级。从这里看不到上级。",
    
     "state.synced": "已同步", "state.syncing": "同步中", "state.behind": "落后", "state.degraded": "异常", "state.conflict": "冲突", "state.unreachable": "失联",

@@ -297,7 +297,7 @@ type TreeResponse struct {
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// groups, parents before children.
 	Groups []*TreeGroup `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
-	// cut_off: a group above the one that answers is attached to no parent; absent: none is, as far as is known.
+	// cut_off: the group that answers, or one above it, is attached to no parent; absent: none is, as far as is known.
 	CutOff *v1.CutOff `protobuf:"bytes,3,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
 	// no_root says why the group of the agent that answers has no root, who alone knows all: this is what the agent knows itself. Empty: a root answers.
 	NoRoot        string `protobuf:"bytes,4,opt,name=no_root,json=noRoot,proto3" json:"no_root,omitempty"`
