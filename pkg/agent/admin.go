@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
@@ -248,17 +249,25 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
-	return s.picture(stream.Context(), req.GetWatch(), s.rootNow, func(root adminv1.AdminServiceClient) error {
-		from, err := root.Where(stream.Context(), req)
-		return relay(from, err, stream.Send)
-	}, func() error {
+	var sent *adminv1.WhereResponse
+	where := func() error {
 		rec, ok := s.a.node.Catalog().Get(ref)
 		if !ok {
 			return s.a.unknownRef(s.a.node.Health(), ref)
 		}
 		w := s.a.where(ref, rec)
+		asOf := w.AsOf
+		if w.AsOf = nil; proto.Equal(w, sent) {
+			return nil // what changed is of other refs
+		}
+		sent = proto.CloneOf(w)
+		w.AsOf = asOf
 		return stream.Send(w)
-	})
+	}
+	return s.picture(stream.Context(), req.GetWatch(), s.rootNow, func(root adminv1.AdminServiceClient) error {
+		from, err := root.Where(stream.Context(), req)
+		return relay(from, err, stream.Send)
+	}, where)
 }
 
 func parseRef(s string) (catalog.Ref, error) {

@@ -56,7 +56,7 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 	if err != nil {
 		return nil, err
 	}
-	d := &adminv1.DescribeResponse{Kind: x.kind, Name: x.name, AsOf: now()}
+	d := &adminv1.DescribeResponse{Kind: x.kind, Name: x.name, AsOf: now(), Headquarters: s.a.cfg.Headquarters()}
 	switch x.kind {
 	case kindGroup:
 		s.a.describeGroup(d, view)

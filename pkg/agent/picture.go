@@ -180,6 +180,9 @@ func (a *Agent) treeGroup(g *treev1.GroupHealth, sites []*treev1.SiteHealth, hea
 func (a *Agent) where(ref catalog.Ref, rec *catalogv1.Record) *adminv1.WhereResponse {
 	w := &adminv1.WhereResponse{Ref: ref.String(), Revision: rec.GetRevision(), AsOf: now(), CutOff: a.cutOff(), NoRoot: a.rootless()}
 	w.Digest = showsDigest(a.shown(rec))
+	if passedBy(rec, a.shown(rec)) != "" {
+		w.Held = rec.GetReleases()[len(rec.GetReleases())-1].GetTarget().GetDigest()
+	}
 	view := a.node.Health(ref)
 	for _, h := range view.Sites {
 		if h.GetRegistryType() == "none" {
@@ -286,5 +289,5 @@ func heard(h *treev1.SiteHealth) bool {
 
 // toDo is how many refs a site does not show and is to.
 func toDo(h *treev1.SiteHealth) uint64 {
-	return h.GetPendingTotal() - min(h.GetPendingAccepted(), h.GetPendingTotal())
+	return h.GetPendingTotal() - min(h.GetPendingAccepted()+h.GetPendingHeld(), h.GetPendingTotal())
 }

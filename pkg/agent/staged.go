@@ -117,6 +117,23 @@ func (a *Agent) bringAhead(ctx context.Context, ref catalog.Ref) error {
 	return nil
 }
 
+// aheadOfTag begins the reason of a ref whose content comes while its tag stays as it is.
+const aheadOfTag = "content, ahead of its tag"
+
+// aheadReason says what the tag waits for.
+func (a *Agent) aheadReason(raw *catalogv1.Record) string {
+	if f, until := a.frozen(raw); f != nil {
+		return aheadOfTag + ", which is " + frozenWords(f, until)
+	}
+	if n := len(raw.GetReleases()); n > 0 && raw.GetReleases()[n-1].GetTarget().GetDigest() != showsDigest(a.shown(raw)) {
+		if id := raw.GetReleases()[n-1].GetRollout(); id != "" {
+			return aheadOfTag + ", which waits for its wave of rollout " + id
+		}
+		return aheadOfTag + ", which waits for a promotion"
+	}
+	return aheadOfTag
+}
+
 // bring has this registry hold one target, whatever the tag shows.
 func (a *Agent) bring(ctx context.Context, ref catalog.Ref, raw *catalogv1.Record, t catalog.Target) error {
 	rec := &catalogv1.Record{Repository: ref.Repository, Tag: ref.Tag, Target: t.Descriptor, Referrers: t.Referrers, Revision: raw.GetRevision(), Traceparent: contentTrace(raw, t.Descriptor.GetDigest())}
@@ -128,12 +145,16 @@ func (a *Agent) bring(ctx context.Context, ref catalog.Ref, raw *catalogv1.Recor
 	if !a.keeping.has(a.node.Catalog(), ref) {
 		return errChanged
 	}
+	shows, err := a.observe(ctx, ref)
+	if err != nil {
+		return err
+	}
 	a.progress.update(ref, func(p *treev1.PendingRef) {
-		p.Revision, p.State, p.Reason, p.Trouble, p.NextAttempt = raw.GetRevision(), "delivering", "content, ahead of its tag", nil, nil
+		p.Revision, p.State, p.Reason, p.Trouble, p.NextAttempt, p.Digest = raw.GetRevision(), "delivering", a.aheadReason(raw), nil, nil, shows
 	}, true)
 	d := newDelivery(a, ref, rec, "")
 	d.hold = true
-	err := d.carryOut(ctx)
+	err = d.carryOut(ctx)
 	if errors.Is(context.Cause(ctx), errUnkept) {
 		return errChanged
 	}

@@ -24,7 +24,7 @@ const lookPatience = 5 * time.Second
 func (a *Agent) hopHere(ctx context.Context, ref catalog.Ref) *adminv1.WhyHop {
 	snap, roster := a.node.Catalog(), a.node.Roster()
 	h := &adminv1.WhyHop{
-		Group: a.cfg.Group, Root: roster.Root, Parent: roster.Parent, Carrier: roster.Carrier, Site: a.cfg.Site, Registry: a.registryAddress(),
+		Group: a.cfg.Group, Root: roster.Root, Parent: a.attachedTo(roster), Carrier: roster.Carrier, Site: a.cfg.Site, Registry: a.registryAddress(),
 		Revision: snap.Position().GetRevision(), Epoch: snap.Position().GetEpoch(), Live: true, LastContact: now(),
 	}
 	raw, rec := a.record(ref)
@@ -48,6 +48,14 @@ func (a *Agent) hopHere(ctx context.Context, ref catalog.Ref) *adminv1.WhyHop {
 		a.lookHere(ctx, h, ref, rec)
 	}
 	return h
+}
+
+// attachedTo is the group that this one is attached to. Without a root it is to none, whatever the last one said.
+func (a *Agent) attachedTo(roster tree.Roster) string {
+	if roster.Root == "" {
+		return ""
+	}
+	return roster.Parent
 }
 
 // lookHere fills in what this site's registry shows of a ref that counts as delivered.

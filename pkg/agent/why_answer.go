@@ -193,6 +193,9 @@ func (v *verdict) delivering(last *adminv1.WhyHop) (string, string) {
 			words += ", asked of " + b.GetSource()
 		}
 	}
+	if strings.HasPrefix(last.GetReason(), aheadOfTag) {
+		words += "; it is " + last.GetReason()
+	}
 	if last.GetAttempts() > 0 && last.GetTrouble() != nil {
 		words += fmt.Sprintf("; tried before, and failed %s: %s", times(last.GetAttempts()), last.GetTrouble().GetSummary())
 	}

@@ -286,6 +286,16 @@ func TestWhy_Waits(t *testing.T) {
 		l.state("prod/web:1", "held")
 	}
 	golden(t, "promotion", inWords(hq.why("prod/web:1", "s2")))
+	waitFor(t, "what is held is no work left", func() error {
+		for _, g := range hq.tree("").GetGroups() {
+			for _, m := range g.GetMembers() {
+				if m.GetPending() != 0 || m.GetState() != "synced" {
+					return fmt.Errorf("%s is %s and has %d refs to do", m.GetSite(), m.GetState(), m.GetPending())
+				}
+			}
+		}
+		return nil
+	})
 	hq.promote("r1", []string{"prod/web:1"}, same, "hq/gd", "hq/gd/sz")
 	hq.saw("r1", "hq/gd", "staged")
 	sz.state("prod/web:1", "held", "r1")

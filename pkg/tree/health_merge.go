@@ -314,10 +314,13 @@ func (t *table) report(s *source, h *treev1.SiteHealth, pending map[string]*tree
 	h = proto.CloneOf(h)
 	h.Reason = shorten(strings.ToValidUTF8(h.Reason, "?"))
 	h.State, h.Registry = plain(h.State), plain(h.Registry)
-	h.PendingTotal, h.PendingAccepted, h.PendingFrom = uint64(len(pending)), 0, 0
+	h.PendingTotal, h.PendingAccepted, h.PendingHeld, h.PendingFrom = uint64(len(pending)), 0, 0, 0
 	for _, p := range pending {
-		if p.GetState() == "accepted" {
+		switch p.GetState() {
+		case "accepted":
 			h.PendingAccepted++
+		case "held":
+			h.PendingHeld++
 		}
 	}
 	limit := ^uint64(0)

@@ -20,20 +20,22 @@ type Describe struct {
 	Name          string     `json:"name"`
 	AsOf          *time.Time `json:"asOf,omitempty"`
 	// Group that is told of; of a site its group, with the site as its only member.
-	Group           *Group           `json:"group,omitempty"`
-	Subscription    *Subscriptions   `json:"subscription,omitempty"`
-	Parents         *[]string        `json:"parents,omitempty"`
-	FallbackParents *[]string        `json:"fallbackParents,omitempty"`
-	Children        *[]Group         `json:"children,omitempty"`
-	Pending         *[]PendingRef    `json:"pending,omitempty"`
-	PendingTotal    uint64           `json:"pendingTotal,omitempty"`
-	Record          *RecordDetails   `json:"record,omitempty"`
-	Policy          *Policy          `json:"policy,omitempty"`
-	Sites           *[]Site          `json:"sites,omitempty"`
-	Conflicts       []Conflict       `json:"conflicts"`
-	Rollouts        []RolloutSummary `json:"rollouts"`
-	Events          []Event          `json:"events"`
-	Notes           []string         `json:"notes"`
+	Group           *Group         `json:"group,omitempty"`
+	Subscription    *Subscriptions `json:"subscription,omitempty"`
+	Parents         *[]string      `json:"parents,omitempty"`
+	FallbackParents *[]string      `json:"fallbackParents,omitempty"`
+	Children        *[]Group       `json:"children,omitempty"`
+	Pending         *[]PendingRef  `json:"pending,omitempty"`
+	PendingTotal    uint64         `json:"pendingTotal,omitempty"`
+	Record          *RecordDetails `json:"record,omitempty"`
+	Policy          *Policy        `json:"policy,omitempty"`
+	// Headquarters: it was answered there, where policies are known.
+	Headquarters bool             `json:"headquarters"`
+	Sites        *[]Site          `json:"sites,omitempty"`
+	Conflicts    []Conflict       `json:"conflicts"`
+	Rollouts     []RolloutSummary `json:"rollouts"`
+	Events       []Event          `json:"events"`
+	Notes        []string         `json:"notes"`
 	// Servers of the group's raft; of a site, its own.
 	Servers     []MemberInfo `json:"servers,omitempty"`
 	Transfers   []Transfer   `json:"transfers,omitempty"`
@@ -118,6 +120,7 @@ func DescribeOf(r *adminv1.DescribeResponse) Describe {
 		d.Servers = MembersOf(&adminv1.MembersResponse{Members: r.GetServers()}).Members
 	}
 	d.Transfers = TopOf(&adminv1.TopResponse{Transfers: r.GetTransfers()}).Transfers
+	d.Headquarters = r.GetHeadquarters()
 	d.Incarnation, d.ImageBytes, d.Platforms = r.GetIncarnation(), r.GetImageBytes(), r.GetPlatforms()
 	return d
 }
@@ -136,9 +139,12 @@ func recordOf(rec *catalogv1.Record) *RecordDetails {
 		Image: Image{
 			Ref: rec.GetRepository() + ":" + rec.GetTag(), Digest: rec.GetTarget().GetDigest(), MediaType: rec.GetTarget().GetMediaType(), Size: rec.GetTarget().GetSize(),
 			Revision: rec.GetRevision(), PublishedAt: moment(rec.GetPublishedAt()), PublishedBy: rec.GetPublishedBy(), Origin: rec.GetOrigin(),
-			Referrers: uint32(len(rec.GetReferrers())), Deleted: rec.GetDeleted(),
+			Referrers: uint32(len(rec.GetReferrers())), Deleted: rec.GetDeleted() && len(rec.GetReleases()) == 0, // else it is new, and shown where a rollout has it shown
 		},
 		PushedAt: moment(rec.GetPushedAt()), History: append([]string{}, rec.GetHistory()...), ReferrerDigests: []string{}, Releases: []RecordRelease{},
+	}
+	if rec.GetDeleted() && !d.Deleted {
+		d.Digest = ""
 	}
 	for _, x := range rec.GetReferrers() {
 		d.ReferrerDigests = append(d.ReferrerDigests, x.GetDigest())
@@ -211,7 +217,9 @@ func (d Describe) Text(s Style) string {
 func (b *described) writeState(state, reason string, revision, lag uint64, seconds float64) {
 	fmt.Fprintf(b, "%s  %s\n", pad("State:", 18), b.s.paint(stateColor(state), Clean(fallback(state, "unknown"))))
 	b.line("Reason", reason)
-	b.line("Revision", count(revision))
+	if !unheard(state, revision) {
+		b.line("Revision", count(revision))
+	}
 	if lag > 0 || seconds >= 1 {
 		b.line("Lag", lagText(lag, seconds))
 	}
@@ -370,7 +378,7 @@ func (d Describe) writeSite(b *described) {
 func (m Member) nothingPending() string {
 	silent := m.State == "unreachable" || m.State == "unknown" || m.State == ""
 	switch {
-	case silent && m.Revision == 0:
+	case unheard(m.State, m.Revision):
 		return "Not known: it was not heard of yet."
 	case m.Lag > 0:
 		return "Nothing up to its revision above. " + m.unreceived()
@@ -385,11 +393,27 @@ func (m Member) unreceived() string {
 	return plural(int(min(m.Lag, math.MaxInt32)), "newer revision") + " of the catalog it has not received yet; what they change is not in this list."
 }
 
+// text says what is shown where, and by whose word.
+func (x RecordRelease) text() string {
+	at := "nowhere yet"
+	if len(x.Groups) > 0 {
+		at = "at " + strings.Join(x.Groups, ", ")
+	}
+	by := "; elsewhere it waits for a promotion"
+	if x.Rollout != "" {
+		by = ", by rollout " + x.Rollout
+	}
+	return fallback(x.Digest, "no tag") + " " + at + by
+}
+
 func (d Describe) writeRef(b *described) {
 	r := d.Record
 	digest := r.Digest
-	if r.Deleted {
+	switch {
+	case r.Deleted:
 		digest = "deleted; it showed " + fallback(digest, "nothing")
+	case digest == "":
+		digest = "none, but what is released below"
 	}
 	b.line("Digest", digest)
 	b.line("Media type", r.MediaType)
@@ -402,6 +426,9 @@ func (d Describe) writeRef(b *described) {
 	b.line("Published", strings.TrimSpace(stamp(r.PublishedAt)+" by "+fallback(r.PublishedBy, "an unknown")+" at "+fallback(r.Origin, "an unknown site")))
 	b.line("Pushed", stamp(r.PushedAt))
 	policy := "none: as cascade, to every site when it is pushed"
+	if !d.Headquarters {
+		policy = "known at headquarters only"
+	}
 	if p := d.Policy; p != nil {
 		policy = p.Name + ": " + p.Delivery
 	}
@@ -409,7 +436,7 @@ func (d Describe) writeRef(b *described) {
 	b.list("Referrers:", r.ReferrerDigests)
 	b.list("Showed before:", r.History)
 	for _, x := range r.Releases {
-		b.line("Shown otherwise", fmt.Sprintf("%s at %s, by rollout %s", fallback(x.Digest, "no tag"), strings.Join(x.Groups, ", "), x.Rollout))
+		b.line("Released", x.text())
 	}
 	if d.Sites != nil {
 		b.part("Sites, "+SitesSummary(*d.Sites), SitesText(b.s, *d.Sites, d.AsOf))

@@ -1,6 +1,7 @@
 package view_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -69,5 +70,31 @@ func describeDocuments() map[string]document {
 func TestDescribe_Odd(t *testing.T) {
 	for _, r := range []*adminv1.DescribeResponse{nil, {}, {Kind: "site"}, {Kind: "ref"}, {Kind: "站", Name: "x"}, {Kind: "site", Group: &adminv1.TreeGroup{}}, {Kind: "site", Pending: &adminv1.PendingResponse{Refs: []*adminv1.PendingAtSite{{}}}}} {
 		_ = view.DescribeOf(r).Text(view.Style{})
+	}
+}
+
+// A tag that is new, and comes by a promotion, is not deleted where it is not shown yet.
+func TestDescribe_NewByRelease(t *testing.T) {
+	t.Parallel()
+	rec := &catalogv1.Record{Repository: "prod/web", Tag: "1", Deleted: true, Target: &catalogv1.Descriptor{Digest: "sha256:old"}, Releases: []*catalogv1.Release{
+		{Target: &catalogv1.Descriptor{Digest: "sha256:new"}, Groups: []string{"hq"}}, {Target: &catalogv1.Descriptor{Digest: "sha256:new"}, Rollout: "r1"},
+	}}
+	doc := view.DescribeOf(&adminv1.DescribeResponse{Kind: "ref", Name: "prod/web:1", Record: rec})
+	text := doc.Text(view.Style{})
+	for _, want := range []string{"none, but what is released below", "sha256:new at hq; elsewhere it waits for a promotion", "sha256:new nowhere yet, by rollout r1", "known at headquarters only"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in:\n%s", want, text)
+		}
+	}
+	if doc.Record.Deleted || strings.Contains(text, "deleted") || strings.Contains(text, "sha256:old") {
+		t.Errorf("it is not deleted: %s", text)
+	}
+	where := view.WhereOf(&adminv1.WhereResponse{Ref: "prod/web:1", Held: "sha256:new", Sites: []*adminv1.SiteRef{{Site: "a", State: "held", Held: "sha256:new"}}}).Text(view.Style{})
+	if !strings.HasPrefix(where, "prod/web:1  none → sha256:new, which is held  revision") {
+		t.Errorf("where:\n%s", where)
+	}
+	gone := view.WhereOf(&adminv1.WhereResponse{Ref: "team/app:1", Sites: []*adminv1.SiteRef{{Site: "a", State: "delivered"}, {Site: "b", State: "waiting"}}}).Text(view.Style{})
+	if !strings.Contains(gone, "deleted") || !strings.Contains(gone, "gone from 1 of 2 sites") {
+		t.Errorf("where of a deleted one:\n%s", gone)
 	}
 }

@@ -100,12 +100,14 @@ func diskOf(d *treev1.Disk) *Disk {
 
 // Where is the document of `where`.
 type Where struct {
-	SchemaVersion int        `json:"schemaVersion"`
-	Ref           string     `json:"ref"`
-	Revision      uint64     `json:"revision"`
-	Digest        string     `json:"digest"`
-	AsOf          *time.Time `json:"asOf,omitempty"`
-	Sites         []Site     `json:"sites"`
+	SchemaVersion int    `json:"schemaVersion"`
+	Ref           string `json:"ref"`
+	Revision      uint64 `json:"revision"`
+	Digest        string `json:"digest"`
+	// Held is the digest that waits for a promotion or a wave, where the group of the agent that answers shows another one, or none.
+	Held  string     `json:"held,omitempty"`
+	AsOf  *time.Time `json:"asOf,omitempty"`
+	Sites []Site     `json:"sites"`
 	Limits
 }
 
@@ -337,7 +339,7 @@ func TreeOf(r *adminv1.TreeResponse) Tree {
 func WhereOf(r *adminv1.WhereResponse) Where {
 	return Where{
 		SchemaVersion: SchemaVersion, Ref: r.GetRef(), Revision: r.GetRevision(), Digest: r.GetDigest(), AsOf: moment(r.GetAsOf()),
-		Sites: SitesOf(r.GetSites()), Limits: limitsOf(r.GetCutOff(), r.GetNoRoot()),
+		Held: r.GetHeld(), Sites: SitesOf(r.GetSites()), Limits: limitsOf(r.GetCutOff(), r.GetNoRoot()),
 	}
 }
 

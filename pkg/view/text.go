@@ -12,12 +12,16 @@ import (
 
 // Text of one ref at every site.
 func (w Where) Text(s Style) string {
-	target := w.Digest
-	if target == "" {
-		target = "deleted"
+	target, summary := w.Digest, SitesSummary(w.Sites)
+	switch {
+	case w.Held != "":
+		target = fallback(target, "none") + " → " + w.Held + ", which is held"
+	case target == "":
+		delivered, total := deliveredAt(w.Sites)
+		target, summary = "deleted", fmt.Sprintf("gone from %d of %s", delivered, plural(total, "site"))
 	}
 	head := fmt.Sprintf("%s  %s  revision %s\n\n", s.paint(bold, Clean(w.Ref)), Clean(target), count(w.Revision))
-	return head + SitesText(s, w.Sites, w.AsOf) + "\n" + SitesSummary(w.Sites) + asOf(w.AsOf) + "\n" + w.Limits.text(s, w.AsOf)
+	return head + SitesText(s, w.Sites, w.AsOf) + "\n" + summary + asOf(w.AsOf) + "\n" + w.Limits.text(s, w.AsOf)
 }
 
 // SitesText is a table of a ref's sites; ages count from now, which may be nil.

@@ -179,8 +179,12 @@ func (p Picture) groupRow(at placed) []cell {
 	if g.Worst != "" && g.Worst != g.State && g.WorstAt != g.Group {
 		st = cell{text: g.State + ", below: " + g.Worst, color: stateColor(g.Worst)}
 	}
+	revision, lag := count(g.Revision), lagText(g.Lag, g.LagSeconds)
+	if unheard(g.State, g.Revision) {
+		revision, lag = "", ""
+	}
 	row := []cell{
-		{text: strings.Repeat("  ", at.depth) + name, color: bold}, st, number(count(g.Revision)), number(lagText(g.Lag, g.LagSeconds)),
+		{text: strings.Repeat("  ", at.depth) + name, color: bold}, st, number(revision), number(lag),
 		plain(""), number(bytesText(g.BytesLeft)), plain(""), number(etaText(g.EtaSeconds)),
 	}
 	if p.Wide {
@@ -191,6 +195,11 @@ func (p Picture) groupRow(at placed) []cell {
 		reason = strings.TrimSuffix("root "+g.Root+" answers; "+reason, "; ")
 	}
 	return append(row, plain(ago(p.AsOf, g.LastContact)), plain(reason))
+}
+
+// unheard says of a group or site that nothing was heard of it: its revision is not 0, but not known.
+func unheard(state string, revision uint64) bool {
+	return revision == 0 && (state == "unknown" || state == "unreachable" || state == "")
 }
 
 func (p Picture) memberRow(at placed, m Member) []cell {
@@ -208,8 +217,12 @@ func (p Picture) memberRow(at placed, m Member) []cell {
 	if m.Lag > 0 || m.LagSeconds >= 1 {
 		lag = lagText(m.Lag, m.LagSeconds)
 	}
+	revision := count(m.Revision)
+	if unheard(m.State, m.Revision) {
+		revision = ""
+	}
 	row := []cell{
-		plain(strings.Repeat("  ", at.depth+1) + name), state(m.State), number(count(m.Revision)), number(lag), number(nonzero(m.Pending)),
+		plain(strings.Repeat("  ", at.depth+1) + name), state(m.State), number(revision), number(lag), number(nonzero(m.Pending)),
 		number(bytesText(m.BytesLeft)), number(rate(m.Rate)), number(etaText(m.EtaSeconds)),
 	}
 	if p.Wide {

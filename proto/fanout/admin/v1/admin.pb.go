@@ -850,7 +850,9 @@ type WhereResponse struct {
 	// cut_off as in a TreeResponse.
 	CutOff *v1.CutOff `protobuf:"bytes,6,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
 	// no_root as in a TreeResponse.
-	NoRoot        string `protobuf:"bytes,7,opt,name=no_root,json=noRoot,proto3" json:"no_root,omitempty"`
+	NoRoot string `protobuf:"bytes,7,opt,name=no_root,json=noRoot,proto3" json:"no_root,omitempty"`
+	// held is the digest that waits for a promotion or a wave, where the group of the agent that answers shows another one, or none; empty: none does.
+	Held          string `protobuf:"bytes,8,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -930,6 +932,13 @@ func (x *WhereResponse) GetCutOff() *v1.CutOff {
 func (x *WhereResponse) GetNoRoot() string {
 	if x != nil {
 		return x.NoRoot
+	}
+	return ""
+}
+
+func (x *WhereResponse) GetHeld() string {
+	if x != nil {
+		return x.Held
 	}
 	return ""
 }
@@ -2235,7 +2244,9 @@ type DescribeResponse struct {
 	// image_bytes is the size of all that lies under the ref, each blob once; 0: not known.
 	ImageBytes int64 `protobuf:"varint,21,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
 	// platforms that the ref's index names, as OS/ARCHITECTURE[/VARIANT].
-	Platforms     []string `protobuf:"bytes,22,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	Platforms []string `protobuf:"bytes,22,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	// headquarters: it was answered there, where policies, rollouts and conflicts are known.
+	Headquarters  bool `protobuf:"varint,23,opt,name=headquarters,proto3" json:"headquarters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2422,6 +2433,13 @@ func (x *DescribeResponse) GetPlatforms() []string {
 		return x.Platforms
 	}
 	return nil
+}
+
+func (x *DescribeResponse) GetHeadquarters() bool {
+	if x != nil {
+		return x.Headquarters
+	}
+	return false
 }
 
 // ImagesRequest selects repositories.
@@ -7092,7 +7110,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x13certificate_expires\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\"6\n" +
 	"\fWhereRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
-	"\x05watch\x18\x02 \x01(\bR\x05watch\"\x80\x02\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\"\x94\x02\n" +
 	"\rWhereResponse\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
@@ -7100,7 +7118,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x05as_of\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12.\n" +
 	"\x05sites\x18\x05 \x03(\v2\x18.fanout.admin.v1.SiteRefR\x05sites\x12/\n" +
 	"\acut_off\x18\x06 \x01(\v2\x16.fanout.tree.v1.CutOffR\x06cutOff\x12\x17\n" +
-	"\ano_root\x18\a \x01(\tR\x06noRoot\"\x80\x03\n" +
+	"\ano_root\x18\a \x01(\tR\x06noRoot\x12\x12\n" +
+	"\x04held\x18\b \x01(\tR\x04held\"\x80\x03\n" +
 	"\aSiteRef\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -7210,7 +7229,7 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
 	"\x0fDescribeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xc7\a\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xeb\a\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12/\n" +
@@ -7235,7 +7254,8 @@ const file_fanout_admin_v1_admin_proto_rawDesc = "" +
 	"\vincarnation\x18\x14 \x01(\tR\vincarnation\x12\x1f\n" +
 	"\vimage_bytes\x18\x15 \x01(\x03R\n" +
 	"imageBytes\x12\x1c\n" +
-	"\tplatforms\x18\x16 \x03(\tR\tplatforms\"W\n" +
+	"\tplatforms\x18\x16 \x03(\tR\tplatforms\x12\"\n" +
+	"\fheadquarters\x18\x17 \x01(\bR\fheadquarters\"W\n" +
 	"\rImagesRequest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +

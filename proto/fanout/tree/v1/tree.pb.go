@@ -1522,7 +1522,9 @@ type SiteHealth struct {
 	// pending_accepted of pending_total are differences that the settings accept: nothing is to be done about them.
 	PendingAccepted uint64 `protobuf:"varint,23,opt,name=pending_accepted,json=pendingAccepted,proto3" json:"pending_accepted,omitempty"`
 	// starting: it has not read its log since it was started, so that revision and what is pending say nothing of what it shows.
-	Starting      bool `protobuf:"varint,24,opt,name=starting,proto3" json:"starting,omitempty"`
+	Starting bool `protobuf:"varint,24,opt,name=starting,proto3" json:"starting,omitempty"`
+	// pending_held of pending_total wait for a promotion, a wave or the end of a freeze: all that can be done is done.
+	PendingHeld   uint64 `protobuf:"varint,25,opt,name=pending_held,json=pendingHeld,proto3" json:"pending_held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1702,6 +1704,13 @@ func (x *SiteHealth) GetStarting() bool {
 		return x.Starting
 	}
 	return false
+}
+
+func (x *SiteHealth) GetPendingHeld() uint64 {
+	if x != nil {
+		return x.PendingHeld
+	}
+	return 0
 }
 
 // Disk is the file system on which a directory lies.
@@ -3182,7 +3191,7 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\x04lost\x18\x17 \x01(\bR\x04lost\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf8\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x06\n" +
 	"\n" +
 	"SiteHealth\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x14\n" +
@@ -3208,7 +3217,8 @@ const file_fanout_tree_v1_tree_proto_rawDesc = "" +
 	"\rregistry_disk\x18\x15 \x01(\v2\x14.fanout.tree.v1.DiskR\fregistryDisk\x12K\n" +
 	"\x13certificate_expires\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\x12)\n" +
 	"\x10pending_accepted\x18\x17 \x01(\x04R\x0fpendingAccepted\x12\x1a\n" +
-	"\bstarting\x18\x18 \x01(\bR\bstarting\"0\n" +
+	"\bstarting\x18\x18 \x01(\bR\bstarting\x12!\n" +
+	"\fpending_held\x18\x19 \x01(\x04R\vpendingHeld\"0\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\"\xf7\x03\n" +
