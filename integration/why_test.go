@@ -117,7 +117,7 @@ func onItsWay(t *testing.T, hq *site) {
 	hq.link.throttle(256 << 10)
 	push(t, hq, "app/big:1", image(t, 4<<20, 1))
 	w := hq.why("app/big:1", "gd-a", func(w view.Why) bool { return w.State == "delivering" && w.Hops[len(w.Hops)-1].Rate > 0 })
-	if last := w.Hops[len(w.Hops)-1]; !last.Live || last.Source != "hq-a" || last.BytesTotal < 4<<20 || last.BytesLeft == 0 || !strings.Contains(w.Answer, "coming from hq-a at ") {
+	if last := w.Hops[len(w.Hops)-1]; !last.Live || last.Source != "hq-a" || last.BytesTotal < 4<<20 || last.BytesLeft == 0 || !strings.Contains(w.Answer, " comes from hq-a at ") {
 		t.Errorf("of what is on its way: %+v", w)
 	}
 	top, err := asks[view.Top](hq, "top")

@@ -112,7 +112,7 @@ func (s *admin) whyFromHere(ctx context.Context, ref catalog.Ref, site, actor st
 		if top := resp.Hops[0]; top.GetDetachedSince() != nil {
 			note = fmt.Sprintf("asked at %s, which is attached to no parent since %s: whether there are newer revisions above is not known here", a.cfg.Group, clock(top.GetDetachedSince()))
 		} else if cut := a.cutOff(); cut != nil {
-			note = fmt.Sprintf("asked at %s; %s, above, %s", a.cfg.Group, cut.GetGroup(), cutOffWords(cut))
+			note = fmt.Sprintf("asked at %s; %s %s", a.cfg.Group, cut.GetGroup(), cutOffWords(cut))
 		}
 		resp.Notes = append(resp.Notes, note)
 	}
