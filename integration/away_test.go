@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fanout-io/fanout/pkg/view"
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 )
 
@@ -83,4 +84,59 @@ func TestMemberAway(t *testing.T) {
 		}
 	})
 	t.Logf("state, revision, lag: %q", seen)
+}
+
+// TestRootAway: the root of a province dies, and a city with it. What headquarters heard of both stands: at no moment is it said that an image is not where it was delivered, and the new root, who
+// has not heard of them, says that.
+func TestRootAway(t *testing.T) {
+	t.Parallel()
+	sites := start(t, spec{name: "hq-a", group: "hq"}, spec{name: "gd-a", group: "hq/gd"}, spec{name: "gd-b", group: "hq/gd"}, spec{name: "gd-c", group: "hq/gd", extra: witnessRegistry},
+		spec{name: "sz-a", group: "hq/gd/sz"})
+	hq, gone, other, city := sites["hq-a"], sites["gd-a"], sites["gd-b"], sites["sz-a"]
+	const ref = "app/web:1"
+	digest := push(t, hq, ref, image(t, 1<<10, 1))
+	for _, s := range sites {
+		if s.name != "gd-c" {
+			shows(t, s, ref, digest)
+		}
+	}
+	if gone.leads() != gone.name {
+		gone, other = other, gone
+	}
+	eventually(t, "headquarters has heard of all", func() error {
+		for _, at := range hq.where(ref) {
+			if at.State != "delivered" {
+				return fmt.Errorf("%s: %s", at.Site, at.State)
+			}
+		}
+		return nil
+	})
+	city.kill()
+	gone.kill()
+	ask := func(s *site, name string) view.Why {
+		w, err := asks[view.Why](s, "why", ref, name)
+		if err != nil {
+			return view.Why{Answer: err.Error()}
+		}
+		if strings.Contains(w.Answer, "is not at") {
+			t.Errorf("%s says: %s", s.name, w.Answer)
+		}
+		return w
+	}
+	eventually(t, "there is another root, and both are remembered", func() error {
+		for _, name := range []string{gone.name, city.name} {
+			if w := ask(hq, name); w.State != "delivered" || w.Hops[1].Root != other.name || w.Cause != "unreachable" {
+				return fmt.Errorf("%s: %s", name, w.Answer)
+			}
+		}
+		for _, at := range hq.where(ref) {
+			if at.State != "delivered" {
+				return fmt.Errorf("where: %s: %s", at.Site, at.State)
+			}
+		}
+		return nil
+	})
+	if w := ask(other, city.name); w.State != "unknown" || !strings.HasPrefix(w.Answer, "whether "+ref+" is at "+city.name+" is not known: ") {
+		t.Errorf("the new root says: %+v", w)
+	}
 }
