@@ -3,6 +3,10 @@ package integration
 import (
 	"fmt"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // TestMetricsTell: after a push has come down, the agents' metrics say so, and by which link.
@@ -30,6 +34,22 @@ func TestMetricsTell(t *testing.T) {
 	atLeast(gd, `fanout_delivery_duration_seconds_count`, 2)
 	atLeast(gd, `fanout_delivery_last_success_timestamp_seconds`, 1.7e9)
 	atLeast(gd, `fanout_delivery_saved_bytes_total{how="mounted"}`, 1<<20)
+	if v := gd.metric(`fanout_delivery_saved_bytes_total{how="present"}`); v != 0 {
+		t.Errorf("%v bytes were present before anything else came to their repository", v)
+	}
+	layer, err := random.Layer(1<<10, types.OCILayer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := mutate.AppendLayers(img, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows(t, gd, "app/web:1", push(t, hq, "app/web:1", more))
+	atLeast(gd, `fanout_delivery_saved_bytes_total{how="present"}`, 1<<20)
+	if v := gd.metric(`fanout_delivery_saved_bytes_total{how="present"}`); v > 1.2*(1<<20) {
+		t.Errorf("%v bytes were present of a layer of 1 MiB", v)
+	}
 	atLeast(gd, `fanout_tree_attachments_total`, 1)
 	atLeast(gd, `fanout_raft_has_root`, 1)
 	atLeast(gd, `fanout_registry_up`, 1)

@@ -172,6 +172,13 @@ func TestStaged_OnlyTagsMove(t *testing.T) {
 		shows(t, sz, ref, is)
 	})
 
+	// Each byte came once, and none was there before: promotions and rollbacks spare a site nothing.
+	for _, s := range []*site{gd, sz} {
+		if v, ok := s.findMetric(`fanout_delivery_saved_bytes_total{how="present"}`); ok && v > most {
+			t.Errorf("%s says that %v bytes were present", s.name, v)
+		}
+	}
+
 	// What is published later changes no receipt.
 	first := p.receipt(p.id, "delivered", is, "hq-a", "gd-a", "sz-a")
 	next := push(t, hq, ref, image(t, 1<<16, 3))

@@ -89,7 +89,7 @@ func (a *Agent) keepInRegistry(repo string) (map[string]bool, error) {
 
 // forgetCollected forgets that a repository of the registry has what it is about to lose.
 func (a *Agent) forgetCollected(repo string, digests ...string) error {
-	return errors.Join(a.store.RemoveBlob(repo, digests...), a.store.RemoveBlob(repo+"@referrers", digests...))
+	return errors.Join(a.store.RemoveBlob(repo, digests...), a.store.RemoveBlob(repo+"@referrers", digests...), a.store.RemoveBlob(repo+begunPlace, digests...))
 }
 
 // collected counts and tells what collections of the embedded registry's garbage took.

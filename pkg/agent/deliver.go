@@ -27,6 +27,8 @@ const (
 	manifestTimeout = 30 * time.Second
 	// lookupsPerDelivery is how often a delivery looks again when the registry says that it lacks what it was thought to have.
 	lookupsPerDelivery = 3
+	// begunPlace, after a repository, is where the store remembers the targets of which a delivery was begun there.
+	begunPlace = "@begun"
 )
 
 // delivery is one try to make this site's registry show a record.
@@ -101,9 +103,6 @@ func (d *delivery) tryOut(ctx context.Context) (err error) {
 		if !d.forgetMissing(err) {
 			break
 		}
-	}
-	if err == nil && d.a.queue.failures(key{repository: d.ref.Repository, tag: d.ref.Tag}) == 0 { // else an earlier attempt may have brought it
-		d.a.counts.saved.WithLabelValues(savedPresent).Add(float64(d.present))
 	}
 	return err
 }
@@ -214,6 +213,9 @@ func (d *delivery) run(ctx context.Context) error {
 	}
 	if d.present < 0 {
 		d.present = d.presentIn(plan)
+		if err := d.countPresent(); err != nil {
+			return err
+		}
 	}
 	d.setLeft(plan.BytesToFetch)
 	for _, stage := range plan.Stages {
@@ -248,6 +250,22 @@ func (d *delivery) presentIn(plan reconcile.Plan) (n int64) {
 		}
 	}
 	return n
+}
+
+// countPresent counts as saved what the repository has of content that comes there for the first time. That it was begun is remembered, also over a restart: what an attempt finds later, or another
+// revision of the ref, was fetched for this very content.
+func (d *delivery) countPresent() error {
+	repo, digest := d.ref.Repository, d.rec.GetTarget().GetDigest()
+	for _, place := range []string{repo, repo + begunPlace} {
+		if has, err := d.a.store.HasBlob(place, digest); err != nil || has {
+			return err
+		}
+	}
+	if err := d.a.store.AddBlobs(repo+begunPlace, digest); err != nil {
+		return err
+	}
+	d.a.counts.saved.WithLabelValues(savedPresent).Add(float64(d.present))
+	return nil
 }
 
 func (d *delivery) setLeft(n int64) {

@@ -34,7 +34,7 @@ const (
 )
 
 func newMeasures() *measures {
-	return &measures{
+	m := &measures{
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fanout_deliveries_total", Help: "Attempts to bring a ref into the registry, by result: delivered, failed.",
 		}, []string{"result"}),
@@ -49,7 +49,7 @@ func newMeasures() *measures {
 			Name: "fanout_delivery_last_success_timestamp_seconds", Help: "When a ref was last brought into the registry; 0: none was.",
 		}),
 		saved: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fanout_delivery_saved_bytes_total", Help: "Bytes of blobs that were not fetched, by why: mounted from another repository, present already.",
+			Name: "fanout_delivery_saved_bytes_total", Help: "Bytes of blobs that were not fetched though content that was new here needed them, by why: mounted from another repository, present in its own already.",
 		}, []string{"how"}),
 		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "fanout_sweep_duration_seconds", Help: "Time of a sweep through the registry, which is spread over a part of the interval.",
@@ -61,6 +61,10 @@ func newMeasures() *measures {
 		links: newLinks(),
 		scrub: newScrubMetrics(),
 	}
+	for _, how := range []string{savedMounted, savedPresent} {
+		m.saved.WithLabelValues(how) // with 0, so that an increase has something to begin with
+	}
+	return m
 }
 
 func (m *measures) collectors() []prometheus.Collector {
