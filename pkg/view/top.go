@@ -96,9 +96,12 @@ func (d *Top) sum() {
 // Text is a line for each link, and one for each transfer.
 func (d Top) Text(s Style) string {
 	var b strings.Builder
-	if len(d.Transfers) == 0 {
+	switch {
+	case len(d.Transfers) == 0 && len(d.Absent) > 0:
+		b.WriteString("Nothing is on its way where it could be asked.\n")
+	case len(d.Transfers) == 0:
 		b.WriteString("Nothing is on its way.\n")
-	} else {
+	default:
 		var rows [][]cell
 		for _, l := range d.Links {
 			rows = append(rows, []cell{plain(fallback(l.From, "?") + " → " + l.To), number(count(uint64(l.Transfers))), number(fallback(rate(l.Rate), "0 B/s")), number(bytesText(l.BytesLeft)), number(eta(l.BytesLeft, l.Rate))})
