@@ -219,6 +219,9 @@ func verifyAll(t *testing.T, sites map[string]*site) {
 		if at == "hq-w" {
 			want = "witness"
 		}
+		if out, code := sites["hq-a"].ctl("diff", "hq-a", at); code != 0 || strings.Contains(string(out), at+" is a witness: it has no registry to compare") != (at == "hq-w") {
+			t.Errorf("diff with %s: exit %d, %s", at, code, out)
+		}
 		if v, code := sites["hq-w"].verify(at); v.State != want || code != 0 {
 			t.Errorf("%s: exit %d, %+v", at, code, v)
 		}

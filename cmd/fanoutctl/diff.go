@@ -22,7 +22,8 @@ func (a *app) diffCommand() *cobra.Command {
 tag of the catalog the digest and the referrers that are listed, by one digest too. Only where these differ are the
 refs listed, with what each site's catalog says and its registry shows. The manifests and blobs under the tags are not
 looked at: that is for "fanoutctl verify". A group stands for its root, or its first member that has a registry. Sites
-that subscribe to different repositories are compared in what both have.
+that subscribe to different repositories are compared in what both have. A witness has no registry: its catalog alone
+is compared.
 
 Exit codes: 0 equal, 4 not equal, 3 one of the two could not be looked at.`,
 		Example: `  fanoutctl diff hq-a hq-b

@@ -103,7 +103,7 @@ func (a *Agent) verify(ctx context.Context, req *adminv1.VerifyRequest, send fun
 		v.total++
 	}
 	if a.registry == nil {
-		return v.done("witness")
+		return v.tell() // its catalog is all that there is to it
 	}
 	if err := a.registry.Ping(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -349,7 +349,7 @@ func (v *verifying) tell() error {
 		if want != "" {
 			view.Add(ref.Repository, ref.Tag, want, referrers...)
 		}
-		if !other && want != "" {
+		if !other && want != "" && v.a.registry != nil {
 			f = found{shown: want, referrers: referrers}
 		}
 		if f.shown != "" {
@@ -380,6 +380,9 @@ func (v *verifying) tell() error {
 	}
 	d := v.summary("equal")
 	d.View, d.Shown = view.Digest(), shown.Digest()
+	if v.a.registry == nil {
+		d.State, d.Shown = "witness", ""
+	}
 	all.judge(d)
 	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Done{Done: d}})
 }
@@ -424,11 +427,4 @@ func (v *verifying) summary(state string) *adminv1.VerifyDone {
 		State: state, Epoch: pos.GetEpoch(), Revision: pos.GetRevision(), Refs: uint64(l.refs.Load()), Manifests: uint64(l.manifests.Load()),
 		Blobs: uint64(l.blobs.Load()), Bytes: l.bytes.Load(), Repaired: v.repaired,
 	}
-}
-
-// done sums up a site of which there is nothing to look at.
-func (v *verifying) done(state string) error {
-	d := v.summary(state)
-	d.View = viewDigest(v.snap, v.a.cfg.Group, whole(), v.req.GetWithin())
-	return v.send(&adminv1.VerifyResponse{What: &adminv1.VerifyResponse_Done{Done: d}})
 }

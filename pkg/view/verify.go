@@ -149,6 +149,8 @@ type DiffSide struct {
 	View     string `json:"view"`
 	Shown    string `json:"shown"`
 	Refs     uint64 `json:"refs"` // that were looked at
+	// Witness: it has no registry, so its catalog alone is compared, and nothing is shown.
+	Witness bool `json:"witness"`
 }
 
 // DiffRef is a ref that differs.
@@ -169,9 +171,13 @@ type DiffAtSite struct {
 // DiffOf compares two verified sites, with the refs in them where they were asked for.
 func DiffOf(a, b VerifiedSite) Diff {
 	side := func(x VerifiedSite) DiffSide {
-		return DiffSide{Site: x.Site, Group: x.Group, Epoch: x.Epoch, Revision: x.Revision, View: x.View, Shown: x.Shown, Refs: x.Refs}
+		return DiffSide{Site: x.Site, Group: x.Group, Epoch: x.Epoch, Revision: x.Revision, View: x.View, Shown: x.Shown, Refs: x.Refs, Witness: x.State == VerifyWitness}
 	}
 	d := Diff{SchemaVersion: SchemaVersion, A: side(a), B: side(b), Equal: a.View == b.View && a.Shown == b.Shown, Compared: []string{"catalog", "tags", "referrers"}, Refs: []DiffRef{}}
+	catalogs := len(d.witnesses()) > 0
+	if catalogs {
+		d.Equal, d.Compared = a.View == b.View, []string{"catalog"}
+	}
 	refs := map[string]*DiffRef{}
 	for _, x := range []struct {
 		refs []*adminv1.VerifiedRef
@@ -188,7 +194,7 @@ func DiffOf(a, b VerifiedSite) Diff {
 	}
 	for _, e := range refs {
 		// Revisions say when, not what: a group that caught up by another way may hold an older one of the same.
-		if e.A.Digest != e.B.Digest || e.A.Shown != e.B.Shown || e.A.Referrers != e.B.Referrers {
+		if e.A.Digest != e.B.Digest || !catalogs && (e.A.Shown != e.B.Shown || e.A.Referrers != e.B.Referrers) {
 			d.Refs = append(d.Refs, *e)
 		}
 	}
@@ -196,9 +202,36 @@ func DiffOf(a, b VerifiedSite) Diff {
 	return d
 }
 
+// witnesses are those of the two that have no registry.
+func (d Diff) witnesses() (names []string) {
+	for _, x := range []DiffSide{d.A, d.B} {
+		if x.Witness && !slices.Contains(names, Clean(x.Site)) {
+			names = append(names, Clean(x.Site))
+		}
+	}
+	return names
+}
+
+// catalogsText says how two sites compare of which one, or both, are witnesses.
+func (d Diff) catalogsText(a, b string, witnesses []string) string {
+	outcome := "say the same"
+	if !d.Equal {
+		outcome = "differ"
+	}
+	text := fmt.Sprintf("The catalogs of %s and %s %s\n", a, b, outcome)
+	for _, name := range witnesses {
+		text += name + " is a witness: it has no registry to compare\n"
+	}
+	return text
+}
+
 // Text is a line if they are equal, else two lines for each ref that differs.
 func (d Diff) Text(s Style) string {
 	what := func(x DiffSide) string { return fmt.Sprintf("%s (revision %d)", Clean(x.Site), x.Revision) }
+	witnesses := d.witnesses()
+	if len(witnesses) > 0 && (d.Equal || len(d.Refs) == 0) {
+		return d.catalogsText(what(d.A), what(d.B), witnesses)
+	}
 	if d.Equal {
 		return fmt.Sprintf("%s and %s are equal in %s: their catalogs say the same, and their registries show that digest under every tag, with the same referrers\n",
 			what(d.A), what(d.B), plural(int(d.A.Refs), "ref")) +
@@ -215,17 +248,28 @@ func (d Diff) Text(s Style) string {
 	if len(d.Refs) == 0 {
 		return text
 	}
+	if len(witnesses) > 0 {
+		text = d.catalogsText(what(d.A), what(d.B), witnesses)
+	}
+	return text + "\n" + d.table(s)
+}
+
+func (d Diff) table(s Style) string {
 	var rows [][]cell
 	for _, r := range d.Refs {
 		for _, x := range []struct {
-			site string
+			side DiffSide
 			at   DiffAtSite
-		}{{d.A.Site, r.A}, {d.B.Site, r.B}} {
+		}{{d.A, r.A}, {d.B, r.B}} {
+			none := "(none)"
+			if x.side.Witness {
+				none = "(no registry)"
+			}
 			rows = append(rows, []cell{
-				plain(r.Ref), plain(x.site), number(nonzero(x.at.Revision)), plain(cmp.Or(x.at.Digest, "(none)")),
-				plain(cmp.Or(x.at.Shown, "(none)")), number(nonzero(uint64(x.at.Referrers))),
+				plain(r.Ref), plain(x.side.Site), number(nonzero(x.at.Revision)), plain(cmp.Or(x.at.Digest, "(none)")),
+				plain(cmp.Or(x.at.Shown, none)), number(nonzero(uint64(x.at.Referrers))),
 			})
 		}
 	}
-	return text + "\n" + table(s, []string{"REF", "SITE", "REVISION", "CATALOG", "SHOWN", "REFERRERS"}, rows)
+	return table(s, []string{"REF", "SITE", "REVISION", "CATALOG", "SHOWN", "REFERRERS"}, rows)
 }

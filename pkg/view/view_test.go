@@ -119,6 +119,21 @@ func diffOf(list bool) view.Diff {
 	return view.DiffOf(v.Sites[0], v.Sites[1])
 }
 
+// witnessDiff compares a site with a witness, whose catalog says that.
+func witnessDiff(catalog string) view.Diff {
+	v := &view.Verify{}
+	for _, x := range []struct {
+		site, state, view, shown, digest string
+	}{{"gd-b", "equal", "aa", "cc", digestA}, {"gd-w", "witness", catalog, "", digestB}} {
+		if catalog != "aa" {
+			v.Add(&adminv1.VerifyResponse{Site: x.site, What: &adminv1.VerifyResponse_Ref{Ref: &adminv1.VerifiedRef{Ref: "team/app:1.4", Want: x.digest, Revision: 42, Shown: map[bool]string{true: digestA}[x.shown != ""]}}})
+			v.Add(&adminv1.VerifyResponse{Site: x.site, What: &adminv1.VerifyResponse_Ref{Ref: &adminv1.VerifiedRef{Ref: "team/app:same", Want: digestA, Revision: 41, Shown: map[bool]string{true: digestA}[x.shown != ""]}}})
+		}
+		v.Add(&adminv1.VerifyResponse{Site: x.site, What: &adminv1.VerifyResponse_Done{Done: &adminv1.VerifyDone{State: x.state, Revision: 42, View: x.view, Shown: x.shown}}})
+	}
+	return view.DiffOf(v.Sites[0], v.Sites[1])
+}
+
 type document interface{ Text(view.Style) string }
 
 func documents() map[string]document {
@@ -138,6 +153,9 @@ func documents() map[string]document {
 		"tree_wide": view.Picture{Tree: troubled, Wide: true}, "tree_depth": view.Picture{Tree: troubled, Depth: 2}, "tree_fold": view.Picture{Tree: troubled, Fold: true},
 		"tree_unhealthy": view.Picture{Tree: troubled, Unhealthy: true},
 		"top":            top,
+		"top_partly":     view.TopOf(&adminv1.TopResponse{AsOf: before(0), Absent: []*adminv1.Absent{{Group: "hq/gd", Reason: "not attached here"}}}),
+		"equal_witness":  witnessDiff("aa"),
+		"diff_witness":   witnessDiff("bb"),
 		"top_idle":       view.TopOf(&adminv1.TopResponse{AsOf: before(0)}),
 		"equal":          diffOf(false),
 		"diff":           diffOf(true),
