@@ -66,10 +66,11 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 		s.a.describeRef(d)
 		s.a.describeContent(ctx, d)
 	}
+	q := newAsking(s, x)
 	if alone != "" {
 		d.Notes = append(d.Notes, "only what "+s.a.cfg.Site+" knows itself: "+alone)
-		own := slices.DeleteFunc(s.sources(view, x), func(t *source) bool { return t.site != s.a.cfg.Site })
-		d.Events = lastEvents(s.gather(ctx, x, own))
+		own := slices.DeleteFunc(q.sources(view), func(t *source) bool { return t.site != s.a.cfg.Site })
+		d.Events = lastEvents(q.gather(ctx, own))
 		return d, nil
 	}
 	switch x.kind {
@@ -81,7 +82,7 @@ func (s *admin) Describe(ctx context.Context, req *adminv1.DescribeRequest) (*ad
 	if cut := s.a.cutOff(); cut != nil {
 		d.Notes = append(d.Notes, cut.GetGroup()+" "+cutOffWords(cut))
 	}
-	d.Events = lastEvents(s.gather(onBehalf(ctx, actor), x, s.sources(view, x)))
+	d.Events = lastEvents(q.gather(onBehalf(ctx, actor), q.sources(view)))
 	return d, nil
 }
 

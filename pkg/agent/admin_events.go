@@ -67,7 +67,7 @@ func (s *admin) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamingSe
 	if err != nil {
 		return err
 	}
-	return s.eventsOf(onBehalf(ctx, actor), x, req.GetFollow(), stream.Send)
+	return newAsking(s, x).all(onBehalf(ctx, actor), req.GetFollow(), stream.Send)
 }
 
 // refToCome is the ref that is followed, which may not be there yet. It must have a tag: any word could else be one.
@@ -109,31 +109,57 @@ func (a *Agent) ownEvents(ctx context.Context, follow bool, ref string, send fun
 type source struct {
 	group, site string // site: "" for all of a group that is asked through its root
 	ask         func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error
-	taken       view.EventCursor     // what was taken from it
-	told        map[string]time.Time // by site and words: when it was told last that somebody can't be asked
 }
 
-// fresh notes an event, and says whether it was not taken yet.
-func (t *source) fresh(ev *adminv1.EventsResponse) bool {
+func (t *source) key() string { return t.group + " " + t.site }
+
+// asking is one question for the events about a subject. What its sources gave is known to all of them: an agent below may be reached another way than before, and tells all that it remembers again.
+type asking struct {
+	s     *admin
+	x     subject
+	ways  map[string]string // by group below: through which attached one it was reached last
+	find  func() []*source  // those that there are now
+	leads func() bool       // whether this agent is the root
+
+	mu    sync.Mutex           // what is fresh is passed on under it, so that a site's events keep their order whichever way they come
+	taken view.EventCursor     // what came
+	told  map[string]time.Time // by site and words: when it was told last that somebody can't be asked
+}
+
+func newAsking(s *admin, x subject) *asking {
+	q := &asking{s: s, x: x, ways: map[string]string{}, leads: s.a.node.IsRoot, told: map[string]time.Time{}}
+	q.find = func() []*source { return q.sources(s.a.node.Health()) }
+	return q
+}
+
+// take passes an event on unless it came before. It returns what send does.
+func (q *asking) take(ev *adminv1.EventsResponse, send func(*adminv1.EventsResponse) error) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.fresh(ev) {
+		return nil
+	}
+	return send(ev)
+}
+
+// fresh notes an event, and says whether it did not come before.
+func (q *asking) fresh(ev *adminv1.EventsResponse) bool {
 	if ev.GetReason() == notAsked { // its time is that of a question, after events of its site that are still to come
-		if t.told == nil {
-			t.told = map[string]time.Time{}
-		}
 		key, at := ev.GetSite()+" "+ev.GetMessage(), ev.GetTime().AsTime()
-		before, again := t.told[key]
-		t.told[key] = at
+		before, again := q.told[key]
+		q.told[key] = at
 		return !again || at.Sub(before) > toldFor
 	}
-	if !t.taken.Before(ev) {
+	if !q.taken.Before(ev) {
 		return false
 	}
-	t.taken.Note(ev)
+	q.taken.Note(ev)
 	return true
 }
 
 // sources are this agent, the members of its group, and for the groups below those through whom they are reached, so far as the subject concerns them.
-func (s *admin) sources(health tree.HealthView, x subject) (out []*source) {
-	a, through := s.a, map[string]bool{}
+func (q *asking) sources(health tree.HealthView) (out []*source) {
+	a, x, through := q.s.a, q.x, map[string]bool{}
 	places := map[string]string{}
 	for _, h := range health.Sites {
 		places[h.GetSite()] = h.GetGroup()
@@ -159,7 +185,7 @@ func (s *admin) sources(health tree.HealthView, x subject) (out []*source) {
 				return relayEvents(ctx, client, &adminv1.EventsRequest{Follow: follow, Of: ref, Here: true}, func(ev *adminv1.EventsResponse) bool { return x.concerns(ev, places) }, send)
 			}})
 		default:
-			child := a.childToward(group)
+			child := q.way(group, a.node.Toward)
 			if through[child] {
 				continue
 			}
@@ -180,12 +206,12 @@ func (s *admin) sources(health tree.HealthView, x subject) (out []*source) {
 	return out
 }
 
-// childToward is the attached group through which another is reached; where there is none, that group itself.
-func (a *Agent) childToward(group string) string {
-	if t, ok := a.node.Toward(group); ok {
-		return t.Group
+// way is the attached group through which another is reached. Where there is none it is the one that was last: somebody is to be told of as lost once, not again under each name that he is known by.
+func (q *asking) way(group string, toward func(string) (tree.Tunnel, bool)) string {
+	if t, ok := toward(group); ok {
+		q.ways[group] = t.Group
 	}
-	return group
+	return cmp.Or(q.ways[group], group)
 }
 
 // concerns says whether an event is about a subject. An agent of an older version, which knows of no subjects, gives all that it remembers. Places are the groups of the sites that are known.
@@ -216,11 +242,10 @@ func relayEvents(ctx context.Context, client adminv1.AdminServiceClient, req *ad
 	})
 }
 
-// eventsOf asks all sources. What they remember comes in the order of its time; after that, with follow, each event when it comes. Who can't be asked, or is lost, is told of by an event that
+// all asks all sources. What they remember comes in the order of its time; after that, with follow, each event when it comes. Who can't be asked, or is lost, is told of by an event that
 // nobody remembers, and is asked again.
-func (s *admin) eventsOf(ctx context.Context, x subject, follow bool, send func(*adminv1.EventsResponse) error) error {
-	sources := s.sources(s.a.node.Health(), x)
-	for _, ev := range s.gather(ctx, x, sources) {
+func (q *asking) all(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+	for _, ev := range q.gather(ctx, q.find()) {
 		if err := send(ev); err != nil {
 			return err
 		}
@@ -228,50 +253,59 @@ func (s *admin) eventsOf(ctx context.Context, x subject, follow bool, send func(
 	if !follow {
 		return nil
 	}
-	return s.followAll(ctx, x, sources, send)
+	return q.follow(ctx, send)
 }
 
-// followAll follows those sources, and others that come up later, as groups attach. It ends when this agent is no longer the root: then another one hears of what is below.
-func (s *admin) followAll(ctx context.Context, x subject, sources []*source, send func(*adminv1.EventsResponse) error) error {
-	var mu sync.Mutex
+// follow follows the sources that there are, as groups attach and go; one whose place another has taken is let go. It ends when this agent is no longer the root: then another one hears of what is
+// below.
+func (q *asking) follow(ctx context.Context, send func(*adminv1.EventsResponse) error) error {
+	a := q.s.a
 	g, ctx := errgroup.WithContext(ctx)
-	followed := map[string]bool{}
+	followed := map[string]context.CancelFunc{}
 	g.Go(func() error {
 		for {
-			for _, t := range sources {
-				if key := t.group + " " + t.site; !followed[key] {
-					followed[key] = true
-					g.Go(func() error {
-						return s.followSource(ctx, x, t, func(ev *adminv1.EventsResponse) error {
-							mu.Lock()
-							defer mu.Unlock()
-							return send(ev)
-						})
-					})
+			now := map[string]bool{}
+			for _, t := range q.find() {
+				now[t.key()] = true
+				if followed[t.key()] != nil {
+					continue
+				}
+				sctx, stop := context.WithCancel(ctx)
+				followed[t.key()] = stop
+				g.Go(func() error {
+					defer stop()
+					err := q.followSource(sctx, t, send)
+					if sctx.Err() != nil && ctx.Err() == nil {
+						return nil
+					}
+					return err
+				})
+			}
+			for key, stop := range followed {
+				if !now[key] {
+					stop()
+					delete(followed, key)
 				}
 			}
 			if !sleep(ctx, askAgain) {
 				return ctx.Err()
 			}
-			if !s.a.node.IsRoot() {
-				return status.Errorf(codes.Unavailable, "%s is no longer the root of %s", s.a.cfg.Site, s.a.cfg.Group)
+			if !q.leads() {
+				return status.Errorf(codes.Unavailable, "%s is no longer the root of %s", a.cfg.Site, a.cfg.Group)
 			}
-			sources = s.sources(s.a.node.Health(), x)
 		}
 	})
 	return g.Wait()
 }
 
 // followSource passes on what is new at one source until ctx ends or it can't be sent.
-func (s *admin) followSource(ctx context.Context, x subject, t *source, send func(*adminv1.EventsResponse) error) error {
+func (q *asking) followSource(ctx context.Context, t *source, send func(*adminv1.EventsResponse) error) error {
 	told := ""
 	for {
 		var sending error
 		err := t.ask(ctx, true, func(ev *adminv1.EventsResponse) error {
 			told = ""
-			if t.fresh(ev) {
-				sending = send(ev)
-			}
+			sending = q.take(ev, send)
 			return sending
 		})
 		if sending != nil {
@@ -282,10 +316,8 @@ func (s *admin) followSource(ctx context.Context, x subject, t *source, send fun
 		}
 		if err != nil && told != callWords(err) {
 			told = callWords(err)
-			if ev := s.a.unasked(x, t, err); t.fresh(ev) {
-				if err := send(ev); err != nil {
-					return err
-				}
+			if err := q.take(q.unasked(t, err), send); err != nil {
+				return err
 			}
 		}
 		if !sleep(ctx, askAgain) {
@@ -295,29 +327,21 @@ func (s *admin) followSource(ctx context.Context, x subject, t *source, send fun
 }
 
 // gather gives what all sources remember, oldest first by the clocks of the sites; what one site remembers stays in its order, whatever its clock did.
-func (s *admin) gather(ctx context.Context, x subject, sources []*source) (out []*adminv1.EventsResponse) {
+func (q *asking) gather(ctx context.Context, sources []*source) (out []*adminv1.EventsResponse) {
 	ctx, cancel := context.WithTimeout(ctx, within(ctx, eventsTimeout))
 	defer cancel()
-	var mu sync.Mutex
+	keep := func(ev *adminv1.EventsResponse) error {
+		out = append(out, ev)
+		return nil
+	}
 	var g errgroup.Group
 	g.SetLimit(topAtOnce)
 	for _, t := range sources {
 		g.Go(func() error {
-			var list []*adminv1.EventsResponse
-			err := t.ask(ctx, false, func(ev *adminv1.EventsResponse) error {
-				if t.fresh(ev) {
-					list = append(list, ev)
-				}
-				return nil
-			})
+			err := t.ask(ctx, false, func(ev *adminv1.EventsResponse) error { return q.take(ev, keep) })
 			if err != nil {
-				ev := s.a.unasked(x, t, err)
-				t.fresh(ev) // it was told
-				list = append(list, ev)
+				return q.take(q.unasked(t, err), keep)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			out = append(out, list...)
 			return nil
 		})
 	}
@@ -351,11 +375,11 @@ func inOrder(list []*adminv1.EventsResponse) []*adminv1.EventsResponse {
 }
 
 // unasked says that somebody's events are not among those that are shown.
-func (a *Agent) unasked(x subject, t *source, err error) *adminv1.EventsResponse {
-	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: notAsked, Site: a.cfg.Site, Count: 1}
+func (q *asking) unasked(t *source, err error) *adminv1.EventsResponse {
+	ev := &adminv1.EventsResponse{Time: now(), First: now(), Type: "Warning", Reason: notAsked, Site: q.s.a.cfg.Site, Count: 1}
 	ev.Message = "the events of " + cmp.Or(t.site, t.group) + " are not among these: " + callWords(err)
-	if x.kind == kindRef {
-		ev.Ref = x.name
+	if q.x.kind == kindRef {
+		ev.Ref = q.x.name
 	}
 	return ev
 }

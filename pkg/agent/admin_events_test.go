@@ -4,23 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
+
+	"github.com/fanout-io/fanout/pkg/config"
+	"github.com/fanout-io/fanout/pkg/tree"
 )
 
-// TestSource_Fresh: what is new is judged by each site's own clock, and that somebody could not be asked hides no event of who says so.
-func TestSource_Fresh(t *testing.T) {
+// TestAsking_Fresh: what is new is judged by each site's own clock, and that somebody could not be asked hides no event of who says so.
+func TestAsking_Fresh(t *testing.T) {
 	begin := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
 	at := func(site, reason string, seconds int) *adminv1.EventsResponse {
 		return &adminv1.EventsResponse{Site: site, Reason: reason, Time: timestamppb.New(begin.Add(time.Duration(seconds) * time.Second))}
 	}
-	var x source
+	x := &asking{told: map[string]time.Time{}}
 	for i, c := range []struct {
 		ev   *adminv1.EventsResponse
 		want bool
@@ -126,8 +133,8 @@ func TestEvents_Follow(t *testing.T) {
 		asked <- struct{}{}
 		return status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`)
 	}}
-	x := subject{kindGroup, "hq"}
-	if got := s.gather(t.Context(), x, []*source{down}); len(got) != 1 || got[0].GetMessage() != "the events of hq-z are not among these: 127.0.0.1:1: connection refused" {
+	q := newAsking(s, subject{kindGroup, "hq"})
+	if got := q.gather(t.Context(), []*source{down}); len(got) != 1 || got[0].GetMessage() != "the events of hq-z are not among these: 127.0.0.1:1: connection refused" {
 		t.Errorf("%v", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -138,7 +145,7 @@ func TestEvents_Follow(t *testing.T) {
 		}
 		cancel()
 	}()
-	if err := s.followSource(ctx, x, down, func(ev *adminv1.EventsResponse) error {
+	if err := q.followSource(ctx, down, func(ev *adminv1.EventsResponse) error {
 		t.Errorf("told again: %v", ev)
 		return nil
 	}); ctx.Err() == nil {
@@ -174,6 +181,113 @@ func TestEvents_Follow(t *testing.T) {
 	})
 	stop()
 	<-done
+}
+
+// TestAsking_AnotherWay: while a province is away, and when it is back, a city is reached another way and tells again all that it remembers. Each of its events is shown once, in its order; who gives
+// it is followed no longer than there is no other way; that it can't be asked is told once.
+func TestAsking_AnotherWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		city := newEvents("fs-a")
+		follows := map[string]int{}
+		var mu sync.Mutex
+		away := map[string]bool{}
+		set := func(group string, lost bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			away[group] = lost
+		}
+		at := func(group string) *source {
+			return &source{group: group, ask: func(ctx context.Context, follow bool, send func(*adminv1.EventsResponse) error) error {
+				mu.Lock()
+				lost := away[group]
+				follows[group]++
+				mu.Unlock()
+				defer func() {
+					mu.Lock()
+					follows[group]--
+					mu.Unlock()
+				}()
+				if lost {
+					return status.Error(codes.Unavailable, "gone")
+				}
+				return (&Agent{events: city}).ownEvents(ctx, follow, "", send)
+			}}
+		}
+		var ways atomic.Pointer[[]*source]
+		reached := func(by ...*source) { ways.Store(&by) }
+		province, direct := at("hq/gd"), at("hq/gd/fs")
+		q := &asking{
+			s: &admin{a: &Agent{cfg: &config.Config{Site: "hq-a", Group: "hq"}}}, x: subject{kindSite, "fs-a"}, told: map[string]time.Time{},
+			find: func() []*source { return *ways.Load() }, leads: func() bool { return true },
+		}
+		var came []string
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		reached(province)
+		tell := func(n int) {
+			for range n {
+				city.normal("Delivered", "app:1", fmt.Sprint(city.first+uint64(len(city.list))))
+			}
+		}
+		tell(3)
+		go func() {
+			done <- q.all(ctx, true, func(ev *adminv1.EventsResponse) error { // under the lock of the call, or alone
+				came = append(came, ev.GetReason()+" "+ev.GetMessage())
+				return nil
+			})
+		}()
+		pass := func() {
+			time.Sleep(3 * askAgain)
+			synctest.Wait()
+		}
+		pass()
+		set("hq/gd", true)
+		reached(direct)
+		tell(2)
+		pass()
+		if follows["hq/gd"] != 0 || follows["hq/gd/fs"] != 1 {
+			t.Errorf("with the city attached itself these are followed: %v", follows)
+		}
+		set("hq/gd", false)
+		reached(direct, province)
+		pass()
+		tell(2)
+		pass()
+		set("hq/gd/fs", true)
+		reached(province)
+		tell(2)
+		pass()
+		if follows["hq/gd"] != 1 || follows["hq/gd/fs"] != 0 {
+			t.Errorf("with the city behind its province these are followed: %v", follows)
+		}
+		cancel()
+		<-done
+		var want []string
+		for i := range 9 {
+			want = append(want, fmt.Sprint("Delivered ", i))
+		}
+		if diff := cmp.Diff(want, came); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// TestAsking_Way: a group that is away goes by the way on which it was reached last, and by the new one when there is one.
+func TestAsking_Way(t *testing.T) {
+	q := &asking{ways: map[string]string{}}
+	for i, c := range []struct{ group, attached, want string }{
+		{"hq/gd/fs", "", "hq/gd/fs"},
+		{"hq/gd/fs", "hq/gd", "hq/gd"},
+		{"hq/gd/fs", "", "hq/gd"},
+		{"hq/gd", "", "hq/gd"},
+		{"hq/gd/fs", "hq/gd/fs", "hq/gd/fs"},
+		{"hq/gd/fs", "", "hq/gd/fs"},
+		{"hq/gd/fs", "hq/gd", "hq/gd"},
+	} {
+		if got := q.way(c.group, func(string) (tree.Tunnel, bool) { return tree.Tunnel{Group: c.attached}, c.attached != "" }); got != c.want {
+			t.Errorf("%d: %s, not %s", i, got, c.want)
+		}
+	}
 }
 
 // piped gives what is sent to somebody who waits for it.
