@@ -19,6 +19,8 @@ const maxSessions = 1024
 // credentials holds what is sent to the registry and its token service. It is asked for again after a 401.
 type credentials struct {
 	load func() (authn.AuthConfig, error)
+	// secrets among what was loaded, and the tokens that were got for it.
+	secrets secrets
 
 	mu     sync.Mutex
 	loaded bool
@@ -62,6 +64,7 @@ func (c *credentials) Authorization() (*authn.AuthConfig, error) {
 			return nil, err
 		}
 		c.config, c.loaded = config, true
+		c.secrets.know(config)
 	}
 	config := c.config
 	return &config, nil
@@ -77,6 +80,7 @@ func (c *credentials) reload() (changed bool, err error) {
 	}
 	changed = c.loaded && config != c.config
 	c.config, c.loaded = config, true
+	c.secrets.know(config)
 	return changed, nil
 }
 
@@ -178,7 +182,7 @@ func (a *authenticator) ping(ctx context.Context) (*transport.Challenge, error) 
 	if challenge != nil {
 		return challenge, nil
 	}
-	challenge, err := transport.Ping(ctx, a.reg, noRedirects{a.out})
+	challenge, err := transport.Ping(ctx, a.reg, noRedirects{a.out, &a.creds.secrets})
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +193,10 @@ func (a *authenticator) ping(ctx context.Context) (*transport.Challenge, error) 
 }
 
 // noRedirects refuses them: where a registry sends its own address elsewhere, the configured address is wrong, and requests with a body would fail.
-type noRedirects struct{ inner http.RoundTripper }
+type noRedirects struct {
+	inner   http.RoundTripper
+	secrets *secrets
+}
 
 func (t noRedirects) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.inner.RoundTrip(req)
@@ -197,15 +204,15 @@ func (t noRedirects) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	resp.Body.Close()
-	return nil, redirectError(resp)
+	return nil, t.secrets.redirectError(resp)
 }
 
-func redirectError(resp *http.Response) error {
-	return fmt.Errorf("the registry redirects to %q; set the registry's url to the address that serves it: %w", clean(resp.Header.Get("Location")), ErrInvalid)
+func (s *secrets) redirectError(resp *http.Response) error {
+	return fmt.Errorf("the registry redirects to %q; set the registry's url to the address that serves it: %w", s.clean(destination(resp.Header.Get("Location"))), ErrInvalid)
 }
 
 // transportError makes an error of the auth transport one of ours.
-func transportError(e *Error, err error) {
+func (c *Client) transportError(e *Error, err error) {
 	var te *transport.Error
 	if !errors.As(err, &te) {
 		return
@@ -216,8 +223,8 @@ func transportError(e *Error, err error) {
 		e.Message = "the registry's token service fails"
 	}
 	if len(te.Errors) > 0 {
-		e.Code = clean(string(te.Errors[0].Code))
-		if words := ownWords(e.Code, te.Errors[0].Message); words != "" {
+		e.Code = c.clean(string(te.Errors[0].Code))
+		if words := c.ownWords(e.Code, te.Errors[0].Message); words != "" {
 			e.Message += ": " + words
 		}
 	}

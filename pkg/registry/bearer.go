@@ -81,6 +81,7 @@ func (b *bearer) exchange(ctx context.Context, refused string, more ...string) (
 	if err != nil {
 		return 0, err
 	}
+	b.a.creds.secrets.knowToken(token)
 	if token.Token == "" {
 		token.Token = token.AccessToken
 	}

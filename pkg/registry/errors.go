@@ -158,11 +158,11 @@ const (
 )
 
 // ownWords is a registry's message to a code, unless it is the fixed one of the distribution registry that says no more than the code.
-func ownWords(code, message string) string {
+func (c *Client) ownWords(code, message string) string {
 	if code == codeUnknown && message == "unknown error" {
 		return ""
 	}
-	return clean(message)
+	return c.clean(message)
 }
 
 // RetryAfter gives what the registry asked for in err, or 0.

@@ -135,7 +135,7 @@ func (c *Client) makeProject(ctx context.Context, repo, project string) error {
 	})
 	var e *Error
 	if errors.As(err, &e) && (errors.Is(err, ErrDenied) || errors.Is(err, ErrUnauthorized)) {
-		e.Message = clean(fmt.Sprintf("project %s is not there, and these credentials may not make it: make it by hand, or use a system robot account "+
+		e.Message = c.clean(fmt.Sprintf("project %s is not there, and these credentials may not make it: make it by hand, or use a system robot account "+
 			"with the right to create projects (%s)", project, e.Message))
 		e.kind = ErrNoProject
 		return e
@@ -255,7 +255,7 @@ func (c *Client) DeleteTag(ctx context.Context, repo, tag string) error {
 	var e *Error
 	if errors.As(err, &e) && !errors.Is(err, ErrReadOnly) && (errors.Is(err, ErrUnsupported) || e.Status == http.StatusBadRequest && !c.harbor) {
 		e.kind = ErrUnsupported
-		e.Message = clean("this registry cannot remove a tag alone, or deletion is switched off in it: " + e.Message)
+		e.Message = c.clean("this registry cannot remove a tag alone, or deletion is switched off in it: " + e.Message)
 		return e
 	}
 	if err != nil {

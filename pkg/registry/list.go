@@ -82,7 +82,7 @@ func (c *Client) pages(ctx context.Context, in call, valid func(string) bool, na
 			}
 			for _, name := range names(&p) {
 				if !valid(name) {
-					c.log.Warn("registry lists an impossible name; it is passed over", "name", clean(name), "repository", in.repo)
+					c.log.Warn("registry lists an impossible name; it is passed over", "name", c.clean(name), "repository", in.repo)
 					continue
 				}
 				if !yield(name, nil) {

@@ -98,7 +98,7 @@ func (c *Client) put(ctx context.Context, repo, reference string, m Manifest) (s
 		return false, in.invalid(resp, "")
 	}
 	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != m.Digest {
-		e := in.invalid(resp, fmt.Sprintf("the registry has stored digest %s, not %s", clean(got), m.Digest))
+		e := in.invalid(resp, fmt.Sprintf("the registry has stored digest %s, not %s", c.clean(got), m.Digest))
 		e.kind = ErrDigest
 		return false, e
 	}

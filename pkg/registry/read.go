@@ -93,7 +93,7 @@ func (c *Client) manifestAs(ctx context.Context, repo, reference string, scopes 
 		return Manifest{}, in.invalid(resp, "")
 	}
 	if want != "" && want != m.Digest {
-		e := in.invalid(resp, fmt.Sprintf("the content has digest %s, not %s", m.Digest, clean(want)))
+		e := in.invalid(resp, fmt.Sprintf("the content has digest %s, not %s", m.Digest, c.clean(want)))
 		e.kind = ErrDigest
 		return Manifest{}, e
 	}
@@ -101,7 +101,7 @@ func (c *Client) manifestAs(ctx context.Context, repo, reference string, scopes 
 		MediaType string `json:"mediaType"`
 	}
 	if err := json.Unmarshal(content, &inner); err != nil {
-		return Manifest{}, in.invalid(resp, "the manifest is not valid JSON: "+clean(err.Error()))
+		return Manifest{}, in.invalid(resp, "the manifest is not valid JSON: "+c.clean(err.Error()))
 	}
 	if !isManifestType(m.MediaType) && inner.MediaType != "" {
 		m.MediaType = inner.MediaType
@@ -185,7 +185,7 @@ func (c *Client) part(ctx context.Context, in call, resp *http.Response, off, le
 	if resp.StatusCode == http.StatusPartialContent {
 		if start, ok := rangeStart(resp.Header.Get("Content-Range")); !ok || start != off {
 			closeBody(resp)
-			return nil, in.invalid(resp, fmt.Sprintf("asked for bytes from %d on, the answer has range %q", off, clean(resp.Header.Get("Content-Range"))))
+			return nil, in.invalid(resp, fmt.Sprintf("asked for bytes from %d on, the answer has range %q", off, c.clean(resp.Header.Get("Content-Range"))))
 		}
 		if length < 0 {
 			r.left = resp.ContentLength

@@ -165,14 +165,14 @@ func (c *Client) fallbackIndex(ctx context.Context, repo, subject string, scopes
 		return fmt.Errorf("fallback tag %s:%s: %s: %w", repo, FallbackTag(subject), why, errNoIndex)
 	}
 	if m.MediaType != MediaTypeOCIIndex {
-		return nil, fail("it shows " + clean(m.MediaType) + ", not an index")
+		return nil, fail("it shows " + c.clean(m.MediaType) + ", not an index")
 	}
 	if err := json.Unmarshal(m.Content, &index.fields); err != nil {
-		return nil, fail(clean(err.Error()))
+		return nil, fail(c.clean(err.Error()))
 	}
 	var raw []json.RawMessage
 	if err := json.Unmarshal(index.fields["manifests"], &raw); err != nil && len(index.fields["manifests"]) > 0 {
-		return nil, fail(clean(err.Error()))
+		return nil, fail(c.clean(err.Error()))
 	}
 	if len(raw) > MaxEntries {
 		return nil, fail(fmt.Sprintf("%d entries exceed %d", len(raw), MaxEntries))
@@ -180,7 +180,7 @@ func (c *Client) fallbackIndex(ctx context.Context, repo, subject string, scopes
 	for _, r := range raw {
 		var w wireDescriptor
 		if err := json.Unmarshal(r, &w); err != nil {
-			return nil, fail(clean(err.Error()))
+			return nil, fail(c.clean(err.Error()))
 		}
 		d, err := w.descriptor("referrer")
 		if err != nil {

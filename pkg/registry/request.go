@@ -120,7 +120,7 @@ func (c *Client) send(ctx context.Context, in call) (*http.Response, error) {
 		}
 		resp.Body.Close()
 		if in.method != http.MethodGet && in.method != http.MethodHead {
-			return nil, c.failed(ctx, in, tr, redirectError(resp))
+			return nil, c.failed(ctx, in, tr, c.auth.creds.secrets.redirectError(resp))
 		}
 		if hop == maxRedirects {
 			return nil, c.failed(ctx, in, tr, fmt.Errorf("more than %d redirects: %w", maxRedirects, ErrInvalid))
@@ -150,16 +150,16 @@ func redirects(resp *http.Response) bool {
 func (c *Client) redirected(from *url.URL, resp *http.Response, rt http.RoundTripper) (*url.URL, http.RoundTripper, error) {
 	location, err := from.Parse(resp.Header.Get("Location"))
 	if err != nil || location.Host == "" {
-		return nil, nil, fmt.Errorf("redirect to %q: %w", clean(resp.Header.Get("Location")), ErrInvalid)
+		return nil, nil, fmt.Errorf("redirect to %q: %w", c.clean(destination(resp.Header.Get("Location"))), ErrInvalid)
 	}
 	if location.Host == c.base.Host {
 		if location.Scheme != c.base.Scheme {
-			return nil, nil, redirectError(resp)
+			return nil, nil, c.auth.creds.secrets.redirectError(resp)
 		}
 		return location, rt, nil
 	}
 	if location.Scheme != "https" && (location.Scheme != "http" || c.base.Scheme != "http") {
-		return nil, nil, fmt.Errorf("redirect from https to %s://%s is not followed: %w", clean(location.Scheme), clean(location.Host), ErrInvalid)
+		return nil, nil, fmt.Errorf("redirect from https to %s://%s is not followed: %w", c.clean(location.Scheme), c.clean(location.Host), ErrInvalid)
 	}
 	if addr, err := netip.ParseAddr(location.Hostname()); err == nil && (addr.IsLinkLocalUnicast() || addr.IsUnspecified() || addr.IsMulticast()) {
 		return nil, nil, fmt.Errorf("redirect to %s is not followed: %w", addr, ErrInvalid)
@@ -189,7 +189,7 @@ func (in call) request(ctx context.Context, target *url.URL) *http.Request {
 func (c *Client) resolve(path string) (*url.URL, error) {
 	u, err := url.Parse(path)
 	if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(path, "/") {
-		return nil, fmt.Errorf("request path %q: %w", clean(path), ErrInvalid)
+		return nil, fmt.Errorf("request path %q: %w", c.clean(destination(path)), ErrInvalid)
 	}
 	u.Scheme, u.Host = c.base.Scheme, c.base.Host
 	return u, nil
@@ -200,8 +200,8 @@ func (c *Client) failed(ctx context.Context, in call, tr *trace, err error) erro
 	if ctx.Err() != nil {
 		return canceled(in.op, ctx)
 	}
-	e := &Error{Op: in.op, Repository: in.repo, Reference: in.ref, Message: clean(c.ownScheme(err.Error())), cause: err}
-	transportError(e, err)
+	e := &Error{Op: in.op, Repository: in.repo, Reference: in.ref, Message: c.clean(c.ownScheme(err.Error())), cause: err}
+	c.transportError(e, err)
 	if e.Status != 0 {
 		e.RetryAfter = tr.retryAfter
 	}
@@ -246,11 +246,11 @@ func (c *Client) refused(in call, resp *http.Response) *Error {
 		} `json:"errors"`
 	}
 	if json.Unmarshal(body, &words) != nil || len(words.Errors) == 0 {
-		e.Message = plainMessage(resp, body)
+		e.Message = c.plainMessage(resp, body)
 		return e
 	}
-	e.Code = clean(words.Errors[0].Code)
-	e.Message = ownWords(e.Code, words.Errors[0].Message)
+	e.Code = c.clean(words.Errors[0].Code)
+	e.Message = c.ownWords(e.Code, words.Errors[0].Message)
 	for _, w := range words.Errors {
 		if w.Code != codeManifestBlobUnknown {
 			continue
@@ -265,11 +265,11 @@ func (c *Client) refused(in call, resp *http.Response) *Error {
 	return e
 }
 
-func plainMessage(resp *http.Response, body []byte) string {
+func (c *Client) plainMessage(resp *http.Response, body []byte) string {
 	if isHTML(resp.Header) {
 		return "the answer is a web page, not a registry's"
 	}
-	return clean(string(body))
+	return c.clean(string(body))
 }
 
 func isHTML(h http.Header) bool {
@@ -322,7 +322,7 @@ func (c *Client) decode(ctx context.Context, in call, resp *http.Response, into 
 		return err
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		return in.invalid(resp, "the answer is not valid JSON: "+clean(err.Error()))
+		return in.invalid(resp, "the answer is not valid JSON: "+c.clean(err.Error()))
 	}
 	return nil
 }

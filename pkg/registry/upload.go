@@ -214,7 +214,7 @@ func (u *upload) opened(in call, resp *http.Response) error {
 	if s := resp.Header.Get("OCI-Chunk-Min-Length"); s != "" {
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil || n < 0 || n > maxChunk {
-			return in.invalid(resp, "it demands chunks of at least "+clean(s)+" bytes")
+			return in.invalid(resp, "it demands chunks of at least "+u.c.clean(s)+" bytes")
 		}
 		u.least = n
 	}
@@ -228,10 +228,10 @@ func (u *upload) moved(in call, resp *http.Response) error {
 	text := resp.Header.Get("Location")
 	location, err := resp.Request.URL.Parse(text)
 	if err != nil || text == "" || !strings.HasPrefix(location.Path, "/") {
-		return in.invalid(resp, fmt.Sprintf("the answer has upload location %q", clean(text)))
+		return in.invalid(resp, fmt.Sprintf("the answer has upload location %q", u.c.clean(destination(text))))
 	}
 	if !strings.EqualFold(location.Hostname(), u.c.base.Hostname()) {
-		return in.invalid(resp, fmt.Sprintf("the answer sends the upload to another host, %q; is the registry's own external address set right?", clean(location.Host)))
+		return in.invalid(resp, fmt.Sprintf("the answer sends the upload to another host, %q; is the registry's own external address set right?", u.c.clean(location.Host)))
 	}
 	u.location = location.EscapedPath()
 	if location.RawQuery != "" {
@@ -288,7 +288,7 @@ func (u *upload) accepted(in call, resp *http.Response) error {
 		return in.invalid(resp, "")
 	}
 	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != u.digest {
-		e := in.invalid(resp, "the registry has stored digest "+clean(got))
+		e := in.invalid(resp, "the registry has stored digest "+u.c.clean(got))
 		e.kind = ErrDigest
 		return e
 	}
