@@ -3,6 +3,7 @@ package prometheus_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -240,5 +241,55 @@ func TestDashboard(t *testing.T) {
 	}
 	if asked < 20 {
 		t.Errorf("it asks for %d things only", asked)
+	}
+}
+
+// TestCertificates: what is warned of goes by the time that is left and by the whole life of a certificate, so that one of an hour, which is renewed in good time, is no alarm for ever.
+func TestCertificates(t *testing.T) {
+	const day = 24 * 60
+	rules := map[string]rulefmt.Rule{}
+	for _, r := range load(t) {
+		rules[r.Alert] = r
+	}
+	// ends gives the time of the end, in minutes, of a certificate that is renewed every so many minutes; 0: never.
+	ends := func(life, left, renewed int) string {
+		var b strings.Builder
+		for m := range 121 {
+			end := left
+			if renewed > 0 {
+				end += m / renewed * renewed
+			}
+			fmt.Fprintf(&b, " %d", end*60)
+		}
+		labels := `{certificate="fabric",instance="a"}`
+		series := "fanout_certificate_expiry_timestamp_seconds" + labels + b.String()
+		if life > 0 {
+			series += fmt.Sprintf("\n  fanout_certificate_lifetime_seconds%s %dx120", labels, life*60)
+		}
+		return series
+	}
+	for _, c := range []struct {
+		name                string
+		life, left, renewed int
+		warns, alarms       bool
+	}{
+		{"of 90 days, 8 left", 90 * day, 8 * day, 0, false, false},
+		{"of 90 days, 6 left", 90 * day, 6 * day, 0, true, false},
+		{"of 90 days, half a day left", 90 * day, day / 2, 0, true, true},
+		{"of 5 days, 2 left", 5 * day, 2 * day, 0, false, false},
+		{"of 5 days, 1 left", 5 * day, day + 180, 0, true, false},
+		{"of an hour, renewed at its half", 60, 60, 30, false, false},
+		{"of an hour, never renewed", 60, 60, 0, true, true},
+		// An agent of an older version does not tell the lifetime.
+		{"of a life that is not told", 0, 6 * day, 0, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for alert, want := range map[string]bool{"FanoutCertificateExpires": c.warns, "FanoutCertificateEnds": c.alarms} {
+				at := evaluate(t, rules[alert], ends(c.life, c.left, c.renewed), 120)
+				if got := slices.ContainsFunc(at, func(labels string) bool { return labels != "" }); got != want {
+					t.Errorf("%s fires: %t, want %t", alert, got, want)
+				}
+			}
+		})
 	}
 }

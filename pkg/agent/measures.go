@@ -117,6 +117,7 @@ var (
 	descSpoolEvicted = prometheus.NewDesc("fanout_spool_evicted_bytes_total", "Bytes that left the spool to make room.", nil, nil)
 	descDiskFree     = prometheus.NewDesc("fanout_disk_free_bytes", "Bytes left on a disk: that of dataDir, and that of the embedded registry.", []string{"disk"}, nil)
 	descRegistryUp   = prometheus.NewDesc("fanout_registry_up", "1 if the last check of the registry went well; a witness has none.", nil, nil)
+	descCertLifetime = prometheus.NewDesc("fanout_certificate_lifetime_seconds", "How long a certificate of this agent is good for as a whole, from its beginning to its end.", []string{"certificate"}, nil)
 	descCertificate  = prometheus.NewDesc("fanout_certificate_expiry_timestamp_seconds", "When a certificate of this agent ends, or the authority that it trusts.", []string{"certificate"}, nil)
 	descPending      = prometheus.NewDesc("fanout_pending_refs", "Refs that this registry does not show as it should, by state. drifted and accepted are differences that the settings leave.", []string{"state"}, nil)
 	descConflicts    = prometheus.NewDesc("fanout_conflicts", "Pushes at headquarters that lost against another of their tag and that nobody has judged; at headquarters only.", nil, nil)
@@ -142,7 +143,7 @@ type seen struct{ a *Agent }
 
 func (s seen) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSpoolUsed, descSpoolLimit, descSpoolEvicted, descDiskFree, descRegistryUp, descCertificate, descPending, descConflicts, descDeletions, descSpans, descSpansSent, descTerm, descHasRoot,
+		descSpoolUsed, descSpoolLimit, descSpoolEvicted, descDiskFree, descRegistryUp, descCertificate, descCertLifetime, descPending, descConflicts, descDeletions, descSpans, descSpansSent, descTerm, descHasRoot,
 		descSiteState, descSiteLag, descSiteLagTime, descSiteLeft, descSitePending, descSiteContact,
 	} {
 		ch <- d
@@ -198,9 +199,11 @@ func (s seen) own(ch chan<- prometheus.Metric) {
 	if a.identity != nil {
 		gauge(ch, descCertificate, float64(a.identity.NotAfter().Unix()), "fabric")
 		gauge(ch, descCertificate, float64(a.identity.AuthorityNotAfter().Unix()), "authority")
+		gauge(ch, descCertLifetime, a.identity.Lifetime().Seconds(), "fabric")
 	}
 	if c := a.httpCert.Load(); c != nil && c.Leaf != nil {
 		gauge(ch, descCertificate, float64(c.Leaf.NotAfter.Unix()), "http")
+		gauge(ch, descCertLifetime, c.Leaf.NotAfter.Sub(c.Leaf.NotBefore).Seconds(), "http")
 	}
 	pending, _ := a.progress.snapshot()
 	byState := map[string]int{}

@@ -412,7 +412,7 @@ func TestIssue(t *testing.T) {
 		t.Fatal(err)
 	}
 	pair, _ := tls.LoadX509KeyPair(f.Cert, f.Key)
-	if s.ID() != gdA || s.TrustDomain() != domain || !s.NotAfter().Equal(pair.Leaf.NotAfter) || pair.Leaf.VerifyHostname("gd.example.com") != nil || pair.Leaf.VerifyHostname("10.1.0.11") != nil {
+	if s.ID() != gdA || s.TrustDomain() != domain || !s.NotAfter().Equal(pair.Leaf.NotAfter) || s.Lifetime() != pair.Leaf.NotAfter.Sub(pair.Leaf.NotBefore) || pair.Leaf.VerifyHostname("gd.example.com") != nil || pair.Leaf.VerifyHostname("10.1.0.11") != nil {
 		t.Errorf("ID %v in %s until %s, %v %v", s.ID(), s.TrustDomain(), s.NotAfter(), pair.Leaf.DNSNames, pair.Leaf.IPAddresses)
 	}
 

@@ -105,6 +105,13 @@ func (s *Source) NotAfter() time.Time {
 	return s.cur.notAfter
 }
 
+// Lifetime is how long the certificate in use is good for as a whole, from its beginning to its end.
+func (s *Source) Lifetime() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cur.notAfter.Sub(s.cur.cert.Leaf.NotBefore)
+}
+
 // AuthorityNotAfter is when the authorities in use end: the last of them, where there are several, as while one takes the place of another.
 func (s *Source) AuthorityNotAfter() (last time.Time) {
 	s.mu.Lock()
