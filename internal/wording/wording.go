@@ -42,6 +42,7 @@ var layers = []layer{
 	{regexp.MustCompile(`tls: failed to verify certificate: (?:x509: )?`), "its certificate is refused: "},
 	{regexp.MustCompile(`remote error: tls: (?:bad certificate|certificate required|unknown certificate authority|unknown certificate)`), "it refuses the certificate from here"},
 	{regexp.MustCompile(`remote error: tls: `), "it refuses to speak TLS with here: "},
+	{regexp.MustCompile(`x509svid: could not verify leaf certificate: ([^;\n(]*[^;\n( ])(?: \(possibly because of [^;\n]*)?`), "$1"},
 	{regexp.MustCompile(`x509: `), ""},
 	{regexp.MustCompile(`net/http: request canceled(?: while waiting for connection)?`), "given up"},
 	{regexp.MustCompile(`net/http: timeout awaiting response headers|net/http: TLS handshake timeout`), "no answer in time"},

@@ -43,7 +43,7 @@ func (s *admin) Doctor(req *adminv1.DoctorRequest, stream grpc.ServerStreamingSe
 				return gctx.Err()
 			}
 			if err != nil {
-				c := fail("agent", "it can't be asked: "+callWords(err), s.a.absent(m.GetSite()))
+				c := s.a.memberAway("agent", m.GetSite(), err)
 				r = &adminv1.DoctorResponse{Site: m.GetSite(), Group: s.a.cfg.Group, Checks: []*adminv1.Check{c.message()}}
 			}
 			return send(r)

@@ -185,7 +185,7 @@ func (a *Agent) checkClock(ctx context.Context, site string) check {
 	name := "clock of " + site
 	least, most, err := a.clockDifference(ctx, site)
 	if err != nil {
-		return fail(name, "it can't be asked: "+callWords(err), a.absent(site))
+		return a.memberAway(name, site, err)
 	}
 	return judgeClock(name, least, most)
 }
@@ -197,6 +197,14 @@ func judgeClock(name string, least, most time.Duration) check {
 		return fail(name, words+fmt.Sprintf("; at most %s is allowed, for pushes of one tag at two members to be put in order", clockBound), "have the clocks of both machines set by NTP")
 	}
 	return ok(name, words)
+}
+
+// memberAway is a check of a member that could not be asked.
+func (a *Agent) memberAway(name, site string, err error) check {
+	if detail, mend := refused(err); detail != "" {
+		return fail(name, "it can't be asked: "+detail, mend)
+	}
+	return fail(name, "it can't be asked: "+callWords(err), a.absent(site))
 }
 
 // absent is the mend for a member that does not answer.

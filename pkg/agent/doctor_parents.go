@@ -67,6 +67,12 @@ func properParents(own string) string {
 
 // judgeParent judges who answers at an address: of the group above, or with a fallback parent one further up.
 func judgeParent(group, site string, x answering) check {
+	if x.err != nil {
+		// With TLS a stranger's certificate says who he is, and no call reaches him.
+		if id := strangerOf(x.err); id != nil {
+			x.id, x.err = id, nil
+		}
+	}
 	name, key, own := "parent at "+x.addr, "fabric.parents", path.Dir(group)
 	if x.fallback {
 		key = "fabric.fallbackParents"
@@ -79,6 +85,9 @@ func judgeParent(group, site string, x answering) check {
 	}
 	switch {
 	case x.err != nil:
+		if detail, mend := refused(x.err); detail != "" {
+			return warn(name, detail, mend)
+		}
 		return warn(name, "it does not answer: "+callWords(x.err), "start that agent, mend the network to it, or take the address out of "+key)
 	case there == group && x.id.GetSite() == site:
 		return warn(name, "it is this agent itself, which can't be its own parent", instead)

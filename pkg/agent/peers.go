@@ -126,7 +126,7 @@ func (p *peers) makeRoom() {
 // related allows agents of the own group and of the groups above it.
 func (p *peers) related(id identity.ID) error {
 	if id.Site == "" || (id.Group != p.group && !strings.HasPrefix(p.group, id.Group+"/")) {
-		return fmt.Errorf("%s is neither of group %s nor of one above it", id, p.group)
+		return fmt.Errorf("%s "+unrelated+" %s nor of one above it", id, p.group)
 	}
 	return nil
 }
