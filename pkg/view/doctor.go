@@ -2,7 +2,6 @@ package view
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -82,15 +81,22 @@ func checkColor(state string) string {
 func (d *Doctor) Text(s Style) string {
 	var rows [][]cell
 	var mends []string
+	of := map[string][]string{} // a mend that several checks have is said once
 	for _, x := range d.Sites {
 		for _, c := range x.Checks {
 			rows = append(rows, []cell{plain(x.Site), plain(c.Name), {text: c.State, color: checkColor(c.State)}, plain(c.Detail)})
 			if c.Mend != "" {
-				mends = append(mends, fmt.Sprintf("%s, %s: %s", Clean(x.Site), Clean(c.Name), Clean(c.Mend)))
+				if of[c.Mend] == nil {
+					mends = append(mends, c.Mend)
+				}
+				of[c.Mend] = append(of[c.Mend], Clean(x.Site)+", "+Clean(c.Name))
 			}
 		}
 	}
 	text := table(s, []string{"SITE", "CHECK", "STATE", "DETAIL"}, rows)
+	for i, m := range mends {
+		mends[i] = strings.Join(of[m], "; ") + ": " + Clean(m)
+	}
 	if len(mends) > 0 {
 		text += "\n" + s.paint(bold, "What to do") + "\n" + strings.Join(mends, "\n") + "\n"
 	}
