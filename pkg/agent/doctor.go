@@ -123,7 +123,7 @@ func (a *Agent) checkQuorum(ctx context.Context) check {
 	if a.node.Roster().Root == "" || n == 0 {
 		detail := fmt.Sprintf("the group has no root; of its %s with a vote %d must be up", count(n, "member"), n/2+1)
 		if why != "" {
-			detail += ": " + why
+			detail += ": " + waitingWords(why)
 		}
 		if lost := a.node.Replaced(ctx); n > 0 && n-len(lost) < n/2+1 {
 			return fail(name, fmt.Sprintf("%s; the disk of %s was lost, and with it the vote: those that are left can never decide", detail, strings.Join(lost, ", ")),
@@ -210,9 +210,9 @@ func (a *Agent) memberAway(name, site string, err error) check {
 // absent is the mend for a member that does not answer.
 func (a *Agent) absent(site string) string {
 	if a.node.Roster().Root == "" { // nobody can be removed then
-		return "start the agent of " + site + ", or mend the network to it; where its disk is lost for good: \"A group that lost its majority for good\" in docs/operations.md"
+		return "start the agent of " + site + ", or mend the network to it; its own log and doctor say why it is away. Only where its disk is lost for good: \"A group that lost its majority for good\" in docs/operations.md"
 	}
-	return "start the agent of " + site + ", or mend the network to it; a member that is gone for good: fanoutctl member remove " + site
+	return "start the agent of " + site + ", or mend the network to it; its own log and doctor say why it is away. Only for a member that is gone for good: fanoutctl member remove " + site
 }
 
 func (a *Agent) clockDifference(ctx context.Context, site string) (least, most time.Duration, err error) {

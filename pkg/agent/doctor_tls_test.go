@@ -98,3 +98,29 @@ func TestDoctor_Handshakes(t *testing.T) {
 		})
 	}
 }
+
+// TestReady_CertificateEnded: an agent whose own certificate has ended is not ready, and says why, also while its connections of before stand.
+func TestReady_CertificateEnded(t *testing.T) {
+	ca, dir := t.TempDir(), t.TempDir()
+	if err := errors.Join(identity.InitCA(ca, "example.com"), identity.Issue(ca, identity.ID{Group: "hq", Site: "s0"}, identity.IssueOptions{OutDir: dir, TTL: 2 * time.Second})); err != nil {
+		t.Fatal(err)
+	}
+	src, err := identity.Load(identity.Files{Cert: filepath.Join(dir, identity.CertFile), Key: filepath.Join(dir, identity.KeyFile), CA: filepath.Join(dir, identity.CACertFile)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hq := runTree(t, map[string]*gate{"hq": {url: "http://" + freeAddr(t)}}, "hq")["hq"]
+	says := func() string { return (&Agent{cfg: hq.cfg, node: hq.node, identity: src}).checks()["certificate"] }
+	if got := says(); time.Now().Before(src.NotAfter()) && got != "ok" {
+		t.Errorf("while it is good: %q", got)
+	}
+	waitFor(t, "it has ended", func() error {
+		if got := says(); !strings.Contains(got, "this site's certificate ended at ") {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if _, there := hq.checks()["certificate"]; there {
+		t.Error("without TLS there is a certificate")
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +26,6 @@ import (
 	adminv1 "github.com/fanout-io/fanout/proto/fanout/admin/v1"
 	transferv1 "github.com/fanout-io/fanout/proto/fanout/transfer/v1"
 
-	"github.com/fanout-io/fanout/internal/wording"
 	"github.com/fanout-io/fanout/pkg/registry"
 	"github.com/fanout-io/fanout/pkg/transfer"
 	"github.com/fanout-io/fanout/pkg/tree"
@@ -204,7 +202,11 @@ func (a *Agent) checks() map[string]string {
 	}
 	noRoot := "the group has no root now"
 	if why := a.node.Waiting(); why != "" {
-		noRoot += ": " + wording.Plain(strings.ReplaceAll(why, "\n", "; "))
+		noRoot += ": " + waitingWords(why)
+	}
+	if a.identity != nil {
+		end := a.identity.NotAfter()
+		check("certificate", time.Now().Before(end), certificateEnded(end))
 	}
 	check("raft", roster.Root != "", noRoot)
 	if a.node.Removed() {

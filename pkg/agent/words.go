@@ -31,6 +31,14 @@ func inBytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 // days puts a time that is some whole days into words.
 func days(d time.Duration) string { return count(int64(d/(24*time.Hour)), "day") }
 
+// waitingWords says in one line what a group without a root waits for.
+func waitingWords(why string) string { return wording.Plain(strings.ReplaceAll(why, "\n", "; ")) }
+
+// certificateEnded says that the own certificate is no good any more.
+func certificateEnded(at time.Time) string {
+	return "this site's certificate ended at " + at.UTC().Format(time.RFC3339) + ": no other agent speaks with it; put a new one in place of its files"
+}
+
 // callWords says why another agent could not be asked.
 func callWords(err error) string { return wording.Plain(status.Convert(err).Message()) }
 
