@@ -169,9 +169,12 @@ func (a *attachClient) run() {
 			replaced.reset()
 		}
 		a.lost(err)
-		level := slog.LevelInfo
-		if err.Error() == said {
+		level := slog.LevelWarn
+		switch {
+		case err.Error() == said:
 			level = slog.LevelDebug
+		case errors.Is(err, errAgain):
+			level = slog.LevelInfo
 		}
 		said = err.Error()
 		a.o.n.log.Log(ctx, level, "not attached to a parent", "error", err)

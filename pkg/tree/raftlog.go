@@ -5,6 +5,8 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -13,11 +15,32 @@ import (
 type raftLogger struct {
 	log  *slog.Logger
 	args []any
+	said *said
+}
+
+// said bounds what raft warns of: of a member that is down it speaks several times a second, as long as it is.
+type said struct {
+	mu   sync.Mutex
+	last map[string]time.Time // by message, of which raft has some dozens
+}
+
+// sayAgain is after how long a warning of raft is one again. In between it is at debug.
+const sayAgain = time.Minute
+
+// now says whether a message was not said lately, and notes that it is.
+func (s *said) now(msg string, at time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before, ok := s.last[msg]; ok && at.Sub(before) < sayAgain {
+		return false
+	}
+	s.last[msg] = at
+	return true
 }
 
 // Its keys, of which one is "time", stand in a group of their own.
 func newRaftLogger(l *slog.Logger) hclog.Logger {
-	return &raftLogger{log: l.With("part", "raft").WithGroup("raft")}
+	return &raftLogger{log: l.With("part", "raft").WithGroup("raft"), said: &said{last: map[string]time.Time{}}}
 }
 
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
@@ -28,6 +51,9 @@ func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	case hclog.Error:
 		// Most are of peers that are down, which raft retries for ever; none is the end of anything.
 		to = slog.LevelWarn
+	}
+	if to == slog.LevelWarn && !l.said.now(msg, time.Now()) {
+		to = slog.LevelDebug
 	}
 	if !l.log.Enabled(context.Background(), to) {
 		return
@@ -54,7 +80,7 @@ func (l *raftLogger) IsError() bool { return true }
 
 func (l *raftLogger) ImpliedArgs() []any { return l.args }
 func (l *raftLogger) With(args ...any) hclog.Logger {
-	return &raftLogger{log: l.log.With(args...), args: append(l.args[:len(l.args):len(l.args)], args...)}
+	return &raftLogger{log: l.log.With(args...), args: append(l.args[:len(l.args):len(l.args)], args...), said: l.said}
 }
 func (l *raftLogger) Name() string                   { return "raft" }
 func (l *raftLogger) Named(string) hclog.Logger      { return l }
