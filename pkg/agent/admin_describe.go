@@ -103,7 +103,7 @@ func (s *admin) describeRunning(ctx context.Context, d *adminv1.DescribeResponse
 	default:
 		d.Servers = slices.DeleteFunc(m.GetMembers(), func(x *adminv1.MemberInfo) bool { return site != "" && x.GetSite() != site })
 	}
-	top := s.topFromHere(ctx, actor)
+	top := s.topFromHere(ctx, actor, topOf{group, site})
 	for _, x := range top.GetAbsent() {
 		if x.GetSite() == site && site != "" || x.GetGroup() == group || strings.HasPrefix(group, x.GetGroup()+"/") {
 			d.Notes = append(d.Notes, fmt.Sprintf("what %s fetches is not known: %s", cmp.Or(x.GetSite(), x.GetGroup()), x.GetReason()))

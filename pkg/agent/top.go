@@ -47,7 +47,7 @@ func (s *admin) Top(ctx context.Context, req *adminv1.TopRequest) (*adminv1.TopR
 	if root != nil {
 		return root.Top(onBehalf(ctx, actor), req)
 	}
-	return s.topFromHere(ctx, actor), nil
+	return s.topFromHere(ctx, actor, topOf{}), nil
 }
 
 // topHere lists this site's own transfers.
@@ -95,8 +95,21 @@ func boundTop(t *adminv1.TopResponse, most int) {
 	}
 }
 
-// topFromHere asks all that can be asked, some at a time, and says who did not answer.
-func (s *admin) topFromHere(ctx context.Context, actor string) *adminv1.TopResponse {
+// topOf is of whom transfers are asked for: a site, a group as a whole, or all where both are empty. Whoever is not on the way to it, and is silent, holds up no answer.
+type topOf struct{ group, site string }
+
+// fellow says whether a member of the own group is to be asked.
+func (p topOf) fellow(own, site string) bool {
+	return p.group == "" || p.group == own && (p.site == "" || p.site == site)
+}
+
+// child says whether a group below is to be asked.
+func (p topOf) child(group string) bool {
+	return p.group == "" || p.group == group || strings.HasPrefix(p.group, group+"/")
+}
+
+// topFromHere asks all that are on the way to a place, some at a time, and says who did not answer.
+func (s *admin) topFromHere(ctx context.Context, actor string, about topOf) *adminv1.TopResponse {
 	a := s.a
 	ctx, cancel := context.WithTimeout(onBehalf(ctx, actor), within(ctx, topTimeout))
 	defer cancel()
@@ -115,7 +128,7 @@ func (s *admin) topFromHere(ctx context.Context, actor string) *adminv1.TopRespo
 	g.SetLimit(topAtOnce)
 	asked := map[string]bool{}
 	for _, h := range a.node.Health().Sites {
-		if h.GetGroup() != a.cfg.Group || h.GetSite() == a.cfg.Site || h.GetRegistryType() == "none" {
+		if h.GetGroup() != a.cfg.Group || h.GetSite() == a.cfg.Site || h.GetRegistryType() == "none" || !about.fellow(a.cfg.Group, h.GetSite()) {
 			continue
 		}
 		g.Go(func() error {
@@ -130,6 +143,9 @@ func (s *admin) topFromHere(ctx context.Context, actor string) *adminv1.TopRespo
 		})
 	}
 	for _, t := range a.node.Tunnels() {
+		if !about.child(t.Group) {
+			continue
+		}
 		asked[t.Group] = true
 		g.Go(func() error {
 			r, err := adminv1.NewAdminServiceClient(t.Conn).Top(ctx, &adminv1.TopRequest{})
@@ -139,7 +155,7 @@ func (s *admin) topFromHere(ctx context.Context, actor string) *adminv1.TopRespo
 	}
 	_ = g.Wait()
 	for child := range a.node.Catalog().Groups() {
-		if up := parentPath(child.GetPath()); up == a.cfg.Group && !asked[child.GetPath()] {
+		if up := parentPath(child.GetPath()); up == a.cfg.Group && about.child(child.GetPath()) && !asked[child.GetPath()] {
 			out.Absent = append(out.Absent, &adminv1.Absent{Group: child.GetPath(), Reason: "not attached here"})
 		}
 	}

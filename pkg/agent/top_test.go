@@ -58,3 +58,24 @@ func TestTop_Transfer(t *testing.T) {
 		}
 	}
 }
+
+// TestTop_Place: for one place only those on the way to it are asked, so that a silent one elsewhere holds nothing up.
+func TestTop_Place(t *testing.T) {
+	for _, c := range []struct {
+		about  topOf
+		fellow bool // gd-b of hq/gd is asked
+		child  bool // hq/gd/sz is
+	}{
+		{topOf{}, true, true},
+		{topOf{"hq/gd", ""}, true, false},
+		{topOf{"hq/gd", "gd-b"}, true, false},
+		{topOf{"hq/gd", "gd-a"}, false, false},
+		{topOf{"hq/gd/sz", "sz-a"}, false, true},
+		{topOf{"hq/gd/sz/ft", ""}, false, true},
+		{topOf{"hq/gd/szx", "szx-a"}, false, false},
+	} {
+		if f, ch := c.about.fellow("hq/gd", "gd-b"), c.about.child("hq/gd/sz"); f != c.fellow || ch != c.child {
+			t.Errorf("%v: %v, %v", c.about, f, ch)
+		}
+	}
+}
