@@ -236,7 +236,11 @@ func (d Describe) writeGroup(b *described) {
 	b.line("Carrier", g.Carrier)
 	switch {
 	case g.Parent != "":
-		b.line("Attached to", g.Parent)
+		attached := "Attached to"
+		if away := g.State == "unreachable" || g.State == "unknown"; away && !g.Answers {
+			attached = "Was attached to"
+		}
+		b.line(attached, g.Parent)
 	case g.DetachedSince != nil:
 		b.line("Attached to", "no parent since "+stamp(g.DetachedSince))
 	}

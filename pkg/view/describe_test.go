@@ -98,3 +98,17 @@ func TestDescribe_NewByRelease(t *testing.T) {
 		t.Errorf("where of a deleted one:\n%s", gone)
 	}
 }
+
+// TestDescribe_WasAttached: who does not answer is not said to be attached.
+func TestDescribe_WasAttached(t *testing.T) {
+	for _, c := range []struct {
+		state   string
+		answers bool
+		want    string
+	}{{"synced", true, "Attached to:"}, {"unreachable", true, "Attached to:"}, {"unreachable", false, "Was attached to:"}, {"unknown", false, "Was attached to:"}} {
+		d := view.DescribeOf(&adminv1.DescribeResponse{Kind: "group", Name: "hq/gd", Group: &adminv1.TreeGroup{Group: "hq/gd", Parent: "hq", State: c.state, Answers: c.answers}})
+		if text := d.Text(view.Style{}); !strings.Contains(text, "\n"+c.want) {
+			t.Errorf("%s, answers %v: want %s in\n%s", c.state, c.answers, c.want, text)
+		}
+	}
+}
