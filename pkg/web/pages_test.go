@@ -144,10 +144,10 @@ func asItIs(t *testing.T, b *browser.Browser) {
 	p := b.Open(t, srv.URL+"/", browser.View{Width: 1280, Height: 900})
 	p.Wait(t, patience, "one link of two is cut, and the other's group says why it is not well", `document.querySelectorAll('.link').length === 2 && document.querySelectorAll('.link.cut').length === 1 && document.querySelector('[data-path="hq/gd"]').getAttribute('aria-label').includes('a member is unreachable')`)
 	for _, at := range []struct{ hash, shown string }{
-		{"/group/hq/gd", says(true, "Its root gd-b answers", "just now", "0 revisions, 1 min 17 s") + " && " + says(false, "s ago")},
-		{"/group/hq/hn", says(true, "s ago", "none") + " && " + says(false, "just now", "answers")},
+		{"/group/hq/gd", says(true, "Its root gd-b answers", "Attached to", "To do: start the agent of gd-a, or mend the network to it", "just now", "0 revisions, 1 min 17 s") + " && " + says(false, "s ago")},
+		{"/group/hq/hn", says(true, "s ago", "none", "Was attached to", "To do: start the agent of hn-a, or mend the network from hn-a to hq") + " && " + says(false, "just now", "answers")},
 		{"/site/gd-b", says(true, "just now", "0 revisions, 1 min 17 s")},
-		{"/site/hn-a", says(true, "s ago") + " && " + says(false, "just now")},
+		{"/site/hn-a", says(true, "s ago", "To do: start the agent of hn-a, or mend the network to it") + " && " + says(false, "just now")},
 		{"/why/gd-a/shop/web:1", says(true, "asked for just now")},
 		{"/why/gd-b/shop/web:1", says(true, "nothing comes")},
 		{"/events", says(true, "Published")},
@@ -157,6 +157,10 @@ func asItIs(t *testing.T, b *browser.Browser) {
 	}
 	p.Close()
 	p = b.Open(t, srv.URL+"/", browser.View{Width: 1280, Height: 900, Language: "zh-CN"})
+	for hash, shown := range map[string]string{"/group/hq/hn": "处理办法：启动 hn-a 的代理，或修复从 hn-a 到 hq 的网络", "/site/hn-a": "处理办法：启动 hn-a 的代理，或修复到它的网络"} {
+		p.Go(t, hash)
+		p.Wait(t, patience, hash+" in Chinese", says(true, shown))
+	}
 	p.Go(t, "/events")
 	p.Wait(t, patience, "events in Chinese, and a word that is new as it came", says(true, "已发布", "NewWord")+` && document.querySelector('[title=Published]')`)
 	for _, w := range append(p.Audit(t), p.Wrong()...) {

@@ -2,12 +2,12 @@
 
 import { h, stateWord, swap, glyph } from "./dom.js";
 import { Picture } from "./picture.js";
-import { cards, counts, groupsOf, remaining, sitesOf } from "./fabric.js";
+import { away, cards, counts, groupsOf, remaining, sitesOf } from "./fabric.js";
 import { severity } from "./states.js";
 import { ago, bytes, count, short, span, stamp, timeOfDay } from "./format.js";
 import { t, stateName } from "./words.js";
 import { facts, link, loading, refLink, section, table } from "./parts.js";
-import { reasonCell } from "./pages-why.js";
+import { doing, reasonCell } from "./pages-why.js";
 
 const attentionShown = 6;
 
@@ -61,9 +61,9 @@ export function groupPage(live, path, go) {
       if (!g) return swap(el, h("h1", {}, path), h("p", {}, t("group.none")));
       const below = groups.filter((x) => x.group.startsWith(path + "/"));
       swap(el, h("div", { class: "headline" }, h("h1", {}, crumbs(path)), stateWord(g.state, stateName(g.state))),
-        g.state === "unreachable" && g.answers ? h("p", { class: "sum" }, t("group.answers", g.root)) : null, g.reason ? h("p", { class: "reason" }, g.reason) : null,
+        g.state === "unreachable" && g.answers ? h("p", { class: "sum" }, t("group.answers", g.root)) : null, g.reason ? h("p", { class: "reason" }, g.reason) : null, doing(groupMend(g)),
         facts([
-          [t("group.parent"), g.parent ? link("/group/" + g.parent, g.parent) : t("group.hq")], [t("group.root"), g.root ? [link("/site/" + g.root, g.root), " ", h("span", { class: "quiet" }, t("group.term", count(g.term)))] : t("none")],
+          [t(away(g) ? "group.parent.was" : "group.parent"), g.parent ? link("/group/" + g.parent, g.parent) : t("group.hq")], [t("group.root"), g.root ? [link("/site/" + g.root, g.root), " ", h("span", { class: "quiet" }, t("group.term", count(g.term)))] : t("none")],
           [t("group.carrier"), g.carrier ? link("/site/" + g.carrier, g.carrier) : null], [t("group.revision"), count(g.revision)], [t("lag.label"), lag(g)],
           [t("group.contact"), contact(g, g.answers, live)], [t("group.labels"), Object.entries(g.labels).map(([k, v]) => h("code", {}, k + "=" + v, " "))],
           [t("group.freeze"), g.freeze ? t("group.freeze.value", stamp(g.freeze.until), g.freeze.by, g.freeze.reason) : null],
@@ -85,6 +85,13 @@ function lag(x) {
 // contact: who answers is heard of every second, which does not come here each time, as it changes nothing. While the agent that tells of it is heard, that is now.
 const contact = (x, answers, live) => (answers && x.lastContact && live.connected() && !live.trouble("tree") ? t("just-now") : ago(x.lastContact, live.now()));
 
+// groupMend is what a person does about a group that nobody hears of, or that answers while members do not.
+function groupMend(g) {
+  if (away(g)) return t(g.parent ? "away.mend.link" : "away.mend", g.root || g.group, g.parent);
+  const lost = g.members.filter((m) => m.state === "unreachable").map((m) => m.site);
+  return lost.length > 0 ? t("away.mend", lost.join(", ")) : "";
+}
+
 // unheard says that nobody hears of a site now.
 const unheard = (m) => m.state === "unreachable" || m.state === "unknown";
 
@@ -100,7 +107,7 @@ export function sitePage(live, name) {
       if (!m) return swap(el, h("h1", {}, name), h("p", {}, t("site.none")));
       const roles = [m.root ? t("root") : null, m.carrier ? t("carrier") : null, m.state === "witness" ? stateName("witness") : null].filter(Boolean);
       swap(el, h("div", { class: "headline" }, h("h1", {}, name), stateWord(m.state, stateName(m.state))),
-        m.reason ? h("p", { class: "reason" }, m.reason) : null,
+        m.reason ? h("p", { class: "reason" }, m.reason) : null, m.state === "unreachable" ? doing(t("away.mend", name)) : null,
         facts([
           [t("group"), link("/group/" + m.group, m.group)], [t("site.roles"), roles.join(", ") || t("site.member")],
           [t("site.registry"), m.registryType === "none" ? t("site.noregistry") : [m.registry, " ", h("span", { class: "quiet" }, m.registryType)]], [t("site.version"), m.version],
