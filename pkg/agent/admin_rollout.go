@@ -384,7 +384,7 @@ func (s *admin) SetPolicies(ctx context.Context, req *adminv1.SetPoliciesRequest
 		if err != nil {
 			return nil, proposed(err)
 		}
-		s.a.events.normal("PoliciesSet", "", fmt.Sprintf("%d, by %s", len(set.GetPolicies()), actor))
+		s.a.events.normal("PoliciesSet", "", count(len(set.GetPolicies()), "policy", "policies")+", by "+actor)
 		return &adminv1.SetPoliciesResponse{Policies: s.a.node.Catalog().Policies()}, nil
 	}
 }
