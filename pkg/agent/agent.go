@@ -369,6 +369,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.reportHealth(gctx); return nil })
 	g.Go(func() error { a.followRoster(gctx); return nil })
 	g.Go(func() error { a.attendRollouts(gctx); return nil })
+	g.Go(func() error { a.attendCompany(gctx); return nil })
 	if a.registry != nil {
 		g.Go(func() error { a.checkRegistry(gctx); return nil })
 		g.Go(func() error { a.sweepForever(gctx); return nil })
