@@ -210,6 +210,8 @@ func (c *linClient) where(ctx context.Context, s *site, ref string) error {
 	case status.Code(err) == codes.NotFound:
 		c.note(c.n, ref, call, linOp{kind: linLook, at: s.name})
 		return nil
+	case err == nil && w.GetNoRoot() != "":
+		return status.Error(codes.Unavailable, w.GetNoRoot()) // it says itself that this is not what the catalog says now
 	case err == nil:
 		c.note(c.n, ref, call, linOp{kind: linLook, at: s.name, digest: w.GetDigest(), deleted: w.GetDigest() == "", revision: w.GetRevision()})
 	}

@@ -298,6 +298,9 @@ func (s *site) knowsAlone(ref, lost string) {
 			s.t.Errorf("where: %s at %s, want %s", at.State, at.Site, want)
 		}
 	}
+	if _, errs, code := s.says("where", "app/none:1"); code != 1 || !strings.Contains(string(errs), "has no root now") {
+		s.t.Errorf("where of what is not here: exit %d: %s", code, errs)
+	}
 	if w := s.why(ref, s.name, func(view.Why) bool { return true }); w.State != "delivered" {
 		s.t.Errorf("why, of itself: %+v", w)
 	}

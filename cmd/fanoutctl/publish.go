@@ -160,8 +160,9 @@ func askWhere(ctx context.Context, c *client.Client, ref string) *[]view.Site {
 	err := each(ctx, silence, func(ctx context.Context) (grpc.ServerStreamingClient[adminv1.WhereResponse], error) {
 		return c.Where(ctx, &adminv1.WhereRequest{Ref: ref})
 	}, func(r *adminv1.WhereResponse) error {
-		s := view.SitesOf(r.GetSites())
-		sites = &s
+		if s := view.SitesOf(r.GetSites()); r.GetNoRoot() == "" {
+			sites = &s
+		}
 		return nil
 	})
 	if err != nil {

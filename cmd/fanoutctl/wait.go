@@ -72,6 +72,8 @@ func (a *app) awaitGone(ctx context.Context, c *client.Client, ref string, revis
 		}, func(w *adminv1.WhereResponse) error {
 			came = true
 			switch {
+			case w.GetNoRoot() != "":
+				return nil // what one agent knows itself; when there is a root, more comes
 			case w.GetRevision() < revision:
 				return nil // a member that has not heard of it yet
 			case w.GetDigest() != "":

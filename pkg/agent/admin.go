@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ var errRootMoved = errors.New("the root moved")
 
 // picture answers a question about the tree, once or with watch until ctx ends: elsewhere by passing it on, on the root by drawing, and where there is no root by drawing what this
 // agent knows itself, with the reason.
-func (s *admin) picture(ctx context.Context, watch bool, find func(context.Context) (adminv1.AdminServiceClient, error), pass func(adminv1.AdminServiceClient) error, draw func() error) error {
+func (s *admin) picture(ctx context.Context, watch bool, find func(context.Context) (adminv1.AdminServiceClient, error), pass func(adminv1.AdminServiceClient) error, draw func(noRoot string) error) error {
 	for {
 		root, err := find(ctx)
 		alone := err != nil && s.a.rootless() != ""
@@ -113,10 +114,16 @@ func (s *admin) picture(ctx context.Context, watch bool, find func(context.Conte
 			return pass(root)
 		}
 		err = s.repeat(ctx, watch, func() error {
-			if alone != (s.a.rootless() != "") || !alone && !s.a.node.IsRoot() {
+			noRoot := s.a.rootless()
+			if alone != (noRoot != "") || !alone && !s.a.node.IsRoot() {
 				return errRootMoved
 			}
-			return draw()
+			// What is drawn alone says so whatever is elected meanwhile: it is not what the catalog says now. Nor is it known then what is not there.
+			err := draw(noRoot)
+			if alone && status.Code(err) == codes.NotFound {
+				return status.Error(codes.Unavailable, status.Convert(err).Message())
+			}
+			return err
 		})
 		if !errors.Is(err, errRootMoved) {
 			return err
@@ -231,11 +238,12 @@ func (s *admin) Tree(req *adminv1.TreeRequest, stream grpc.ServerStreamingServer
 	return s.picture(stream.Context(), req.GetWatch(), s.root, func(root adminv1.AdminServiceClient) error {
 		from, err := root.Tree(stream.Context(), req)
 		return relay(from, err, stream.Send)
-	}, func() error {
+	}, func(noRoot string) error {
 		t := s.a.tree(req.GetGroup())
 		if len(t.GetGroups()) == 0 {
 			return s.a.unknownGroup(s.a.node.Health(), req.GetGroup())
 		}
+		t.NoRoot = cmp.Or(noRoot, t.GetNoRoot())
 		return stream.Send(t)
 	})
 }
@@ -250,12 +258,13 @@ func (s *admin) Where(req *adminv1.WhereRequest, stream grpc.ServerStreamingServ
 		return err
 	}
 	var sent *adminv1.WhereResponse
-	where := func() error {
+	where := func(noRoot string) error {
 		rec, ok := s.a.node.Catalog().Get(ref)
 		if !ok {
 			return s.a.unknownRef(s.a.node.Health(), ref)
 		}
 		w := s.a.where(ref, rec)
+		w.NoRoot = cmp.Or(noRoot, w.GetNoRoot())
 		asOf := w.AsOf
 		if w.AsOf = nil; proto.Equal(w, sent) {
 			return nil // what changed is of other refs

@@ -72,8 +72,8 @@ func (a *Agent) whyAlone(ctx context.Context, ref catalog.Ref, site, noRoot stri
 	switch {
 	case sh == nil:
 		return nil, a.unknownSite(view, site, "why "+ref.String())
-	case raw == nil:
-		return nil, a.unknownRef(view, ref)
+	case raw == nil: // as far as is known here, which need not be all
+		return nil, status.Error(codes.Unavailable, status.Convert(a.unknownRef(view, ref)).Message())
 	}
 	unknown := waitsBecause(causeNoRoot, "only the root of "+a.cfg.Group+" would know", mend)
 	for _, g := range a.way(view, sh.GetGroup())[1:] {

@@ -25,7 +25,7 @@ func (s *admin) Pending(req *adminv1.PendingRequest, stream grpc.ServerStreaming
 	return s.picture(stream.Context(), req.GetWatch(), s.root, func(root adminv1.AdminServiceClient) error {
 		from, err := root.Pending(stream.Context(), req)
 		return relay(from, err, stream.Send)
-	}, func() error {
+	}, func(string) error {
 		p := s.a.pendingAt(req.GetSite())
 		if p == nil {
 			return status.Errorf(codes.NotFound, "no site %q is known here; 'fanoutctl tree' lists them", req.GetSite())
