@@ -34,7 +34,11 @@ Of a large tree --depth shows so many tiers and --unhealthy what is not well; wh
 What is on its way, or behind for less than a minute, is well; a site that is warned of is not. On a terminal subtrees
 that are well are folded where there are more than 60 groups, unless --all is given. A document (-o json) is always
 whole. With --watch the picture is drawn again on a terminal; elsewhere a document is printed
-for each change. A watch goes on when the agent is restarted; it ends with Ctrl-C or, as done, with --timeout.`,
+for each change. A watch goes on when the agent is restarted; it ends with Ctrl-C or, as done, with --timeout.
+
+Under the table stands what the picture can't show: that this group, or one above it, is attached to no parent, so that
+news of headquarters is not known here; or that the agent's group has no root, and only what the agent knows itself is
+shown: then the exit code is 1.`,
 		Example: `  fanoutctl tree
   fanoutctl tree hq/guangdong --watch
   fanoutctl tree --unhealthy
@@ -93,7 +97,9 @@ func (a *app) whereCommand() *cobra.Command {
 		Long: `Shows where REF (REPOSITORY:TAG, without a registry's host) is: at each site its state, the digest that the site
 shows and the one that it should show, what is left to fetch, and the reason where it is not there.
 
-States: delivered, delivering, waiting, failed (and tried again), held (by a wave), unsubscribed.`,
+States: delivered, delivering, waiting, failed (and tried again), held (by a wave, a promotion or a freeze), drifted,
+accepted (a difference that the settings accept), unsubscribed, unknown (nobody here has heard of the site). Where the
+agent's group has no root, only what the agent knows itself is shown, and the exit code is 1.`,
 		Example: `  fanoutctl where team/app:1.4
   fanoutctl where team/app:1.4 --watch
   fanoutctl where team/app:1.4 -o json | jq '.sites[] | select(.state == "failed") | {site, reason}'`,
